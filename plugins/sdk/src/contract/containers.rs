@@ -1,0 +1,184 @@
+//! containers: records, with a root filesystem each. They run nothing.
+
+use capstan_schema::{ContainerId, Labels, Mount, Namespace};
+
+use crate::contract::{Listed, Page};
+
+/// A mount that the user asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerMount {
+    /// `bind` if empty.
+    pub kind: String,
+    /// What.
+    pub source: String,
+    /// Where in the container.
+    pub destination: String,
+    /// fstab words.
+    pub options: Vec<String>,
+}
+
+/// What network a container has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// A namespace of its own, with loopback.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+}
+
+/// What the user asked for; the meaning of each field is in container.capnp.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerSpec {
+    /// Name of an image that is present.
+    pub image: String,
+    /// Empty = the image's.
+    pub args: Vec<String>,
+    /// Added to the image's.
+    pub env: Vec<String>,
+    /// Empty = the image's.
+    pub workdir: String,
+    /// Empty = the image's.
+    pub user: String,
+    /// Empty = the container id.
+    pub hostname: String,
+    /// Added to the default ones.
+    pub mounts: Vec<ContainerMount>,
+    /// The root filesystem.
+    pub is_read_only: bool,
+    /// 0 = no limit.
+    pub memory_bytes: u64,
+    /// Thousandths of a CPU; 0 = no limit.
+    pub cpu_millis: u64,
+    /// 0 = the default.
+    pub pids_limit: u64,
+    /// Added to the default ones.
+    pub cap_add: Vec<String>,
+    /// Taken from them.
+    pub cap_drop: Vec<String>,
+    /// All capabilities, all devices, no masks, no seccomp.
+    pub is_privileged: bool,
+    /// Empty = default profile; `unconfined`; else JSON.
+    pub seccomp: String,
+    /// What network.
+    pub network: Network,
+    /// Whether init gets a terminal.
+    pub has_terminal: bool,
+    /// A directory to use as it is.
+    pub rootfs: String,
+    /// A complete `config.json`.
+    pub oci_spec: Vec<u8>,
+    /// Name without kind.
+    pub snapshotter: String,
+    /// Name of a runtime.
+    pub runtime: String,
+    /// Labels.
+    pub labels: Labels,
+    /// Container and snapshot go when the task ends.
+    pub is_ephemeral: bool,
+}
+
+/// A container's record.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// Its id.
+    pub id: ContainerId,
+    /// The image's name, or empty.
+    pub image: String,
+    /// `embedded`, `runc`, ...
+    pub runtime: String,
+    /// Name without kind; empty with `rootfs`.
+    pub snapshotter: String,
+    /// The snapshot of its root filesystem.
+    pub snapshot_key: String,
+    /// OCI runtime spec, JSON.
+    pub spec: Vec<u8>,
+    /// Labels.
+    pub labels: Labels,
+    /// When it was made.
+    pub created_at_unix_ns: i64,
+    /// When it was changed.
+    pub updated_at_unix_ns: i64,
+    /// Goes when its task ends.
+    pub is_ephemeral: bool,
+    /// A directory that is used as it is, or empty.
+    pub rootfs: String,
+}
+
+/// Makes a container: spec, snapshot, record. Unpacks the image first where it is not yet unpacked
+/// for the snapshotter. After an error nothing is left.
+///
+/// `InvalidArgument`: something in the spec, by field. `AlreadyExists`: id. `NotFound`: image.
+#[derive(Clone, Debug)]
+pub struct Create {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Its id.
+    pub id: ContainerId,
+    /// What the user asked for.
+    pub spec: ContainerSpec,
+}
+
+/// Looks one up. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Get {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which.
+    pub id: ContainerId,
+}
+
+/// Lists them by id.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which slice.
+    pub page: Page,
+}
+
+/// All containers of all namespaces; for recovery after a restart.
+#[derive(Clone, Debug)]
+pub struct ListAll;
+
+/// Removes record and snapshot. `NotFound`. It does not know of tasks: ask `tasks` first.
+#[derive(Clone, Debug)]
+pub struct Delete {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which.
+    pub id: ContainerId,
+}
+
+/// The mounts that make its root filesystem. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Rootfs {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which.
+    pub id: ContainerId,
+}
+
+/// The runtime spec that [`Create`] would store; makes nothing.
+#[derive(Clone, Debug)]
+pub struct MakeSpec {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Its id.
+    pub id: ContainerId,
+    /// What the user asked for.
+    pub spec: ContainerSpec,
+}
+
+crate::contract! {
+    /// The contract of kind `containers`.
+    Containers ("containers") as ContainersAddr {
+        create: Create => Container,
+        get: Get => Container,
+        list: List => Listed<Container>,
+        list_all: ListAll => Vec<(Namespace, Container)>,
+        delete: Delete => (),
+        rootfs: Rootfs => Vec<Mount>,
+        make_spec: MakeSpec => Vec<u8>,
+    }
+}

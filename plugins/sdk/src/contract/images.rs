@@ -1,0 +1,125 @@
+//! images: names for descriptors, and what stands behind them.
+
+use capstan_schema::{Descriptor, Digest, Labels, Namespace, Platform};
+
+use crate::contract::{Listed, Page};
+
+/// A name and what it points at.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The full reference, `host/path:tag`.
+    pub name: String,
+    /// An index, or a manifest.
+    pub target: Descriptor,
+    /// When the name was first put.
+    pub created_at_unix_ns: i64,
+    /// When it was last put.
+    pub updated_at_unix_ns: i64,
+    /// Labels.
+    pub labels: Labels,
+    /// Bytes of everything under the target that is present.
+    pub size: u64,
+    /// Platforms whose manifest, config and layers are present.
+    pub platforms: Vec<Platform>,
+}
+
+/// One platform's image, resolved.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// The manifest itself.
+    pub descriptor: Descriptor,
+    /// The image configuration.
+    pub config: Descriptor,
+    /// Base first.
+    pub layers: Vec<Descriptor>,
+    /// Base first; as many as there are layers.
+    pub diff_ids: Vec<Digest>,
+    /// Of each layer, base first (OCI image-spec, config.md, "Layer ChainID").
+    pub chain_ids: Vec<Digest>,
+    /// The configuration, as stored.
+    pub config_json: Vec<u8>,
+    /// The manifest, as stored.
+    pub manifest_json: Vec<u8>,
+}
+
+impl Manifest {
+    /// The snapshot that holds all layers; `None` for an image without layers.
+    pub fn top_chain_id(&self) -> Option<&Digest> {
+        self.chain_ids.last()
+    }
+}
+
+/// Points a name at a descriptor; makes the name or moves it. Answers the image.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// The full reference.
+    pub name: String,
+    /// What it points at.
+    pub target: Descriptor,
+}
+
+/// Looks an image up. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Get {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// The full reference.
+    pub name: String,
+}
+
+/// Lists images by name.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which slice.
+    pub page: Page,
+}
+
+/// Removes a name; content and snapshots stay. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Delete {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// The full reference.
+    pub name: String,
+}
+
+/// Finds the manifest for a platform, with its configuration and chain ids.
+///
+/// `NotFound`: the image, a manifest for the platform, or content that it needs.
+/// `Corrupt`: a document that is not what its media type says.
+#[derive(Clone, Debug)]
+pub struct Resolve {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// The full reference.
+    pub name: String,
+    /// For which platform.
+    pub platform: Platform,
+}
+
+/// As [`Resolve`], for a descriptor that has no name (yet).
+#[derive(Clone, Debug)]
+pub struct ResolveTarget {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// An index, or a manifest.
+    pub target: Descriptor,
+    /// For which platform.
+    pub platform: Platform,
+}
+
+crate::contract! {
+    /// The contract of kind `images`.
+    Images ("images") as ImagesAddr {
+        put: Put => Image,
+        get: Get => Image,
+        list: List => Listed<Image>,
+        delete: Delete => (),
+        resolve: Resolve => (Image, Manifest),
+        resolve_target: ResolveTarget => Manifest,
+    }
+}

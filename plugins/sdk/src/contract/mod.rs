@@ -1,0 +1,68 @@
+//! The contracts: one module per kind of plugin, each with its messages and what they promise.
+//!
+//! Every message carries the namespace that it acts in, where there is one. Errors are by class;
+//! where a message says nothing about a class, the caller should treat it as unexpected.
+
+pub mod containers;
+pub mod content;
+pub mod differ;
+pub mod events;
+pub mod images;
+pub mod metadata;
+pub mod namespaces;
+pub mod runtime;
+pub mod snapshotter;
+pub mod tasks;
+pub mod transfer;
+
+pub use containers::Containers;
+pub use content::Content;
+pub use differ::Differ;
+pub use events::Events;
+pub use images::Images;
+pub use metadata::Metadata;
+pub use namespaces::Namespaces;
+pub use runtime::Runtime;
+pub use snapshotter::Snapshotter;
+pub use tasks::Tasks;
+pub use transfer::Transfer;
+
+/// A slice of a list that is ordered by key in byte order.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The last key of the page before; empty for the first page.
+    pub after: String,
+    /// At most so many items.
+    pub limit: usize,
+}
+
+impl Page {
+    /// How many items a caller gets who did not say.
+    pub const DEFAULT_LIMIT: usize = 100;
+    /// How many items a caller gets at most.
+    pub const MAX_LIMIT: usize = 1000;
+
+    /// Everything from `after` on, within the limits that peers have: 0 is the default.
+    pub fn new(after: impl Into<String>, limit: u32) -> Self {
+        let limit = match usize::try_from(limit) {
+            Ok(0) => Self::DEFAULT_LIMIT,
+            Ok(limit) => limit.min(Self::MAX_LIMIT),
+            Err(_) => Self::MAX_LIMIT,
+        };
+        Self { after: after.into(), limit }
+    }
+
+    /// Everything at once; for use inside the daemon, where a list is walked anyway.
+    pub fn all() -> Self {
+        Self { after: String::new(), limit: usize::MAX }
+    }
+}
+
+/// One page of a list.
+#[derive(Clone, Debug)]
+pub struct Listed<T> {
+    /// In byte order of their keys.
+    pub items: Vec<T>,
+    /// The `after` of the next page; empty at the end.
+    pub next: String,
+}

@@ -1,0 +1,298 @@
+//! runtime: containers as processes.
+//!
+//! The truth about a task is with whoever holds its process (the shim); a runtime plugin keeps a
+//! copy that it can always answer from. It publishes `/tasks/*` events itself, because it is the
+//! first to know.
+
+use std::sync::Arc;
+
+use capstan_schema::{ContainerId, Error, Mount, Namespace, Result};
+
+/// Which task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskKey {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Also the container's id.
+    pub id: ContainerId,
+}
+
+impl std::fmt::Display for TaskKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.id)
+    }
+}
+
+/// Where a task is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The init process exists and waits.
+    Created,
+    /// It runs.
+    Running,
+    /// It is being frozen.
+    Pausing,
+    /// It is frozen.
+    Paused,
+    /// It has ended.
+    Stopped,
+}
+
+impl Status {
+    /// The word that users see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code, or 128 + signal.
+    pub status: u32,
+    /// When the shim noticed.
+    pub at_unix_ns: i64,
+    /// Not empty: the status is not known, and this is why. It is 255 then.
+    pub lost: String,
+}
+
+/// Where the streams of a process go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Stdio {
+    /// `/dev/null`.
+    #[default]
+    Null,
+    /// FIFOs beside the task's other files.
+    Fifos {
+        /// Else stdin is `/dev/null`.
+        has_stdin: bool,
+    },
+    /// stdout and stderr are appended to a file.
+    File(String),
+}
+
+/// Paths of FIFOs; empty where there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StdioPaths {
+    /// Written by the client.
+    pub stdin: String,
+    /// Read by the client.
+    pub stdout: String,
+    /// Read by the client; empty with a terminal.
+    pub stderr: String,
+}
+
+/// What is known of a task.
+#[derive(Clone, Debug)]
+pub struct TaskInfo {
+    /// Which.
+    pub key: TaskKey,
+    /// Of the init process.
+    pub pid: u32,
+    /// Where it is in its life.
+    pub status: Status,
+    /// Once it is stopped.
+    pub exit: Option<Exit>,
+    /// FIFOs of the init process.
+    pub stdio: StdioPaths,
+    /// Whether init has a terminal.
+    pub has_terminal: bool,
+    /// When it was made.
+    pub created_at_unix_ns: i64,
+    /// When it was started; 0 = not yet.
+    pub started_at_unix_ns: i64,
+    /// Of the shim; 0 if that is gone.
+    pub shim_pid: u32,
+    /// `embedded`, `runc`, ...
+    pub runtime: String,
+}
+
+/// Makes a task: a shim, and an init process that waits for [`Start`].
+///
+/// `AlreadyExists`: the key has a task. `InvalidArgument`: no such runtime, or the runtime refuses
+/// the spec, in its own words. After an error nothing is left.
+#[derive(Clone, Debug)]
+pub struct Create {
+    /// Which.
+    pub key: TaskKey,
+    /// Name of a runtime; empty = the default.
+    pub runtime: String,
+    /// OCI runtime spec, JSON.
+    pub spec: Arc<[u8]>,
+    /// Mounted in order to make the root filesystem, in the shim's own mount namespace.
+    pub rootfs: Vec<Mount>,
+    /// Where the streams go.
+    pub stdio: Stdio,
+    /// Whether init has a terminal.
+    pub has_terminal: bool,
+}
+
+/// Runs the user's process; answers its pid. `FailedPrecondition`: it was started before.
+/// `NotFound`, `PermissionDenied`: the command.
+#[derive(Clone, Debug)]
+pub struct Start(pub TaskKey);
+
+/// Waits for the end of a process: of init, or of an exec. Answers at once if it has ended.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// Which task.
+    pub key: TaskKey,
+    /// Which process; empty = init.
+    pub exec_id: String,
+}
+
+/// Sends a signal. `FailedPrecondition`: the process has ended.
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// Which task.
+    pub key: TaskKey,
+    /// Which process; empty = init.
+    pub exec_id: String,
+    /// Signal number.
+    pub signal: u32,
+    /// To all processes in the container instead.
+    pub is_to_all: bool,
+}
+
+/// Removes a task. `FailedPrecondition`: it runs, and `is_forced` is not set. Answers how it ended.
+#[derive(Clone, Debug)]
+pub struct Delete {
+    /// Which.
+    pub key: TaskKey,
+    /// Kill it first.
+    pub is_forced: bool,
+}
+
+/// Looks a task up. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Inspect(pub TaskKey);
+
+/// Lists tasks, in all namespaces if none is given. Never waits for a shim.
+#[derive(Clone, Debug)]
+pub struct List(pub Option<Namespace>);
+
+/// An additional process in a container.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessSpec {
+    /// The command.
+    pub args: Vec<String>,
+    /// Added to the container's.
+    pub env: Vec<String>,
+    /// Empty = the container's.
+    pub workdir: String,
+    /// Empty = the container's.
+    pub user: String,
+    /// Whether it gets a terminal.
+    pub has_terminal: bool,
+}
+
+/// Readies an additional process. `FailedPrecondition`: the task does not run. `AlreadyExists`: exec id.
+#[derive(Clone, Debug)]
+pub struct Exec {
+    /// In which task.
+    pub key: TaskKey,
+    /// Its name in the task.
+    pub exec_id: String,
+    /// OCI process object, JSON.
+    pub process: Arc<[u8]>,
+    /// Where its streams go.
+    pub stdio: Stdio,
+    /// Whether it has a terminal.
+    pub has_terminal: bool,
+}
+
+/// Runs a readied process; answers its pid. `NotFound`, `PermissionDenied`: the command.
+#[derive(Clone, Debug)]
+pub struct StartExec {
+    /// In which task.
+    pub key: TaskKey,
+    /// Which.
+    pub exec_id: String,
+}
+
+/// Forgets an exec. `FailedPrecondition`: it runs.
+#[derive(Clone, Debug)]
+pub struct DeleteExec {
+    /// In which task.
+    pub key: TaskKey,
+    /// Which.
+    pub exec_id: String,
+}
+
+/// A process in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Seen from the daemon.
+    pub pid: u32,
+    /// `init`, an exec id, or empty for a child of those.
+    pub exec_id: String,
+}
+
+/// Lists the processes in a container.
+#[derive(Clone, Debug)]
+pub struct Processes(pub TaskKey);
+
+/// Tells a terminal how large it is. `FailedPrecondition`: there is none.
+#[derive(Clone, Debug)]
+pub struct Resize {
+    /// Which task.
+    pub key: TaskKey,
+    /// Which process; empty = init.
+    pub exec_id: String,
+    /// Characters in a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+/// Closes the shim's own hold on a process's stdin.
+#[derive(Clone, Debug)]
+pub struct CloseStdin {
+    /// Which task.
+    pub key: TaskKey,
+    /// Which process; empty = init.
+    pub exec_id: String,
+}
+
+crate::contract! {
+    /// The contract of kind `runtime`.
+    Runtime ("runtime") as RuntimeAddr {
+        create: Create => TaskInfo,
+        start: Start => u32,
+        wait: Wait => Exit,
+        kill: Kill => (),
+        delete: Delete => Exit,
+        inspect: Inspect => TaskInfo,
+        list: List => Vec<TaskInfo>,
+        exec: Exec => StdioPaths,
+        start_exec: StartExec => u32,
+        delete_exec: DeleteExec => Exit,
+        processes: Processes => Vec<ProcessInfo>,
+        resize: Resize => (),
+        close_stdin: CloseStdin => (),
+    }
+}
+
+/// The error that all parts use for a task that is not there.
+pub fn no_such_task(key: &TaskKey) -> Error {
+    Error::not_found(format!(
+        "container {} has no task; start it with `capstan tasks create`",
+        key.id
+    ))
+}
+
+/// Checks an exec id: it becomes a file name.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn check_exec_id(text: &str) -> Result<()> {
+    ContainerId::parse(text)
+        .map(drop)
+        .map_err(|_| Error::invalid(format!("exec id {text:?}: use letters, digits, dots, dashes")))
+}

@@ -1,0 +1,176 @@
+//! snapshotter: copy-on-write file trees.
+//!
+//! A snapshot is *active* (writable, made by [`Prepare`]), a *view* (read-only) or *committed*
+//! (immutable, able to be a parent). Active keys and committed names share one key space per
+//! namespace. A snapshotter makes mounts, it does not mount: that is for the differ and the shim.
+
+use capstan_schema::{Labels, Mount, Namespace};
+
+use crate::contract::{Listed, Page};
+
+/// What a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Writable.
+    Active,
+    /// Read-only, cannot be committed.
+    View,
+    /// Immutable.
+    Committed,
+}
+
+impl Kind {
+    /// The word that users see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::View => "view",
+            Self::Committed => "committed",
+        }
+    }
+}
+
+/// What is known of a snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotInfo {
+    /// Its name.
+    pub key: String,
+    /// What it stands on; empty = nothing.
+    pub parent: String,
+    /// What it is.
+    pub kind: Kind,
+    /// When it was prepared.
+    pub created_at_unix_ns: i64,
+    /// When it was committed or labelled.
+    pub updated_at_unix_ns: i64,
+    /// Labels.
+    pub labels: Labels,
+}
+
+/// What a snapshot's own data takes, without its parents: apparent bytes, each inode once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes.
+    pub size: u64,
+    /// Files, directories and all else.
+    pub inodes: u64,
+}
+
+/// Makes a writable tree on a committed parent (empty = on nothing). Answers its mounts.
+///
+/// `NotFound`: parent. `InvalidArgument`: the parent is not committed. `AlreadyExists`: key.
+#[derive(Clone, Debug)]
+pub struct Prepare {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Its name while it is active.
+    pub key: String,
+    /// What it stands on.
+    pub parent: String,
+    /// Labels.
+    pub labels: Labels,
+}
+
+/// Makes a read-only tree. As [`Prepare`] otherwise.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub key: String,
+    /// What it shows.
+    pub parent: String,
+    /// Labels.
+    pub labels: Labels,
+}
+
+/// The mounts of an active snapshot or a view. `FailedPrecondition`: it is committed.
+#[derive(Clone, Debug)]
+pub struct Mounts {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which snapshot.
+    pub key: String,
+}
+
+/// Syncs an active snapshot and makes it immutable under a new name; the key is consumed.
+///
+/// `FailedPrecondition`: it is committed, or a view. `AlreadyExists`: name.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// The name from now on.
+    pub name: String,
+    /// The name until now.
+    pub key: String,
+    /// Puts it on another committed parent than it was prepared on; only for a snapshotter with
+    /// [`Abilities::can_rebase`], and only for one that was prepared on nothing.
+    pub rebase: Option<String>,
+    /// Added to the labels that it has.
+    pub labels: Labels,
+}
+
+/// Removes a snapshot of any kind. `FailedPrecondition`: it has children.
+#[derive(Clone, Debug)]
+pub struct Remove {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which.
+    pub key: String,
+}
+
+/// Looks a snapshot up. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Stat {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which.
+    pub key: String,
+}
+
+/// Lists snapshots by key.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which slice.
+    pub page: Page,
+}
+
+/// Measures a snapshot's own data; stored for a committed one, walked for others.
+#[derive(Clone, Debug)]
+pub struct Measure {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Which.
+    pub key: String,
+}
+
+/// Asks what the snapshotter can do beyond the contract.
+#[derive(Clone, Debug)]
+pub struct Ask;
+
+/// What a snapshotter can do beyond the contract.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Abilities {
+    /// A layer's tree does not depend on its parent: it can be prepared on nothing, filled with
+    /// the layer in overlay form (whiteouts as device nodes), and put on its parent at commit.
+    /// So the layers of an image can be unpacked at the same time.
+    pub can_rebase: bool,
+}
+
+crate::contract! {
+    /// The contract of kind `snapshotter`.
+    Snapshotter ("snapshotter") as SnapshotterAddr {
+        prepare: Prepare => Vec<Mount>,
+        view: View => Vec<Mount>,
+        mounts: Mounts => Vec<Mount>,
+        commit: Commit => (),
+        remove: Remove => (),
+        stat: Stat => SnapshotInfo,
+        list: List => Listed<SnapshotInfo>,
+        measure: Measure => Usage,
+        ask: Ask => Abilities,
+    }
+}

@@ -1,0 +1,259 @@
+//! Mounts: from fstab words to system calls, and a way to look into a tree without leaving a mount.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use capstan_schema::{Error, Mount, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+/// The kernel takes one page of mount data; some of it goes to the terminating NUL.
+const DATA_BYTES: usize = 4095;
+
+/// A mount with its words parsed: what mount(2) takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawMount {
+    /// File system type; empty for a bind.
+    pub kind: String,
+    /// A device, a directory, or a word.
+    pub source: String,
+    /// `MS_*`.
+    pub flags: MsFlags,
+    /// Everything that is no flag, joined by commas.
+    pub data: String,
+    /// The kernel ignores `MS_RDONLY` when a bind is made: it must be remounted.
+    pub is_read_only_bind: bool,
+    /// Where relative paths in `data` start; empty if there are none.
+    pub workdir: String,
+}
+
+impl RawMount {
+    /// Parses the words (mount(8), "Filesystem-independent mount options").
+    ///
+    /// Layers of an overlay are written relative to their common directory when they would not
+    /// fit into the page that the kernel takes.
+    ///
+    /// # Errors
+    /// `ResourceExhausted`: too many layers even so.
+    pub fn parse(mount: &Mount) -> Result<Self> {
+        let mut flags = MsFlags::empty();
+        let mut data = Vec::new();
+        for option in &mount.options {
+            match flag(option) {
+                Some((flag, true)) => flags |= flag,
+                Some((flag, false)) => flags &= !flag,
+                None if option == "defaults" => {}
+                None => data.push(option.as_str()),
+            }
+        }
+        let is_bind = mount.kind == "bind" || flags.contains(MsFlags::MS_BIND);
+        if is_bind {
+            flags |= MsFlags::MS_BIND;
+        }
+        let is_read_only_bind = is_bind && flags.contains(MsFlags::MS_RDONLY);
+        if is_read_only_bind {
+            flags &= !MsFlags::MS_RDONLY;
+        }
+        let (data, workdir) = shorten(&data.join(","))?;
+        let kind = if is_bind { String::new() } else { mount.kind.clone() };
+        Ok(Self { kind, source: mount.source.clone(), flags, data, is_read_only_bind, workdir })
+    }
+
+    /// Mounts it on `target`, which must be absolute.
+    ///
+    /// # Errors
+    /// What mount(2) says, by class.
+    pub fn mount(&self, target: &Path) -> Result<()> {
+        let fail = |error: nix::Error| {
+            Error::io(format!("mount {} on {}", self.source, target.display()), error)
+        };
+        if !self.workdir.is_empty() {
+            nix::unistd::chdir(self.workdir.as_str()).map_err(fail)?;
+        }
+        let data = Some(self.data.as_str()).filter(|data| !data.is_empty());
+        let kind = Some(self.kind.as_str()).filter(|kind| !kind.is_empty());
+        mount(Some(self.source.as_str()), target, kind, self.flags, data).map_err(fail)?;
+        if self.is_read_only_bind {
+            let flags = self.flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+fn flag(option: &str) -> Option<(MsFlags, bool)> {
+    Some(match option {
+        "async" => (MsFlags::MS_SYNCHRONOUS, false),
+        "atime" => (MsFlags::MS_NOATIME, false),
+        "bind" => (MsFlags::MS_BIND, true),
+        "dev" => (MsFlags::MS_NODEV, false),
+        "diratime" => (MsFlags::MS_NODIRATIME, false),
+        "dirsync" => (MsFlags::MS_DIRSYNC, true),
+        "exec" => (MsFlags::MS_NOEXEC, false),
+        "mand" => (MsFlags::MS_MANDLOCK, true),
+        "noatime" => (MsFlags::MS_NOATIME, true),
+        "nodev" => (MsFlags::MS_NODEV, true),
+        "nodiratime" => (MsFlags::MS_NODIRATIME, true),
+        "noexec" => (MsFlags::MS_NOEXEC, true),
+        "nomand" => (MsFlags::MS_MANDLOCK, false),
+        "norelatime" => (MsFlags::MS_RELATIME, false),
+        "nostrictatime" => (MsFlags::MS_STRICTATIME, false),
+        "nosuid" => (MsFlags::MS_NOSUID, true),
+        "rbind" => (MsFlags::MS_BIND.union(MsFlags::MS_REC), true),
+        "relatime" => (MsFlags::MS_RELATIME, true),
+        "remount" => (MsFlags::MS_REMOUNT, true),
+        "ro" => (MsFlags::MS_RDONLY, true),
+        "rw" => (MsFlags::MS_RDONLY, false),
+        "strictatime" => (MsFlags::MS_STRICTATIME, true),
+        "suid" => (MsFlags::MS_NOSUID, false),
+        "sync" => (MsFlags::MS_SYNCHRONOUS, true),
+        _ => return None,
+    })
+}
+
+/// Mount data that fits, and the directory that it is relative to.
+fn shorten(data: &str) -> Result<(String, String)> {
+    if data.len() <= DATA_BYTES {
+        return Ok((data.to_owned(), String::new()));
+    }
+    let too_long = || {
+        Error::exhausted(format!(
+            "mount data of {} bytes: the kernel takes {DATA_BYTES}; the image has too many layers",
+            data.len()
+        ))
+    };
+    let lower =
+        data.split(',').find_map(|word| word.strip_prefix("lowerdir=")).ok_or_else(too_long)?;
+    let first = lower.split(':').next().unwrap_or_default();
+    // The longest directory that all layers are in, with its slash.
+    let mut common = &first[..first.rfind('/').map_or(0, |at| at + 1)];
+    while !lower.split(':').all(|layer| layer.starts_with(common)) {
+        let shorter = common.trim_end_matches('/');
+        common = &common[..shorter.rfind('/').map_or(0, |at| at + 1)];
+    }
+    if common.len() < 2 {
+        return Err(too_long());
+    }
+    let short: Vec<String> = data
+        .split(',')
+        .map(|word| match word.split_once('=') {
+            Some((key @ ("lowerdir" | "upperdir" | "workdir"), value)) => {
+                let value: Vec<&str> =
+                    value.split(':').map(|dir| dir.strip_prefix(common).unwrap_or(dir)).collect();
+                format!("{key}={}", value.join(":"))
+            }
+            _ => word.to_owned(),
+        })
+        .collect();
+    let short = short.join(",");
+    if short.len() > DATA_BYTES {
+        return Err(too_long());
+    }
+    Ok((short, common.to_owned()))
+}
+
+/// Mounts `mounts` in order where nobody else can see it, hands the root of the tree to `work`,
+/// and lets the kernel unmount it all when `work` is done, or when the daemon dies.
+///
+/// It runs on a thread of its own with a mount namespace of its own; `place` is any existing
+/// directory, and several callers may use the same one at the same time. A single bind is not
+/// mounted at all: its source is the tree.
+///
+/// This blocks: call it from [`blocking::run`](crate::blocking::run).
+///
+/// # Errors
+/// What mount(2) says; what `work` says. `Internal` if `work` panicked.
+pub fn with_mounted<T: Send>(
+    mounts: &[Mount],
+    place: &Path,
+    work: impl FnOnce(OwnedFd) -> Result<T> + Send,
+) -> Result<T> {
+    if let [Mount { kind, source, options }] = mounts
+        && kind == "bind"
+        && !options.iter().any(|option| option == "ro")
+    {
+        return work(open_root(Path::new(source))?);
+    }
+    let raw: Vec<RawMount> = mounts.iter().map(RawMount::parse).collect::<Result<_>>()?;
+    let span = tracing::Span::current();
+    let run = || {
+        let _entered = span.enter();
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
+            .map_err(|error| Error::io("make a mount namespace", error))?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+            .map_err(|error| Error::io("make the mount namespace private", error))?;
+        for raw in &raw {
+            raw.mount(place)?;
+        }
+        work(open_root(place)?)
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("mounts".into())
+            .spawn_scoped(scope, run)
+            .map_err(|error| Error::io("start a thread", error))?;
+        thread.join().unwrap_or_else(|_| {
+            Err(Error::internal("work in a mounted tree panicked; the daemon's log has the place"))
+        })
+    })
+}
+
+/// Opens a directory as the root of a tree.
+fn open_root(path: &Path) -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, open};
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| Error::io(format!("open {}", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(kind: &str, options: &[&str]) -> Mount {
+        let options = options.iter().map(|&o| o.to_owned()).collect();
+        Mount { kind: kind.into(), source: "s".into(), options }
+    }
+
+    #[test]
+    fn words_become_flags_and_data() {
+        let raw = RawMount::parse(&mount("tmpfs", &["nosuid", "size=1m", "defaults", "mode=755"]));
+        let raw = raw.unwrap();
+        assert_eq!(raw.flags, MsFlags::MS_NOSUID);
+        assert_eq!(raw.data, "size=1m,mode=755");
+        assert!(!raw.is_read_only_bind);
+    }
+
+    #[test]
+    fn a_read_only_bind_is_remounted() {
+        let raw = RawMount::parse(&mount("bind", &["rbind", "ro"])).unwrap();
+        assert_eq!(raw.flags, MsFlags::MS_BIND | MsFlags::MS_REC);
+        assert!(raw.is_read_only_bind);
+        assert!(raw.kind.is_empty());
+        let raw = RawMount::parse(&mount("bind", &["ro", "rw", "bind"])).unwrap();
+        assert!(!raw.is_read_only_bind, "the last word counts");
+    }
+
+    #[test]
+    fn many_layers_are_written_relative() {
+        let layers: Vec<String> = (0..200)
+            .map(|n| format!("/var/lib/capstan/snapshotter.overlay/snapshots/{n}/fs"))
+            .collect();
+        let data = format!(
+            "workdir=/var/lib/capstan/snapshotter.overlay/snapshots/200/work,lowerdir={}",
+            layers.join(":")
+        );
+        let raw = RawMount::parse(&mount("overlay", &data.split(',').collect::<Vec<_>>())).unwrap();
+        assert_eq!(raw.workdir, "/var/lib/capstan/snapshotter.overlay/snapshots/");
+        assert!(raw.data.starts_with("workdir=200/work,lowerdir=0/fs:1/fs:"), "{}", raw.data);
+        assert!(raw.data.len() <= DATA_BYTES);
+    }
+
+    #[test]
+    fn too_many_layers_are_refused() {
+        let layers: Vec<String> = (0..2000).map(|n| format!("/a/b/{n}/fs")).collect();
+        let option = format!("lowerdir={}", layers.join(":"));
+        let error = RawMount::parse(&mount("overlay", &[&option])).unwrap_err();
+        assert_eq!(error.class(), capstan_schema::Class::ResourceExhausted);
+    }
+}

@@ -1,0 +1,47 @@
+//! How every method answers: with its results, or with an error as data.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use capstan_schema::{Error, Result};
+use futures::FutureExt as _;
+
+/// Runs the work of one call; a panic in it becomes an error of this call alone.
+pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        Err(Error::internal("the call panicked in the daemon; its log has the place"))
+    })
+}
+
+/// A text parameter.
+pub(crate) fn text(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<String> {
+    Ok(reader?.to_str()?.to_owned())
+}
+
+/// The length of a list in a message. Pages keep lists far below the limit of 2^29.
+pub(crate) fn length<T>(list: &[T]) -> u32 {
+    u32::try_from(list.len()).expect("a list in a message is short")
+}
+
+/// Fills the results of a method from the work that it does:
+/// `answer!(results, async { work }, |out, value| fill)`; without a body where there is nothing to fill.
+macro_rules! answer {
+    ($results:ident, $work:expr) => {{
+        if let Err(error) = $crate::rpc::answer::contained($work).await {
+            error.write($results.get().init_error());
+        }
+        Ok(())
+    }};
+    ($results:ident, $work:expr, |$out:ident, $value:pat_param| $fill:expr) => {{
+        match $crate::rpc::answer::contained($work).await {
+            Ok($value) => {
+                #[allow(unused_mut, reason = "some answers only pass it on")]
+                let mut $out = $results.get();
+                $fill;
+            }
+            Err(error) => error.write($results.get().init_error()),
+        }
+        Ok(())
+    }};
+}
+pub(crate) use answer;

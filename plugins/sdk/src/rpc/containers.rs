@@ -1,0 +1,169 @@
+//! `Containers` of container.capnp.
+
+use std::rc::Rc;
+
+use capnp::capability::Client;
+use capstan_schema::{
+    ContainerId, Namespace, Result, container_capnp as wire, read_labels, read_texts, write_labels,
+};
+
+use super::{answer, length, text};
+use crate::Link;
+use crate::contract::containers::{
+    Container, ContainerMount, ContainerSpec, Create, Get, List, MakeSpec, Network,
+};
+use crate::contract::tasks;
+use crate::contract::{Containers, Page, Tasks};
+
+struct Server {
+    link: Link<Containers>,
+    tasks: Link<Tasks>,
+    namespace: Namespace,
+}
+
+/// The interface for one peer, bound to a namespace.
+///
+/// Deleting goes through `tasks`, which knows whether there is one.
+pub fn serve(link: Link<Containers>, tasks: Link<Tasks>, namespace: Namespace) -> Client {
+    capnp_rpc::new_client::<wire::containers::Client, _>(Server { link, tasks, namespace }).client
+}
+
+fn id(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<ContainerId> {
+    ContainerId::parse(&text(reader)?)
+}
+
+/// Reads what a user asked for; `tasks` takes one too.
+pub(super) fn read_spec(reader: wire::container_spec::Reader<'_>) -> Result<ContainerSpec> {
+    let mut mounts = Vec::new();
+    for mount in reader.get_mounts()? {
+        mounts.push(ContainerMount {
+            kind: text(mount.get_type())?,
+            source: text(mount.get_source())?,
+            destination: text(mount.get_destination())?,
+            options: read_texts(mount.get_options()?)?,
+        });
+    }
+    Ok(ContainerSpec {
+        image: text(reader.get_image())?,
+        args: read_texts(reader.get_args()?)?,
+        env: read_texts(reader.get_env()?)?,
+        workdir: text(reader.get_workdir())?,
+        user: text(reader.get_user())?,
+        hostname: text(reader.get_hostname())?,
+        mounts,
+        is_read_only: reader.get_read_only(),
+        memory_bytes: reader.get_memory_bytes(),
+        cpu_millis: reader.get_cpu_millis(),
+        pids_limit: reader.get_pids_limit(),
+        cap_add: read_texts(reader.get_cap_add()?)?,
+        cap_drop: read_texts(reader.get_cap_drop()?)?,
+        is_privileged: reader.get_privileged(),
+        seccomp: text(reader.get_seccomp())?,
+        network: match reader.get_network()? {
+            wire::Network::Private | wire::Network::None => Network::Private,
+            wire::Network::Host => Network::Host,
+        },
+        has_terminal: reader.get_terminal(),
+        rootfs: text(reader.get_rootfs())?,
+        oci_spec: reader.get_oci_spec()?.to_vec(),
+        snapshotter: text(reader.get_snapshotter())?,
+        runtime: text(reader.get_runtime())?,
+        labels: read_labels(reader.get_labels()?)?,
+        is_ephemeral: reader.get_ephemeral(),
+    })
+}
+
+fn write(container: &Container, mut out: wire::container::Builder<'_>) {
+    out.set_id(container.id.as_str());
+    out.set_image(&container.image);
+    out.set_runtime(&container.runtime);
+    out.set_snapshotter(&container.snapshotter);
+    out.set_snapshot_key(&container.snapshot_key);
+    out.set_spec(&container.spec);
+    out.set_created_at_unix_ns(container.created_at_unix_ns);
+    out.set_updated_at_unix_ns(container.updated_at_unix_ns);
+    out.set_ephemeral(container.is_ephemeral);
+    out.set_rootfs(&container.rootfs);
+    let count = u32::try_from(container.labels.len()).expect("labels are few");
+    write_labels(&container.labels, out.init_labels(count));
+}
+
+impl wire::containers::Server for Server {
+    async fn create(
+        self: Rc<Self>,
+        params: wire::containers::CreateParams,
+        mut results: wire::containers::CreateResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Create {
+                namespace: self.namespace.clone(),
+                id: id(params.get_id())?,
+                spec: read_spec(params.get_spec()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, container| write(&container, out.init_container()))
+    }
+
+    async fn get(
+        self: Rc<Self>,
+        params: wire::containers::GetParams,
+        mut results: wire::containers::GetResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let id = id(params.get()?.get_id())?;
+            self.link.send(Get { namespace: self.namespace.clone(), id }).await
+        };
+        answer!(results, work, |out, container| write(&container, out.init_container()))
+    }
+
+    async fn list(
+        self: Rc<Self>,
+        params: wire::containers::ListParams,
+        mut results: wire::containers::ListResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let page = params.get()?.get_page()?;
+            let page = Page::new(text(page.get_after())?, page.get_limit());
+            self.link.send(List { namespace: self.namespace.clone(), page }).await
+        };
+        answer!(results, work, |out, listed| {
+            out.set_next(&listed.next);
+            let mut list = out.init_containers(length(&listed.items));
+            for (index, container) in (0..).zip(&listed.items) {
+                write(container, list.reborrow().get(index));
+            }
+        })
+    }
+
+    async fn delete(
+        self: Rc<Self>,
+        params: wire::containers::DeleteParams,
+        mut results: wire::containers::DeleteResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let id = id(params.get()?.get_id())?;
+            let message = tasks::DeleteContainer { namespace: self.namespace.clone(), id };
+            self.tasks.send(message).await
+        };
+        answer!(results, work)
+    }
+
+    async fn oci_spec(
+        self: Rc<Self>,
+        params: wire::containers::OciSpecParams,
+        mut results: wire::containers::OciSpecResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = MakeSpec {
+                namespace: self.namespace.clone(),
+                id: id(params.get_id())?,
+                spec: read_spec(params.get_spec()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, spec| out.set_oci_spec(&spec))
+    }
+}

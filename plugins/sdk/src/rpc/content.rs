@@ -1,0 +1,281 @@
+//! `Content`, `Blob` and `Ingest` of content.capnp.
+
+use std::cell::RefCell;
+use std::os::unix::fs::FileExt as _;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use capnp::capability::Client;
+use capstan_schema::{
+    Digest, Error, MAX_CHUNK_BYTES, Namespace, Result, content_capnp as wire, write_labels,
+};
+
+use super::{answer, length, text};
+use crate::contract::content::{
+    Abort, BlobInfo, Delete, Ingest, IngestInfo, Ingests, List, Open, OpenBlob, OpenIngest, Stat,
+};
+use crate::contract::{Content, Page};
+use crate::{Link, blocking};
+
+struct Server {
+    link: Link<Content>,
+    namespace: Namespace,
+}
+
+/// The interface for one peer, bound to a namespace.
+pub fn serve(link: Link<Content>, namespace: Namespace) -> Client {
+    capnp_rpc::new_client::<wire::content::Client, _>(Server { link, namespace }).client
+}
+
+fn digest(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<Digest> {
+    Digest::parse(&text(reader)?)
+}
+
+fn expected(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<Option<Digest>> {
+    let text = text(reader)?;
+    if text.is_empty() { Ok(None) } else { Digest::parse(&text).map(Some) }
+}
+
+fn write_blob(info: &BlobInfo, mut out: wire::blob_info::Builder<'_>) {
+    out.set_digest(info.digest.as_str());
+    out.set_size(info.size);
+    out.set_created_at_unix_ns(info.created_at_unix_ns);
+    let count = u32::try_from(info.labels.len()).expect("labels are few");
+    write_labels(&info.labels, out.init_labels(count));
+}
+
+fn write_ingest(info: &IngestInfo, mut out: wire::ingest_info::Builder<'_>) {
+    out.set_ref(&info.reference);
+    out.set_offset(info.offset);
+    out.set_total(info.total);
+    out.set_expected(info.expected.as_ref().map(Digest::as_str).unwrap_or_default());
+    out.set_started_at_unix_ns(info.started_at_unix_ns);
+    out.set_updated_at_unix_ns(info.updated_at_unix_ns);
+}
+
+impl wire::content::Server for Server {
+    async fn info(
+        self: Rc<Self>,
+        params: wire::content::InfoParams,
+        mut results: wire::content::InfoResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let digest = digest(params.get()?.get_digest())?;
+            self.link.send(Stat { namespace: self.namespace.clone(), digest }).await
+        };
+        answer!(results, work, |out, info| write_blob(&info, out.init_info()))
+    }
+
+    async fn list(
+        self: Rc<Self>,
+        params: wire::content::ListParams,
+        mut results: wire::content::ListResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let page = params.get()?.get_page()?;
+            let page = Page::new(text(page.get_after())?, page.get_limit());
+            self.link.send(List { namespace: self.namespace.clone(), page }).await
+        };
+        answer!(results, work, |out, listed| {
+            out.set_next(&listed.next);
+            let mut list = out.init_blobs(length(&listed.items));
+            for (index, info) in (0..).zip(&listed.items) {
+                write_blob(info, list.reborrow().get(index));
+            }
+        })
+    }
+
+    async fn open(
+        self: Rc<Self>,
+        params: wire::content::OpenParams,
+        mut results: wire::content::OpenResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let digest = digest(params.get()?.get_digest())?;
+            let open = Open { namespace: self.namespace.clone(), digest: digest.clone() };
+            Ok(BlobServer { blob: self.link.send(open).await?, digest })
+        };
+        answer!(results, work, |out, blob| {
+            out.set_size(blob.blob.size);
+            out.set_blob(capnp_rpc::new_client(blob));
+        })
+    }
+
+    async fn ingest(
+        self: Rc<Self>,
+        params: wire::content::IngestParams,
+        mut results: wire::content::IngestResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = OpenIngest {
+                namespace: self.namespace.clone(),
+                reference: text(params.get_ref())?,
+                expected: expected(params.get_expected())?,
+                total: params.get_total(),
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, ingest| {
+            write_ingest(&ingest.info, out.reborrow().init_info());
+            let offset = ingest.info.offset;
+            out.set_ingest(capnp_rpc::new_client(IngestServer {
+                state: RefCell::new(IngestState { ingest: Some(Rc::new(ingest)), offset }),
+            }));
+        })
+    }
+
+    async fn ingests(
+        self: Rc<Self>,
+        _params: wire::content::IngestsParams,
+        mut results: wire::content::IngestsResults,
+    ) -> capnp::Result<()> {
+        let work = self.link.send(Ingests(self.namespace.clone()));
+        answer!(results, work, |out, ingests| {
+            let mut list = out.init_ingests(length(&ingests));
+            for (index, info) in (0..).zip(&ingests) {
+                write_ingest(info, list.reborrow().get(index));
+            }
+        })
+    }
+
+    async fn abort(
+        self: Rc<Self>,
+        params: wire::content::AbortParams,
+        mut results: wire::content::AbortResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let reference = text(params.get()?.get_ref())?;
+            self.link.send(Abort { namespace: self.namespace.clone(), reference }).await
+        };
+        answer!(results, work)
+    }
+
+    async fn delete(
+        self: Rc<Self>,
+        params: wire::content::DeleteParams,
+        mut results: wire::content::DeleteResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let digest = digest(params.get()?.get_digest())?;
+            self.link.send(Delete { namespace: self.namespace.clone(), digest }).await
+        };
+        answer!(results, work)
+    }
+}
+
+struct BlobServer {
+    blob: OpenBlob,
+    digest: Digest,
+}
+
+impl wire::blob::Server for BlobServer {
+    async fn read(
+        self: Rc<Self>,
+        params: wire::blob::ReadParams,
+        mut results: wire::blob::ReadResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let (offset, length) = (params.get_offset(), params.get_length().min(MAX_CHUNK_BYTES));
+            let left = self.blob.size.saturating_sub(offset).min(u64::from(length));
+            let left = usize::try_from(left).expect("at most a chunk");
+            let (file, digest) = (Rc::clone(&self).blob.file.clone(), self.digest.clone());
+            blocking::run("read a blob", move || {
+                let mut bytes = vec![0; left];
+                file.read_exact_at(&mut bytes, offset).map_err(|error| {
+                    Error::corrupt(format!("read {left} bytes of {digest} at {offset}: {error}"))
+                })?;
+                Ok(bytes)
+            })
+            .await
+        };
+        answer!(results, work, |out, bytes| out.set_bytes(&bytes))
+    }
+}
+
+struct IngestState {
+    /// Gone after a commit or an abort.
+    ingest: Option<Rc<Ingest>>,
+    /// Where the next write must be.
+    offset: u64,
+}
+
+struct IngestServer {
+    state: RefCell<IngestState>,
+}
+
+impl IngestServer {
+    fn ended() -> Error {
+        Error::precondition("the ingest was committed or aborted; open a new one")
+    }
+
+    fn take(&self) -> Result<Ingest> {
+        let ingest = self.state.borrow_mut().ingest.take().ok_or_else(Self::ended)?;
+        Rc::try_unwrap(ingest).map_err(|ingest| {
+            self.state.borrow_mut().ingest = Some(ingest);
+            Error::precondition("a write of this ingest is under way; wait for it")
+        })
+    }
+}
+
+impl wire::ingest::Server for IngestServer {
+    async fn write(
+        self: Rc<Self>,
+        params: wire::ingest::WriteParams,
+        mut results: wire::ingest::WriteResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let bytes = params.get_bytes()?;
+            if bytes.len() > MAX_CHUNK_BYTES as usize {
+                return Err(Error::invalid(format!(
+                    "write of {} bytes: at most {MAX_CHUNK_BYTES} at once",
+                    bytes.len()
+                )));
+            }
+            let (ingest, end) = {
+                let mut state = self.state.borrow_mut();
+                let ingest = state.ingest.clone().ok_or_else(Self::ended)?;
+                if params.get_offset() != state.offset {
+                    return Err(Error::invalid(format!(
+                        "write at {}: the ingest stands at {}",
+                        params.get_offset(),
+                        state.offset
+                    )));
+                }
+                // Taken before the wait below, so that writes sent one after the other line up.
+                state.offset += bytes.len() as u64;
+                (ingest, state.offset)
+            };
+            ingest.write(Bytes::copy_from_slice(bytes)).await?;
+            Ok(end)
+        };
+        answer!(results, work, |out, offset| out.set_offset(offset))
+    }
+
+    async fn commit(
+        self: Rc<Self>,
+        params: wire::ingest::CommitParams,
+        mut results: wire::ingest::CommitResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let expected = expected(params.get_expected())?;
+            self.take()?.commit(expected, params.get_total()).await
+        };
+        answer!(results, work, |out, (digest, size)| {
+            out.set_digest(digest.as_str());
+            out.set_size(size);
+        })
+    }
+
+    async fn abort(
+        self: Rc<Self>,
+        _params: wire::ingest::AbortParams,
+        mut results: wire::ingest::AbortResults,
+    ) -> capnp::Result<()> {
+        let work = async { self.take()?.abort().await };
+        answer!(results, work)
+    }
+}

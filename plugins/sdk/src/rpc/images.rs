@@ -1,0 +1,117 @@
+//! `Images` of image.capnp.
+
+use std::rc::Rc;
+
+use capnp::capability::Client;
+use capstan_schema::{Digest, Namespace, Platform, image_capnp as wire, write_labels};
+
+use super::{answer, length, text};
+use crate::Link;
+use crate::contract::images::{Delete, Get, Image, List, Manifest, Resolve};
+use crate::contract::{Images, Page};
+
+struct Server {
+    link: Link<Images>,
+    namespace: Namespace,
+}
+
+/// The interface for one peer, bound to a namespace.
+pub fn serve(link: Link<Images>, namespace: Namespace) -> Client {
+    capnp_rpc::new_client::<wire::images::Client, _>(Server { link, namespace }).client
+}
+
+/// Writes an image; `transfer` answers with one too.
+pub(super) fn write_image(image: &Image, mut out: wire::image::Builder<'_>) {
+    out.set_name(&image.name);
+    image.target.write(out.reborrow().init_target());
+    out.set_created_at_unix_ns(image.created_at_unix_ns);
+    out.set_updated_at_unix_ns(image.updated_at_unix_ns);
+    out.set_size(image.size);
+    let count = u32::try_from(image.labels.len()).expect("labels are few");
+    write_labels(&image.labels, out.reborrow().init_labels(count));
+    let mut platforms = out.init_platforms(length(&image.platforms));
+    for (index, platform) in (0..).zip(&image.platforms) {
+        platform.write(platforms.reborrow().get(index));
+    }
+}
+
+fn write_manifest(manifest: &Manifest, mut out: wire::manifest::Builder<'_>) {
+    manifest.descriptor.write(out.reborrow().init_descriptor());
+    manifest.config.write(out.reborrow().init_config());
+    out.set_chain_id(manifest.top_chain_id().map(Digest::as_str).unwrap_or_default());
+    out.set_config_json(&manifest.config_json);
+    out.set_manifest_json(&manifest.manifest_json);
+    let mut layers = out.reborrow().init_layers(length(&manifest.layers));
+    for (index, layer) in (0..).zip(&manifest.layers) {
+        layer.write(layers.reborrow().get(index));
+    }
+    let mut diff_ids = out.init_diff_ids(length(&manifest.diff_ids));
+    for (index, digest) in (0..).zip(&manifest.diff_ids) {
+        diff_ids.set(index, digest.as_str());
+    }
+}
+
+impl wire::images::Server for Server {
+    async fn get(
+        self: Rc<Self>,
+        params: wire::images::GetParams,
+        mut results: wire::images::GetResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let name = text(params.get()?.get_name())?;
+            self.link.send(Get { namespace: self.namespace.clone(), name }).await
+        };
+        answer!(results, work, |out, image| write_image(&image, out.init_image()))
+    }
+
+    async fn list(
+        self: Rc<Self>,
+        params: wire::images::ListParams,
+        mut results: wire::images::ListResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let page = params.get()?.get_page()?;
+            let page = Page::new(text(page.get_after())?, page.get_limit());
+            self.link.send(List { namespace: self.namespace.clone(), page }).await
+        };
+        answer!(results, work, |out, listed| {
+            out.set_next(&listed.next);
+            let mut list = out.init_images(length(&listed.items));
+            for (index, image) in (0..).zip(&listed.items) {
+                write_image(image, list.reborrow().get(index));
+            }
+        })
+    }
+
+    async fn delete(
+        self: Rc<Self>,
+        params: wire::images::DeleteParams,
+        mut results: wire::images::DeleteResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let name = text(params.get()?.get_name())?;
+            self.link.send(Delete { namespace: self.namespace.clone(), name }).await
+        };
+        answer!(results, work)
+    }
+
+    async fn resolve(
+        self: Rc<Self>,
+        params: wire::images::ResolveParams,
+        mut results: wire::images::ResolveResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Resolve {
+                namespace: self.namespace.clone(),
+                name: text(params.get_name())?,
+                platform: Platform::parse(&text(params.get_platform())?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, (image, manifest)| {
+            write_image(&image, out.reborrow().init_image());
+            write_manifest(&manifest, out.init_manifest());
+        })
+    }
+}

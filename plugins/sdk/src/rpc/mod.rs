@@ -1,0 +1,17 @@
+//! Adapters from contracts to Cap'n Proto interfaces: one module per kind, each with `serve`, which
+//! gives a peer a capability that passes its calls on through a [`Link`](crate::Link).
+//!
+//! A message is decoded once, here; what the daemon works on is plain Rust. A panic while a call is
+//! handled fails that call and nothing else.
+
+mod answer;
+pub mod containers;
+pub mod content;
+pub mod events;
+pub mod images;
+pub mod namespaces;
+pub mod snapshotter;
+pub mod tasks;
+pub mod transfer;
+
+pub(crate) use answer::{answer, length, text};

@@ -1,0 +1,182 @@
+//! `Snapshotter` of snapshot.capnp.
+
+use std::rc::Rc;
+
+use capnp::capability::Client;
+use capstan_schema::{Mount, Namespace, read_labels, snapshot_capnp as wire, write_labels};
+
+use super::{answer, length, text};
+use crate::Link;
+use crate::contract::snapshotter::{
+    Commit, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo, Stat, View,
+};
+use crate::contract::{Page, Snapshotter};
+
+struct Server {
+    link: Link<Snapshotter>,
+    namespace: Namespace,
+}
+
+/// The interface for one peer, bound to a namespace.
+pub fn serve(link: Link<Snapshotter>, namespace: Namespace) -> Client {
+    capnp_rpc::new_client::<wire::snapshotter::Client, _>(Server { link, namespace }).client
+}
+
+fn write_mounts(
+    mounts: &[Mount],
+    mut list: capnp::struct_list::Builder<'_, capstan_schema::common_capnp::mount::Owned>,
+) {
+    for (index, mount) in (0..).zip(mounts) {
+        mount.write(list.reborrow().get(index));
+    }
+}
+
+fn write_info(info: &SnapshotInfo, mut out: wire::snapshot_info::Builder<'_>) {
+    out.set_key(&info.key);
+    out.set_parent(&info.parent);
+    out.set_kind(match info.kind {
+        Kind::Active => wire::SnapshotKind::Active,
+        Kind::View => wire::SnapshotKind::View,
+        Kind::Committed => wire::SnapshotKind::Committed,
+    });
+    out.set_created_at_unix_ns(info.created_at_unix_ns);
+    out.set_updated_at_unix_ns(info.updated_at_unix_ns);
+    let count = u32::try_from(info.labels.len()).expect("labels are few");
+    write_labels(&info.labels, out.init_labels(count));
+}
+
+impl wire::snapshotter::Server for Server {
+    async fn prepare(
+        self: Rc<Self>,
+        params: wire::snapshotter::PrepareParams,
+        mut results: wire::snapshotter::PrepareResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Prepare {
+                namespace: self.namespace.clone(),
+                key: text(params.get_key())?,
+                parent: text(params.get_parent())?,
+                labels: read_labels(params.get_labels()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, mounts| write_mounts(
+            &mounts,
+            out.init_mounts(length(&mounts))
+        ))
+    }
+
+    async fn view(
+        self: Rc<Self>,
+        params: wire::snapshotter::ViewParams,
+        mut results: wire::snapshotter::ViewResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = View {
+                namespace: self.namespace.clone(),
+                key: text(params.get_key())?,
+                parent: text(params.get_parent())?,
+                labels: read_labels(params.get_labels()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, mounts| write_mounts(
+            &mounts,
+            out.init_mounts(length(&mounts))
+        ))
+    }
+
+    async fn mounts(
+        self: Rc<Self>,
+        params: wire::snapshotter::MountsParams,
+        mut results: wire::snapshotter::MountsResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let key = text(params.get()?.get_key())?;
+            self.link.send(Mounts { namespace: self.namespace.clone(), key }).await
+        };
+        answer!(results, work, |out, mounts| write_mounts(
+            &mounts,
+            out.init_mounts(length(&mounts))
+        ))
+    }
+
+    async fn commit(
+        self: Rc<Self>,
+        params: wire::snapshotter::CommitParams,
+        mut results: wire::snapshotter::CommitResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Commit {
+                namespace: self.namespace.clone(),
+                name: text(params.get_name())?,
+                key: text(params.get_key())?,
+                rebase: None,
+                labels: read_labels(params.get_labels()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work)
+    }
+
+    async fn remove(
+        self: Rc<Self>,
+        params: wire::snapshotter::RemoveParams,
+        mut results: wire::snapshotter::RemoveResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let key = text(params.get()?.get_key())?;
+            self.link.send(Remove { namespace: self.namespace.clone(), key }).await
+        };
+        answer!(results, work)
+    }
+
+    async fn stat(
+        self: Rc<Self>,
+        params: wire::snapshotter::StatParams,
+        mut results: wire::snapshotter::StatResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let key = text(params.get()?.get_key())?;
+            self.link.send(Stat { namespace: self.namespace.clone(), key }).await
+        };
+        answer!(results, work, |out, info| write_info(&info, out.init_info()))
+    }
+
+    async fn list(
+        self: Rc<Self>,
+        params: wire::snapshotter::ListParams,
+        mut results: wire::snapshotter::ListResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let page = params.get()?.get_page()?;
+            let page = Page::new(text(page.get_after())?, page.get_limit());
+            self.link.send(List { namespace: self.namespace.clone(), page }).await
+        };
+        answer!(results, work, |out, listed| {
+            out.set_next(&listed.next);
+            let mut list = out.init_snapshots(length(&listed.items));
+            for (index, info) in (0..).zip(&listed.items) {
+                write_info(info, list.reborrow().get(index));
+            }
+        })
+    }
+
+    async fn usage(
+        self: Rc<Self>,
+        params: wire::snapshotter::UsageParams,
+        mut results: wire::snapshotter::UsageResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let key = text(params.get()?.get_key())?;
+            self.link.send(Measure { namespace: self.namespace.clone(), key }).await
+        };
+        answer!(results, work, |out, usage| {
+            out.set_size(usage.size);
+            out.set_inodes(usage.inodes);
+        })
+    }
+}

@@ -1,0 +1,86 @@
+@0xc28e7f41b6d0953a;
+# What is stored. Structs only. A field is never removed or given another meaning; a new one must
+# make sense with its default when an old record is read (EVOLUTION.md).
+
+using Common = import "common.capnp";
+
+struct NamespaceRecord {
+  createdAtUnixNs @0 :Int64;
+  labels @1 :List(Common.Label);
+}
+
+struct BlobRecord {
+  size @0 :UInt64;
+  createdAtUnixNs @1 :Int64;
+  labels @2 :List(Common.Label);
+}
+
+struct ImageRecord {
+  target @0 :Common.Descriptor;
+  createdAtUnixNs @1 :Int64;
+  updatedAtUnixNs @2 :Int64;
+  labels @3 :List(Common.Label);
+}
+
+struct SnapshotRecord {
+  id @0 :UInt64;               # names its directory; unique per snapshotter, over all namespaces
+  parent @1 :Text;
+  kind @2 :UInt8;              # 0 active, 1 view, 2 committed
+  createdAtUnixNs @3 :Int64;
+  updatedAtUnixNs @4 :Int64;
+  labels @5 :List(Common.Label);
+  parentIds @6 :List(UInt64);  # immediate parent first
+  size @7 :UInt64;             # measured at commit
+  inodes @8 :UInt64;
+}
+
+struct ContainerRecord {
+  image @0 :Text;
+  runtime @1 :Text;
+  snapshotter @2 :Text;
+  snapshotKey @3 :Text;
+  spec @4 :Data;
+  labels @5 :List(Common.Label);
+  createdAtUnixNs @6 :Int64;
+  updatedAtUnixNs @7 :Int64;
+  ephemeral @8 :Bool;
+  rootfs @9 :Text;
+}
+
+struct IngestRecord {
+  # Beside an ingest's data, not in the database.
+  namespace @0 :Text;
+  ref @1 :Text;
+  total @2 :UInt64;
+  expected @3 :Text;
+  startedAtUnixNs @4 :Int64;
+}
+
+struct TaskRecord {
+  # One entry of the file that a shim appends to, synced before anybody is told.
+  atUnixNs @0 :Int64;
+  union {
+    shim @1 :ShimEntry;        # first entry, before anything else is done
+    created @2 :CreatedEntry;
+    started @3 :Void;
+    exited @4 :UInt32;         # exit code, or 128 + signal
+    deleted @5 :Void;
+  }
+  struct ShimEntry {
+    pid @0 :UInt32;
+    startTicks @1 :UInt64;     # field 22 of /proc/<pid>/stat: with the boot id, names the process
+    bootId @2 :Text;
+  }
+  struct CreatedEntry {
+    pid @0 :UInt32;
+    startTicks @1 :UInt64;
+    runtime @2 :Text;
+    runtimeRoot @3 :Text;
+    terminal @4 :Bool;
+    stdin @5 :Text;
+    stdout @6 :Text;
+    stderr @7 :Text;
+    cgroups @8 :List(Text);    # absolute directories, one per hierarchy
+    id @9 :Text;
+  }
+}

@@ -1,0 +1,47 @@
+@0xd97b3c60a1f8e245;
+using Common = import "common.capnp";
+
+enum SnapshotKind {
+  active @0;      # writable, from prepare
+  view @1;        # read-only, from view
+  committed @2;   # immutable, can be a parent
+}
+
+struct SnapshotInfo {
+  key @0 :Text;
+  parent @1 :Text;             # empty = none
+  kind @2 :SnapshotKind;
+  createdAtUnixNs @3 :Int64;
+  updatedAtUnixNs @4 :Int64;
+  labels @5 :List(Common.Label);
+}
+
+interface Snapshotter {
+  # Copy-on-write file trees. Active keys and committed names share one key space per namespace.
+  # NotFound, AlreadyExists and InvalidArgument as one expects for keys.
+
+  prepare @0 (key :Text, parent :Text, labels :List(Common.Label))
+      -> (mounts :List(Common.Mount), error :Common.Error);
+  # A writable tree on top of `parent` (empty = on nothing). NotFound: parent.
+  # InvalidArgument: the parent is not committed. AlreadyExists: key.
+
+  view @1 (key :Text, parent :Text, labels :List(Common.Label))
+      -> (mounts :List(Common.Mount), error :Common.Error);
+
+  mounts @2 (key :Text) -> (mounts :List(Common.Mount), error :Common.Error);
+  # Of an active snapshot or a view. FailedPrecondition: committed.
+
+  commit @3 (name :Text, key :Text, labels :List(Common.Label)) -> (error :Common.Error);
+  # Syncs the tree and makes it immutable under `name`; `key` is consumed.
+  # FailedPrecondition: `key` is committed, or a view. AlreadyExists: name.
+
+  remove @4 (key :Text) -> (error :Common.Error);
+  # FailedPrecondition: it has children.
+
+  stat @5 (key :Text) -> (info :SnapshotInfo, error :Common.Error);
+
+  list @6 (page :Common.Page) -> (snapshots :List(SnapshotInfo), next :Text, error :Common.Error);
+
+  usage @7 (key :Text) -> (size :UInt64, inodes :UInt64, error :Common.Error);
+  # Of the snapshot's own data, without its parents: apparent bytes, each inode counted once.
+}
