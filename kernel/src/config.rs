@@ -81,7 +81,7 @@ impl Config {
     /// `InvalidArgument` with line and key of what is wrong.
     pub fn parse(text: &str, name: &str) -> Result<Self> {
         toml::from_str(text).map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             Error::invalid(format!("configuration {name}, line {line}: {}", error.message()))
         })
     }
