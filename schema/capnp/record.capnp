@@ -30,8 +30,6 @@ struct SnapshotRecord {
   updatedAtUnixNs @4 :Int64;
   labels @5 :List(Common.Label);
   parentIds @6 :List(UInt64);  # immediate parent first
-  size @7 :UInt64;             # measured at commit
-  inodes @8 :UInt64;
 }
 
 struct ContainerRecord {

@@ -11,6 +11,7 @@ mod error;
 pub mod generated;
 mod identifier;
 mod list;
+mod reference;
 mod value;
 
 pub use digest::{Algorithm, Digest};
@@ -22,6 +23,7 @@ pub use generated::{
 };
 pub use identifier::{ContainerId, Namespace};
 pub use list::{read_texts, write_texts};
+pub use reference::Reference;
 pub use value::{Descriptor, Labels, Mount, Platform, read_labels, write_labels};
 
 /// The largest piece of blob data in one message, in bytes (1 MiB, containerd's chunk size).

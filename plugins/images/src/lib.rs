@@ -1,1 +1,10 @@
-//! x
+//! images.local: names for descriptors, and what stands behind them.
+//!
+//! A name points at an index or a manifest. That the content behind it is there is for whoever made
+//! the name; this plugin looks when it is asked.
+
+mod plugin;
+mod record;
+mod resolve;
+
+pub use plugin::LocalImages;

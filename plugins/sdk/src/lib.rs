@@ -12,19 +12,26 @@
 
 pub mod blocking;
 pub mod clock;
+#[cfg(feature = "testing")]
+pub mod conformance;
 mod context;
 pub mod contract;
 mod export;
 mod kernel;
 mod link;
 pub mod mount;
+pub mod oci;
 mod plugin;
 pub mod record;
 pub mod rpc;
+pub mod snapshots;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod tree;
 
 pub use capstan_schema::{
     Algorithm, Class, ContainerId, Descriptor, Digest, Error, Labels, Mount, Namespace, Platform,
-    Result,
+    Reference, Result,
 };
 pub use context::Context;
 pub use export::{Exports, Peer, Service};

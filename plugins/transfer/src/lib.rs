@@ -1,1 +1,3 @@
-//! x
+//! transfer.local: images from registries into content and snapshots.
+
+mod registry;

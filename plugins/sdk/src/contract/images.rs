@@ -17,9 +17,14 @@ pub struct Image {
     pub updated_at_unix_ns: i64,
     /// Labels.
     pub labels: Labels,
-    /// Bytes of everything under the target that is present.
+}
+
+/// What is present of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Bytes of everything under the target.
     pub size: u64,
-    /// Platforms whose manifest, config and layers are present.
+    /// Platforms whose manifest, config and layers are there.
     pub platforms: Vec<Platform>,
 }
 
@@ -101,6 +106,15 @@ pub struct Resolve {
     pub platform: Platform,
 }
 
+/// Looks what is present under a descriptor. It reads every document there: this is for show.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// An index, or a manifest.
+    pub target: Descriptor,
+}
+
 /// As [`Resolve`], for a descriptor that has no name (yet).
 #[derive(Clone, Debug)]
 pub struct ResolveTarget {
@@ -117,9 +131,10 @@ crate::contract! {
     Images ("images") as ImagesAddr {
         put: Put => Image,
         get: Get => Image,
-        list: List => Listed<Image>,
+        list: List => Listed<(Image, Presence)>,
         delete: Delete => (),
         resolve: Resolve => (Image, Manifest),
         resolve_target: ResolveTarget => Manifest,
+        survey: Survey => Presence,
     }
 }

@@ -66,3 +66,26 @@ pub struct Listed<T> {
     /// The `after` of the next page; empty at the end.
     pub next: String,
 }
+
+impl<T> Listed<T> {
+    /// A page from the rows that a scan gave for a page of `limit`.
+    ///
+    /// # Errors
+    /// Those of `decode`, with the row's name.
+    pub fn decode(
+        rows: &[(String, Vec<u8>)],
+        limit: usize,
+        decode: impl Fn(&str, &[u8]) -> capstan_schema::Result<T>,
+    ) -> capstan_schema::Result<Self> {
+        // A full page may be the last one; then the next is empty, and says so.
+        let next = match rows.last() {
+            Some((name, _)) if rows.len() >= limit => name.clone(),
+            _ => String::new(),
+        };
+        let items = rows
+            .iter()
+            .map(|(name, bytes)| decode(name, bytes).map_err(|error| error.at(name)))
+            .collect::<capstan_schema::Result<_>>()?;
+        Ok(Self { items, next })
+    }
+}

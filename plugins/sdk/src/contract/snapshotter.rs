@@ -8,6 +8,13 @@ use capstan_schema::{Labels, Mount, Namespace};
 
 use crate::contract::{Listed, Page};
 
+/// A label of an active snapshot whose writes need not survive a power cut: the container that has
+/// it goes when its task ends. A driver may leave out syncs for it.
+pub const LABEL_EPHEMERAL: &str = "capstan/ephemeral";
+
+/// A label that says what an active snapshot or a view is for; whoever sets it sweeps what a crash left.
+pub const LABEL_OWNER: &str = "capstan/owner";
+
 /// What a snapshot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -138,7 +145,7 @@ pub struct List {
     pub page: Page,
 }
 
-/// Measures a snapshot's own data; stored for a committed one, walked for others.
+/// Measures a snapshot's own data, by walking it.
 #[derive(Clone, Debug)]
 pub struct Measure {
     /// In which namespace.

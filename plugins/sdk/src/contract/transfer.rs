@@ -3,7 +3,7 @@
 use capstan_schema::{Digest, Namespace, Platform};
 use tokio::sync::watch;
 
-use crate::contract::images::Image;
+use crate::contract::images::{Image, Presence};
 
 /// How far one descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub struct Unpack {
 crate::contract! {
     /// The contract of kind `transfer`.
     Transfer ("transfer") as TransferAddr {
-        pull: Pull => Image,
+        pull: Pull => (Image, Presence),
         unpack: Unpack => Option<Digest>,
     }
 }

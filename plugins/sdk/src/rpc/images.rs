@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use capnp::capability::Client;
-use capstan_schema::{Digest, Namespace, Platform, image_capnp as wire, write_labels};
+use capstan_schema::{Digest, Namespace, Platform, Result, image_capnp as wire, write_labels};
 
 use super::{answer, length, text};
 use crate::Link;
-use crate::contract::images::{Delete, Get, Image, List, Manifest, Resolve};
+use crate::contract::images::{Delete, Get, Image, List, Manifest, Presence, Resolve, Survey};
 use crate::contract::{Images, Page};
 
 struct Server {
@@ -21,16 +21,16 @@ pub fn serve(link: Link<Images>, namespace: Namespace) -> Client {
 }
 
 /// Writes an image; `transfer` answers with one too.
-pub(super) fn write_image(image: &Image, mut out: wire::image::Builder<'_>) {
+pub(super) fn write_image(image: &Image, presence: &Presence, mut out: wire::image::Builder<'_>) {
     out.set_name(&image.name);
     image.target.write(out.reborrow().init_target());
     out.set_created_at_unix_ns(image.created_at_unix_ns);
     out.set_updated_at_unix_ns(image.updated_at_unix_ns);
-    out.set_size(image.size);
+    out.set_size(presence.size);
     let count = u32::try_from(image.labels.len()).expect("labels are few");
     write_labels(&image.labels, out.reborrow().init_labels(count));
-    let mut platforms = out.init_platforms(length(&image.platforms));
-    for (index, platform) in (0..).zip(&image.platforms) {
+    let mut platforms = out.init_platforms(length(&presence.platforms));
+    for (index, platform) in (0..).zip(&presence.platforms) {
         platform.write(platforms.reborrow().get(index));
     }
 }
@@ -51,6 +51,13 @@ fn write_manifest(manifest: &Manifest, mut out: wire::manifest::Builder<'_>) {
     }
 }
 
+impl Server {
+    async fn survey(&self, image: &Image) -> Result<Presence> {
+        let target = image.target.clone();
+        self.link.send(Survey { namespace: self.namespace.clone(), target }).await
+    }
+}
+
 impl wire::images::Server for Server {
     async fn get(
         self: Rc<Self>,
@@ -59,9 +66,13 @@ impl wire::images::Server for Server {
     ) -> capnp::Result<()> {
         let work = async {
             let name = text(params.get()?.get_name())?;
-            self.link.send(Get { namespace: self.namespace.clone(), name }).await
+            let image = self.link.send(Get { namespace: self.namespace.clone(), name }).await?;
+            let presence = self.survey(&image).await?;
+            Ok((image, presence))
         };
-        answer!(results, work, |out, image| write_image(&image, out.init_image()))
+        answer!(results, work, |out, (image, presence)| {
+            write_image(&image, &presence, out.init_image());
+        })
     }
 
     async fn list(
@@ -77,8 +88,8 @@ impl wire::images::Server for Server {
         answer!(results, work, |out, listed| {
             out.set_next(&listed.next);
             let mut list = out.init_images(length(&listed.items));
-            for (index, image) in (0..).zip(&listed.items) {
-                write_image(image, list.reborrow().get(index));
+            for (index, (image, presence)) in (0..).zip(&listed.items) {
+                write_image(image, presence, list.reborrow().get(index));
             }
         })
     }
@@ -107,10 +118,12 @@ impl wire::images::Server for Server {
                 name: text(params.get_name())?,
                 platform: Platform::parse(&text(params.get_platform())?)?,
             };
-            self.link.send(message).await
+            let (image, manifest) = self.link.send(message).await?;
+            let presence = self.survey(&image).await?;
+            Ok((image, presence, manifest))
         };
-        answer!(results, work, |out, (image, manifest)| {
-            write_image(&image, out.reborrow().init_image());
+        answer!(results, work, |out, (image, presence, manifest)| {
+            write_image(&image, &presence, out.reborrow().init_image());
             write_manifest(&manifest, out.init_manifest());
         })
     }

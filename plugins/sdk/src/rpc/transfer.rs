@@ -85,17 +85,19 @@ impl wire::transfer::Server for Server {
             let last = receiver.clone();
             let pull = self.link.send(message);
             tokio::pin!(pull);
-            let image = tokio::select! {
-                image = &mut pull => image?,
+            let pulled = tokio::select! {
+                pulled = &mut pull => pulled?,
                 () = report(sink.clone(), receiver) => pull.await?,
             };
             if let Some(sink) = sink {
                 let items = last.borrow().clone();
                 let _ = update(&sink, &items).await;
             }
-            Ok(image)
+            Ok(pulled)
         };
-        answer!(results, work, |out, image| images::write_image(&image, out.init_image()))
+        answer!(results, work, |out, (image, presence)| {
+            images::write_image(&image, &presence, out.init_image());
+        })
     }
 
     async fn unpack(

@@ -1,0 +1,201 @@
+//! `capstan content`.
+
+use std::io::Write as _;
+
+use capstan_client::schema::content_capnp::content;
+use capstan_client::schema::{MAX_CHUNK_BYTES, read_labels};
+use clap::Subcommand;
+use tokio::io::AsyncReadExt as _;
+
+use crate::cmd::namespaces::cell;
+use crate::exit::Outcome;
+use crate::print::{self, Listing};
+use crate::session::{Session, call};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Content {
+    /// List blobs
+    Ls {
+        /// Print only the digests
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Write a blob to stdout
+    Get { digest: String },
+    /// Store stdin as a blob and print its digest
+    Ingest {
+        /// What it must hash to
+        #[arg(long)]
+        expected_digest: Option<String>,
+        /// How many bytes it must have
+        #[arg(long)]
+        expected_size: Option<u64>,
+        /// The name of the ingest until it is a blob
+        #[arg(value_name = "REF")]
+        reference: String,
+    },
+    /// Show what is known of a blob
+    Inspect { digest: String },
+    /// List ingests
+    Active {
+        /// Print only their names
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Drop an ingest and its bytes
+    Abort {
+        #[arg(value_name = "REF")]
+        reference: String,
+    },
+    /// Remove blobs
+    Rm {
+        #[arg(required = true)]
+        digests: Vec<String>,
+    },
+}
+
+impl Content {
+    pub(crate) async fn run(self, session: &Session) -> Outcome {
+        let service: content::Client = session.open("content");
+        match self {
+            Self::Ls { quiet } => list(session, &service, quiet).await,
+            Self::Get { digest } => get(session, &service, &digest).await,
+            Self::Ingest { expected_digest, expected_size, reference } => {
+                let expected = expected_digest.unwrap_or_default();
+                ingest(session, &service, &reference, &expected, expected_size.unwrap_or(0)).await
+            }
+            Self::Inspect { digest } => {
+                let mut request = service.info_request();
+                request.get().set_digest(&digest);
+                let response = call!(session, request);
+                print::json(response.get()?.get_info()?)
+            }
+            Self::Active { quiet } => active(session, &service, quiet).await,
+            Self::Abort { reference } => {
+                let mut request = service.abort_request();
+                request.get().set_ref(&reference);
+                call!(session, request);
+                Ok(())
+            }
+            Self::Rm { digests } => {
+                for digest in digests {
+                    let mut request = service.delete_request();
+                    request.get().set_digest(&digest);
+                    call!(session, request);
+                    writeln!(std::io::stdout(), "{digest}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn list(session: &Session, service: &content::Client, quiet: bool) -> Outcome {
+    let mut list = Listing::new(session.is_json(), quiet, &["DIGEST", "SIZE", "AGE", "LABELS"]);
+    let mut after = String::new();
+    loop {
+        let mut request = service.list_request();
+        request.get().init_page().set_after(&after);
+        let response = call!(session, request);
+        let reply = response.get()?;
+        for item in reply.get_blobs()? {
+            list.item(item, item.get_digest(), |digest| {
+                Ok([
+                    digest.to_owned(),
+                    print::size(item.get_size()),
+                    print::age(item.get_created_at_unix_ns()),
+                    cell(&read_labels(item.get_labels()?)?),
+                ])
+            })?;
+        }
+        after = reply.get_next()?.to_string()?;
+        if after.is_empty() {
+            return list.print();
+        }
+    }
+}
+
+/// Reads ahead by one chunk, so that the daemon reads while we write.
+async fn get(session: &Session, service: &content::Client, digest: &str) -> Outcome {
+    let mut request = service.open_request();
+    request.get().set_digest(digest);
+    let response = call!(session, request);
+    let (blob, size) = (response.get()?.get_blob()?, response.get()?.get_size());
+    let ask = |offset: u64| {
+        let mut request = blob.read_request();
+        request.get().set_offset(offset);
+        request.get().set_length(MAX_CHUNK_BYTES);
+        request.send().promise
+    };
+    let mut out = std::io::stdout();
+    let mut offset = 0;
+    let mut next = ask(0);
+    while offset < size {
+        let response = session.client.call(next).await?;
+        let bytes = capstan_client::check!(response.get()?)?.get_bytes()?;
+        offset += bytes.len() as u64;
+        next = ask(offset);
+        out.write_all(bytes)?;
+    }
+    Ok(())
+}
+
+async fn ingest(
+    session: &Session,
+    service: &content::Client,
+    reference: &str,
+    expected: &str,
+    total: u64,
+) -> Outcome {
+    let mut request = service.ingest_request();
+    request.get().set_ref(reference);
+    request.get().set_expected(expected);
+    request.get().set_total(total);
+    let response = call!(session, request);
+    let ingest = response.get()?.get_ingest()?;
+    // stdin starts at its first byte: what an earlier try left is skipped, not sent again.
+    let mut skip = response.get()?.get_info()?.get_offset();
+    let mut offset = skip;
+    let mut input = tokio::io::stdin();
+    let mut buffer = vec![0; MAX_CHUNK_BYTES as usize];
+    loop {
+        let got = input.read(&mut buffer).await?;
+        if got == 0 {
+            break;
+        }
+        let skipped = usize::try_from(skip.min(got as u64)).unwrap_or(got);
+        skip -= skipped as u64;
+        let fresh = &buffer[skipped..got];
+        if fresh.is_empty() {
+            continue;
+        }
+        let mut request = ingest.write_request();
+        request.get().set_offset(offset);
+        request.get().set_bytes(fresh);
+        let response = call!(session, request);
+        offset = response.get()?.get_offset();
+    }
+    let mut request = ingest.commit_request();
+    request.get().set_expected(expected);
+    request.get().set_total(total);
+    let response = call!(session, request);
+    if session.is_json() {
+        return print::json(response.get()?);
+    }
+    Ok(writeln!(std::io::stdout(), "{}", response.get()?.get_digest()?.to_str()?)?)
+}
+
+async fn active(session: &Session, service: &content::Client, quiet: bool) -> Outcome {
+    let mut list = Listing::new(session.is_json(), quiet, &["REF", "SIZE", "AGE"]);
+    let response = call!(session, service.ingests_request());
+    for item in response.get()?.get_ingests()? {
+        list.item(item, item.get_ref(), |reference| {
+            Ok([
+                reference.to_owned(),
+                print::size(item.get_offset()),
+                print::age(item.get_started_at_unix_ns()),
+            ])
+        })?;
+    }
+    list.print()
+}

@@ -1,0 +1,188 @@
+//! `capstan images`.
+
+use std::io::Write as _;
+
+use capstan_client::schema::Platform;
+use capstan_client::schema::image_capnp::{image, images};
+use capstan_client::schema::transfer_capnp::transfer;
+use clap::Subcommand;
+
+use crate::exit::Outcome;
+use crate::print::{self, Listing, PullProgress};
+use crate::session::{Session, call};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Images {
+    /// Pull an image from a registry and unpack it
+    Pull(Pull),
+    /// List images
+    Ls {
+        /// Print only the names
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Remove names; content and snapshots stay until garbage collection
+    Rm {
+        #[arg(required = true, value_name = "REF")]
+        names: Vec<String>,
+    },
+    /// Show an image with its manifest and configuration, as JSON
+    Inspect {
+        #[arg(value_name = "REF")]
+        name: String,
+        /// os/arch[/variant] [default: the host's]
+        #[arg(long)]
+        platform: Option<String>,
+    },
+    /// Make the snapshots of an image that is present
+    Unpack {
+        #[arg(value_name = "REF")]
+        name: String,
+        /// os/arch[/variant] [default: the host's]
+        #[arg(long)]
+        platform: Option<String>,
+        /// The snapshotter to unpack for
+        #[arg(long)]
+        snapshotter: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pull {
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// os/arch[/variant] [default: the host's]
+    #[arg(long)]
+    platform: Option<String>,
+    /// Talk http to the registry instead of https
+    #[arg(long)]
+    plain_http: bool,
+    /// The snapshotter to unpack for
+    #[arg(long)]
+    snapshotter: Option<String>,
+    /// Fetch content only
+    #[arg(long)]
+    no_unpack: bool,
+    /// Layers that are fetched at once [default: the daemon's]
+    #[arg(long)]
+    concurrency: Option<u32>,
+}
+
+impl Pull {
+    /// The pull that `run` does when the image is missing.
+    pub(crate) fn for_run(reference: &str, plain_http: bool, snapshotter: Option<String>) -> Self {
+        Self {
+            reference: reference.into(),
+            platform: None,
+            plain_http,
+            snapshotter,
+            no_unpack: false,
+            concurrency: None,
+        }
+    }
+
+    /// Pulls, and gives the image's name.
+    pub(crate) async fn pull(self, session: &Session, is_quiet: bool) -> Outcome<String> {
+        let service: transfer::Client = session.open("transfer");
+        let mut request = service.pull_request();
+        let mut params = request.get();
+        params.set_reference(&self.reference);
+        params
+            .set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json() && !is_quiet)));
+        let mut options = params.init_options();
+        options.set_platform(self.platform.as_deref().unwrap_or_default());
+        options.set_plain_http(self.plain_http);
+        options.set_snapshotter(self.snapshotter.as_deref().unwrap_or_default());
+        options.set_no_unpack(self.no_unpack);
+        options.set_concurrency(self.concurrency.unwrap_or(0));
+        let response = call!(session, request);
+        let image = response.get()?.get_image()?;
+        let name = image.get_name()?.to_string()?;
+        if is_quiet {
+            return Ok(name);
+        }
+        if session.is_json() {
+            print::json_line(image)?;
+        } else {
+            writeln!(std::io::stdout(), "{name}  {}", image.get_target()?.get_digest()?.to_str()?)?;
+        }
+        Ok(name)
+    }
+}
+
+impl Images {
+    pub(crate) async fn run(self, session: &Session) -> Outcome {
+        let service: images::Client = session.open("images");
+        match self {
+            Self::Pull(pull) => pull.pull(session, false).await.map(drop),
+            Self::Ls { quiet } => list(session, &service, quiet).await,
+            Self::Rm { names } => {
+                for name in names {
+                    let mut request = service.delete_request();
+                    request.get().set_name(&name);
+                    call!(session, request);
+                    writeln!(std::io::stdout(), "{name}")?;
+                }
+                Ok(())
+            }
+            Self::Inspect { name, platform } => {
+                let mut request = service.resolve_request();
+                request.get().set_name(&name);
+                request.get().set_platform(platform.as_deref().unwrap_or_default());
+                let response = call!(session, request);
+                print::json(response.get()?)
+            }
+            Self::Unpack { name, platform, snapshotter } => {
+                let service: transfer::Client = session.open("transfer");
+                let mut request = service.unpack_request();
+                request.get().set_image(&name);
+                request.get().set_platform(platform.as_deref().unwrap_or_default());
+                request.get().set_snapshotter(snapshotter.as_deref().unwrap_or_default());
+                let response = call!(session, request);
+                if session.is_json() {
+                    return print::json(response.get()?);
+                }
+                let chain_id = response.get()?.get_chain_id()?.to_str()?;
+                Ok(writeln!(std::io::stdout(), "{chain_id}")?)
+            }
+        }
+    }
+}
+
+fn platforms(image: image::Reader<'_>) -> Outcome<String> {
+    let mut names = Vec::new();
+    for platform in image.get_platforms()? {
+        names.push(Platform::read(platform)?.to_string());
+    }
+    Ok(names.join(","))
+}
+
+async fn list(session: &Session, service: &images::Client, quiet: bool) -> Outcome {
+    let mut list = Listing::new(session.is_json(), quiet, &["REF", "DIGEST", "SIZE", "PLATFORMS"]);
+    let mut after = String::new();
+    loop {
+        let mut request = service.list_request();
+        request.get().init_page().set_after(&after);
+        let response = call!(session, request);
+        let reply = response.get()?;
+        for item in reply.get_images()? {
+            list.item(item, item.get_name(), |name| {
+                Ok([
+                    name.to_owned(),
+                    item.get_target()?.get_digest()?.to_string()?,
+                    print::size(item.get_size()),
+                    platforms(item)?,
+                ])
+            })?;
+        }
+        after = reply.get_next()?.to_string()?;
+        if after.is_empty() {
+            return list.print();
+        }
+    }
+}
+
+/// The name under which an image that a person named is stored.
+pub(crate) fn full_name(text: &str) -> String {
+    text.to_owned()
+}

@@ -1,0 +1,17 @@
+//! The commands: one file per noun. Parse, call, print.
+
+pub(crate) mod containers;
+pub(crate) mod content;
+pub(crate) mod events;
+pub(crate) mod foreground;
+pub(crate) mod health;
+pub(crate) mod images;
+pub(crate) mod info;
+pub(crate) mod namespaces;
+pub(crate) mod plugins;
+pub(crate) mod run;
+pub(crate) mod signal;
+pub(crate) mod snapshots;
+pub(crate) mod spec;
+pub(crate) mod tasks;
+pub(crate) mod version;

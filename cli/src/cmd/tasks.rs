@@ -1,0 +1,293 @@
+//! `capstan tasks`.
+
+use std::io::Write as _;
+
+use capstan_client::schema::task_capnp::{Status, process_info, task, tasks};
+use capstan_client::schema::write_texts;
+use clap::{Args, Subcommand};
+
+use crate::cmd::foreground::{self, Paths, Target, Wish};
+use crate::cmd::signal;
+use crate::exit::{Failure, Outcome};
+use crate::print::{self, Listing};
+use crate::session::{Session, call};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tasks {
+    /// Make a container's init process, which waits for `start`
+    Create { id: String },
+    /// Start a container, in the foreground unless -d is given
+    Start {
+        id: String,
+        /// Leave it running
+        #[arg(short, long)]
+        detach: bool,
+        /// Pass stdin on
+        #[arg(short, long)]
+        interactive: bool,
+    },
+    /// List tasks
+    Ls {
+        /// Print only the ids
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Show a task, as JSON
+    Inspect { id: String },
+    /// List the processes in a container
+    Ps { id: String },
+    /// Run another process in a container
+    Exec(Exec),
+    /// Send a signal
+    Kill {
+        id: String,
+        /// Name or number
+        #[arg(short, long, default_value = "TERM")]
+        signal: String,
+        /// To all processes in the container
+        #[arg(short, long, conflicts_with = "exec_id")]
+        all: bool,
+        /// To one exec
+        #[arg(long, value_name = "E")]
+        exec_id: Option<String>,
+    },
+    /// Wait for the end of a container and exit with its status
+    Wait { id: String },
+    /// Remove a task that has ended
+    Delete {
+        id: String,
+        /// Kill it first if it runs
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Leave it running
+    #[arg(short, long)]
+    detach: bool,
+    /// Pass stdin on
+    #[arg(short, long)]
+    interactive: bool,
+    /// User, by name or number [default: the container's]
+    #[arg(short, long, value_name = "U[:G]")]
+    user: Option<String>,
+    /// Working directory [default: the container's]
+    #[arg(short, long, value_name = "D")]
+    workdir: Option<String>,
+    /// Environment, added to the container's
+    #[arg(short, long, value_name = "K=V")]
+    env: Vec<String>,
+    /// Its name in the task [default: a random one]
+    #[arg(long, value_name = "E")]
+    exec_id: Option<String>,
+    id: String,
+    #[arg(
+        value_name = "CMD",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true
+    )]
+    command: Vec<String>,
+}
+
+impl Tasks {
+    /// Whether the command's exit status is that of a process.
+    pub(crate) fn is_foreground(&self) -> bool {
+        match self {
+            Self::Start { detach, .. } => !detach,
+            Self::Exec(exec) => !exec.detach,
+            Self::Wait { .. } => true,
+            _ => false,
+        }
+    }
+
+    pub(crate) async fn run(self, session: &Session) -> Outcome {
+        let service: tasks::Client = session.open("tasks");
+        match self {
+            Self::Create { id } => {
+                let mut request = service.create_request();
+                request.get().set_container(&id);
+                request.get().init_stdio().set_null(());
+                let response = call!(session, request);
+                let pid = response.get()?.get_info()?.get_pid();
+                Ok(writeln!(std::io::stdout(), "{pid}")?)
+            }
+            Self::Start { id, detach, interactive } => {
+                start(session, &service, &id, detach, interactive).await
+            }
+            Self::Ls { quiet } => list(session, &service, quiet).await,
+            Self::Inspect { id } => {
+                let mut request = service.get_request();
+                request.get().set_id(&id);
+                let response = call!(session, request);
+                print::json(response.get()?.get_info()?)
+            }
+            Self::Ps { id } => processes(session, &find(session, &service, &id).await?).await,
+            Self::Exec(exec) => exec.run(session, &service).await,
+            Self::Kill { id, signal, all, exec_id } => {
+                let number = signal::parse(&signal)?;
+                let task = find(session, &service, &id).await?;
+                let mut request = task.kill_request();
+                request.get().set_signal(number);
+                request.get().set_all(all);
+                request.get().set_exec_id(exec_id.as_deref().unwrap_or_default());
+                call!(session, request);
+                Ok(())
+            }
+            Self::Wait { id } => {
+                Target::Task(find(session, &service, &id).await?).wait(session).await
+            }
+            Self::Delete { id, force } => {
+                let task = find(session, &service, &id).await?;
+                let mut request = task.delete_request();
+                request.get().set_force(force);
+                let response = call!(session, request);
+                if session.is_json() {
+                    return print::json(response.get()?.get_exit()?);
+                }
+                Ok(writeln!(std::io::stdout(), "{id}")?)
+            }
+        }
+    }
+}
+
+async fn find(session: &Session, service: &tasks::Client, id: &str) -> Outcome<task::Client> {
+    let mut request = service.get_request();
+    request.get().set_id(id);
+    let response = call!(session, request);
+    Ok(response.get()?.get_task()?)
+}
+
+/// Starts a task that was created, or creates one first.
+async fn start(
+    session: &Session,
+    service: &tasks::Client,
+    id: &str,
+    is_detached: bool,
+    is_interactive: bool,
+) -> Outcome {
+    let mut request = service.get_request();
+    request.get().set_id(id);
+    let existing = session.client.call(request.send().promise).await?;
+    if capstan_client::check!(existing.get()?).is_ok() {
+        let target = Target::Task(existing.get()?.get_task()?);
+        let info = existing.get()?.get_info()?;
+        let wish = Wish { is_interactive, has_terminal: info.get_terminal() };
+        let paths = Paths {
+            stdin: info.get_stdin()?.to_string()?,
+            stdout: info.get_stdout()?.to_string()?,
+            stderr: info.get_stderr()?.to_string()?,
+        };
+        if is_detached {
+            return target.start(session).await.map(drop);
+        }
+        return foreground::run(session, &target, &paths, wish).await;
+    }
+    let mut request = service.create_request();
+    request.get().set_container(id);
+    let mut stdio = request.get().init_stdio();
+    if is_detached {
+        stdio.set_null(());
+    } else {
+        stdio.init_fifos().set_stdin(is_interactive);
+    }
+    let response = call!(session, request);
+    let target = Target::Task(response.get()?.get_task()?);
+    if is_detached {
+        return target.start(session).await.map(drop);
+    }
+    let info = response.get()?.get_info()?;
+    let wish = Wish { is_interactive, has_terminal: info.get_terminal() };
+    let paths = Paths {
+        stdin: info.get_stdin()?.to_string()?,
+        stdout: info.get_stdout()?.to_string()?,
+        stderr: info.get_stderr()?.to_string()?,
+    };
+    foreground::run(session, &target, &paths, wish).await
+}
+
+fn status(status: Status) -> &'static str {
+    match status {
+        Status::Created => "created",
+        Status::Running => "running",
+        Status::Pausing => "pausing",
+        Status::Paused => "paused",
+        Status::Stopped => "stopped",
+    }
+}
+
+async fn list(session: &Session, service: &tasks::Client, quiet: bool) -> Outcome {
+    let mut list = Listing::new(session.is_json(), quiet, &["ID", "PID", "STATUS", "EXIT"]);
+    let response = call!(session, service.list_request());
+    for item in response.get()?.get_tasks()? {
+        list.item(item, item.get_id(), |id| {
+            let exit = match item.has_exit() {
+                true => item.get_exit()?.get_status().to_string(),
+                false => "-".into(),
+            };
+            Ok([id.to_owned(), item.get_pid().to_string(), status(item.get_status()?).into(), exit])
+        })?;
+    }
+    list.print()
+}
+
+async fn processes(session: &Session, task: &task::Client) -> Outcome {
+    let mut list = Listing::new(session.is_json(), false, &["PID", "EXEC"]);
+    let response = call!(session, task.processes_request());
+    for item in response.get()?.get_processes()? {
+        let item: process_info::Reader<'_> = item;
+        list.item(item, item.get_exec_id(), |exec_id| {
+            let exec_id = if exec_id.is_empty() { "-" } else { exec_id };
+            Ok([item.get_pid().to_string(), exec_id.to_owned()])
+        })?;
+    }
+    list.print()
+}
+
+impl Exec {
+    async fn run(self, session: &Session, service: &tasks::Client) -> Outcome {
+        let wish = Wish { is_interactive: self.interactive, has_terminal: self.tty };
+        let task = find(session, service, &self.id).await?;
+        let mut request = task.exec_request();
+        let mut params = request.get();
+        params.set_exec_id(self.exec_id.as_deref().unwrap_or_default());
+        let mut process = params.reborrow().init_process();
+        let count = |list: &[String]| u32::try_from(list.len()).unwrap_or(u32::MAX);
+        write_texts(&self.command, process.reborrow().init_args(count(&self.command)));
+        write_texts(&self.env, process.reborrow().init_env(count(&self.env)));
+        process.set_workdir(self.workdir.as_deref().unwrap_or_default());
+        process.set_user(self.user.as_deref().unwrap_or_default());
+        process.set_terminal(self.tty);
+        let mut stdio = params.init_stdio();
+        if self.detach {
+            stdio.set_null(());
+        } else {
+            wish.write(stdio);
+        }
+        let response = call!(session, request);
+        let reply = response.get()?;
+        let process = reply.get_process()?;
+        let target = Target::Exec(process.clone());
+        if self.detach {
+            target.start(session).await?;
+            return Ok(writeln!(std::io::stdout(), "{}", reply.get_exec_id()?.to_str()?)?);
+        }
+        let paths = Paths {
+            stdin: reply.get_stdin()?.to_string()?,
+            stdout: reply.get_stdout()?.to_string()?,
+            stderr: reply.get_stderr()?.to_string()?,
+        };
+        let outcome = foreground::run(session, &target, &paths, wish).await;
+        match &outcome {
+            // The daemon forgets an exec that could not start; one that ran is for us to forget.
+            Err(Failure::Error(_) | Failure::InForeground(_)) => {}
+            _ => drop(call!(session, process.delete_request())),
+        }
+        outcome
+    }
+}

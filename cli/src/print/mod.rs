@@ -1,0 +1,13 @@
+//! How results look: tables for people, JSON for programs, and units.
+
+mod json;
+mod listing;
+mod progress;
+mod table;
+mod unit;
+
+pub(crate) use json::{json, json_line};
+pub(crate) use listing::Listing;
+pub(crate) use progress::PullProgress;
+pub(crate) use table::Table;
+pub(crate) use unit::{age, size, time};

@@ -1,0 +1,14 @@
+//! The built-in plugins: naming a crate once makes the linker keep what it registers.
+
+use capstan_containers as _;
+use capstan_content as _;
+use capstan_diff_tar as _;
+use capstan_events as _;
+use capstan_images as _;
+use capstan_introspection as _;
+use capstan_metadata as _;
+use capstan_namespaces as _;
+use capstan_snapshot_native as _;
+use capstan_snapshot_overlay as _;
+use capstan_tasks as _;
+use capstan_transfer as _;

@@ -1,0 +1,134 @@
+//! The daemon's life: boot, serve, stop.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use capstan_kernel::{Config, Kernel, Listener, Registry, SocketPath};
+use capstan_schema::{Error, Result};
+use capstan_sdk::{DaemonInfo, Kernel as _, PluginDescriptor, clock};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::args::Action;
+use crate::{lock, log, notify};
+
+/// The commit that this was built from; set by `cargo xtask`, else empty.
+const REVISION: &str = match option_env!("CAPSTAN_REVISION") {
+    Some(revision) => revision,
+    None => "",
+};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What kept the daemon from running, or what is wrong with the configuration.
+pub(crate) fn dispatch(action: Action) -> Result<()> {
+    match action {
+        Action::Print(config) => print(&config.complete(&PluginDescriptor::all())?.to_toml()),
+        Action::Check(config) => {
+            config.complete(&PluginDescriptor::all())?;
+            print("the configuration is fine\n")
+        }
+        Action::Run(config) => run(config),
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::io("write to stdout", error))
+}
+
+fn run(config: Config) -> Result<()> {
+    log::start(&config.log_level)?;
+    // Nothing that the daemon makes is for others, unless a mode is set in so many words.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("blocking")
+            .build()
+            .expect("the system gives an epoll instance")
+    };
+    let system = actix_rt::System::with_tokio_rt(runtime);
+    system.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let begun = Instant::now();
+    let mut signals = Signals::install()?;
+    let config = config.complete(&PluginDescriptor::all())?;
+    let address = SocketPath::parse(&config.address)?;
+    lock::make_dir(&config.root, 0o700)?;
+    lock::make_dir(&config.state, 0o711)?;
+    let _lock = lock::take(&config.root)?;
+    let daemon = DaemonInfo {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: REVISION,
+        root: config.root.clone(),
+        state: config.state.clone(),
+        address: config.address.clone(),
+        started_at_unix_ns: clock::now_unix_ns(),
+    };
+    let kernel = Kernel::boot(&config, &PluginDescriptor::all(), daemon).await?;
+    let listener = Listener::bind(address, Arc::clone(kernel.registry())).await?;
+    info!(address = config.address, elapsed = ?begun.elapsed(), "ready");
+    notify::notify("READY=1");
+    tokio::select! {
+        () = listener.serve() => {}
+        () = signals.until_stop(kernel.registry()) => {}
+    }
+    notify::notify("STOPPING=1");
+    drop(listener);
+    kernel.stop().await;
+    info!("stopped; containers go on");
+    Ok(())
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    dump: Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self> {
+        let install = |kind| signal(kind).map_err(|error| Error::io("install signals", error));
+        Ok(Self {
+            terminate: install(SignalKind::terminate())?,
+            interrupt: install(SignalKind::interrupt())?,
+            hangup: install(SignalKind::hangup())?,
+            dump: install(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Handles signals until one says to stop.
+    async fn until_stop(&mut self, registry: &Registry) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    warn!("SIGHUP: this build does not reload its configuration; restart the daemon");
+                }
+                _ = self.dump.recv() => dump(registry),
+            }
+        }
+    }
+}
+
+/// SIGUSR1: the actors, into the log.
+fn dump(registry: &Registry) {
+    for plugin in registry.plugins() {
+        info!(
+            plugin = plugin.id,
+            state = plugin.state.name(),
+            generation = plugin.generation,
+            restarts = plugin.restarts,
+            calls = plugin.calls,
+            failures = plugin.failures,
+            last_error = plugin.last_error,
+            "actor"
+        );
+    }
+}

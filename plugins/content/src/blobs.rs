@@ -1,0 +1,67 @@
+//! The directory of blobs.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use capstan_sdk::{Algorithm, Digest, Error, Result};
+
+/// `blobs/`, with one directory per algorithm.
+#[derive(Clone, Debug)]
+pub(crate) struct Blobs {
+    dir: PathBuf,
+}
+
+impl Blobs {
+    /// Opens it, or makes it.
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let dir = root.join("blobs");
+        for algorithm in Algorithm::ALL {
+            let path = dir.join(algorithm.name());
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|error| Error::io(format!("make {}", path.display()), error))?;
+        }
+        Ok(Self { dir })
+    }
+
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.algorithm().name()).join(digest.hex())
+    }
+
+    /// The file of a blob and its size; `None` if there is none.
+    pub(crate) fn find(&self, digest: &Digest) -> Result<Option<(File, u64)>> {
+        let fail = |error| Error::io(format!("open blob {digest}"), error);
+        match File::open(self.path(digest)) {
+            Ok(file) => {
+                let size = file.metadata().map_err(fail)?.len();
+                Ok(Some((file, size)))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(fail(error)),
+        }
+    }
+
+    /// Moves a synced, verified file to its name and makes the name durable. A blob that is there
+    /// already is the same bytes, and is replaced by them.
+    pub(crate) fn name(&self, data: &Path, digest: &Digest) -> Result<()> {
+        let path = self.path(digest);
+        let fail = |error| Error::io(format!("name blob {digest}"), error);
+        fs::set_permissions(data, Permissions::from_mode(0o444)).map_err(fail)?;
+        fs::rename(data, &path).map_err(fail)?;
+        let dir = path.parent().expect("a blob is in a directory");
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)
+    }
+
+    /// Removes a file; that it is not there is fine.
+    pub(crate) fn remove(&self, digest: &Digest) -> Result<()> {
+        match fs::remove_file(self.path(digest)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove blob {digest}"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Ingests: bytes on their way to become a blob.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::Read as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use capstan_sdk::contract::content::{
+    Ingest, IngestCommand, IngestInfo, IngestProgress, OpenIngest,
+};
+use capstan_sdk::{Algorithm, Digest, Error, Namespace, Result, clock};
+use sha2::Digest as _;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::hasher::Hasher;
+use crate::record::IngestRecord;
+
+/// Chunks that may wait for the disk, per ingest. With the network's chunks of up to 64 KiB that is
+/// at most 1 MiB: enough to keep the disk busy, too little to notice.
+const QUEUE: usize = 16;
+
+/// `ingest/`, with one directory per ingest.
+///
+/// The one writer of an ingest holds a lock on its data file, so that a writer of an instance of the
+/// plugin that has ended, and still lives, is seen as well.
+#[derive(Clone, Debug)]
+pub(crate) struct Ingests {
+    dir: PathBuf,
+    /// Held while an ingest is opened: between the look and the lock.
+    opening: Arc<Mutex<()>>,
+}
+
+impl Ingests {
+    /// Opens it, or makes it; sweeps what a crash left before an ingest was complete enough to resume.
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let dir = root.join("ingest");
+        let fail = |error| Error::io(format!("open {}", dir.display()), error);
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(fail)?;
+        for entry in fs::read_dir(&dir).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if let Err(error) = read_record(&path) {
+                debug!(path = %path.display(), %error, "an ingest that cannot be resumed is swept");
+                if let Err(error) = fs::remove_dir_all(&path) {
+                    warn!(path = %path.display(), %error, "it could not be swept");
+                }
+            }
+        }
+        Ok(Self { dir, opening: Arc::default() })
+    }
+
+    fn path(&self, namespace: &Namespace, reference: &str) -> PathBuf {
+        let mut hash = sha2::Sha256::new();
+        hash.update(namespace.as_str());
+        hash.update([0]);
+        hash.update(reference);
+        self.dir.join(Digest::from_hash(Algorithm::Sha256, &hash.finalize()).hex())
+    }
+
+    /// All ingests of a namespace, by reference.
+    pub(crate) fn list(&self, namespace: &Namespace) -> Result<Vec<IngestInfo>> {
+        let fail = |error| Error::io(format!("list {}", self.dir.display()), error);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            // One that ends while we look is not there.
+            let (Ok(record), Ok(data)) = (read_record(&path), fs::metadata(path.join("data")))
+            else {
+                continue;
+            };
+            if record.namespace == *namespace {
+                let updated = data.modified().ok().and_then(unix_ns);
+                found.push(info(&record, data.len(), updated));
+            }
+        }
+        found.sort_by(|a, b| a.reference.cmp(&b.reference));
+        Ok(found)
+    }
+
+    /// Removes an ingest that has no writer.
+    pub(crate) fn abort(&self, namespace: &Namespace, reference: &str) -> Result<()> {
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path(namespace, reference);
+        let fail = |error| Error::io(format!("ingest {reference:?}"), error);
+        let file = options().open(path.join("data")).map_err(fail)?;
+        lock(&file, reference)?;
+        fs::remove_dir_all(&path).map_err(fail)
+    }
+
+    /// Opens the writer of an ingest, hashing what an earlier writer left.
+    pub(crate) fn writer(&self, open: &OpenIngest) -> Result<Writer> {
+        let path = self.path(&open.namespace, &open.reference);
+        let at = |error: Error| error.at(format!("ingest {:?}", open.reference));
+        let (record, file) = {
+            let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            let opened = if path.exists() { resume(&path, open) } else { begin(&path, open) };
+            let (record, file) = opened.map_err(at)?;
+            lock(&file, &open.reference)?;
+            (record, file)
+        };
+        let reader =
+            File::open(path.join("data")).map_err(|error| at(Error::io("open it", error)))?;
+        let algorithm = record.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let mut hasher = Hasher::new(algorithm);
+        let offset = rehash(&file, &mut hasher).map_err(at)?;
+        Ok(Writer { record, path, file, reader: Arc::new(reader), hasher, offset })
+    }
+}
+
+/// Makes this file's owner the one writer; the lock goes when the file is closed.
+fn lock(file: &File, reference: &str) -> Result<()> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => Error::unavailable(format!(
+            "ingest {reference:?} has a writer; wait for it, or use another name"
+        )),
+        TryLockError::Error(error) => Error::io(format!("lock ingest {reference:?}"), error),
+    })
+}
+
+fn unix_ns(time: std::time::SystemTime) -> Option<i64> {
+    i64::try_from(time.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
+}
+
+fn info(record: &IngestRecord, offset: u64, updated_at_unix_ns: Option<i64>) -> IngestInfo {
+    IngestInfo {
+        reference: record.reference.clone(),
+        offset,
+        total: record.total,
+        expected: record.expected.clone(),
+        started_at_unix_ns: record.started_at_unix_ns,
+        updated_at_unix_ns: updated_at_unix_ns.unwrap_or(record.started_at_unix_ns),
+    }
+}
+
+fn read_record(path: &Path) -> Result<IngestRecord> {
+    let file = path.join("record");
+    let bytes =
+        fs::read(&file).map_err(|error| Error::io(format!("read {}", file.display()), error))?;
+    IngestRecord::read(&bytes)
+}
+
+/// The data file first, the record last: a directory with a record is complete.
+fn begin(path: &Path, open: &OpenIngest) -> Result<(IngestRecord, File)> {
+    let fail = |error| Error::io("begin", error);
+    DirBuilder::new().mode(0o700).create(path).map_err(fail)?;
+    let file = options().create_new(true).open(path.join("data")).map_err(fail)?;
+    let record = IngestRecord {
+        namespace: open.namespace.clone(),
+        reference: open.reference.clone(),
+        total: open.total,
+        expected: open.expected.clone(),
+        started_at_unix_ns: clock::now_unix_ns(),
+    };
+    fs::write(path.join("record.new"), record.write()).map_err(fail)?;
+    fs::rename(path.join("record.new"), path.join("record")).map_err(fail)?;
+    Ok((record, file))
+}
+
+fn resume(path: &Path, open: &OpenIngest) -> Result<(IngestRecord, File)> {
+    let record = read_record(path)?;
+    let differs = |what: &str, was: String| {
+        Error::precondition(format!(
+            "it was begun with {what} {was}; abort it (capstan content abort), then begin anew"
+        ))
+    };
+    if let (Some(was), Some(now)) = (&record.expected, &open.expected)
+        && was != now
+    {
+        return Err(differs("digest", was.to_string()));
+    }
+    if record.total > 0 && open.total > 0 && record.total != open.total {
+        return Err(differs("size", record.total.to_string()));
+    }
+    let file =
+        options().open(path.join("data")).map_err(|error| Error::io("open its data", error))?;
+    Ok((record, file))
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+fn rehash(mut file: &File, hasher: &mut Hasher) -> Result<u64> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut offset = 0;
+    loop {
+        let got = file.read(&mut buffer).map_err(|error| Error::io("read its data", error))?;
+        if got == 0 {
+            return Ok(offset);
+        }
+        hasher.update(&buffer[..got]);
+        offset += got as u64;
+    }
+}
+
+/// The store's side of an open ingest.
+pub(crate) struct Writer {
+    record: IngestRecord,
+    path: PathBuf,
+    /// Locked.
+    file: File,
+    /// For those who read along; opened apart, so that they do not hold the lock.
+    reader: Arc<File>,
+    hasher: Hasher,
+    offset: u64,
+}
+
+/// What is left to do with a verified ingest: move the file to the name and commit the record.
+pub(crate) struct Verified<'w> {
+    pub(crate) namespace: &'w Namespace,
+    pub(crate) data: PathBuf,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+}
+
+impl Writer {
+    /// The two ends: one for the client, one for [`Writer::run`].
+    pub(crate) fn ends(&self) -> (Ingest, Inbox) {
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        let progress = Arc::new(IngestProgress::starting_at(self.offset));
+        let info = info(&self.record, self.offset, None);
+        let ingest = Ingest::new(info, commands, Arc::clone(&progress), Arc::clone(&self.reader));
+        (ingest, Inbox { commands: receiver, progress })
+    }
+
+    /// Serves the client until it commits, aborts or goes away; `name` makes a verified file a blob.
+    ///
+    /// It blocks: it has a thread of the pool for as long as the ingest is open.
+    pub(crate) fn run(mut self, mut inbox: Inbox, name: impl Fn(&Verified<'_>) -> Result<()>) {
+        while let Some(command) = inbox.commands.blocking_recv() {
+            match command {
+                IngestCommand::Write(bytes) => match self.append(&bytes) {
+                    Ok(()) => inbox.progress.advance(self.offset),
+                    Err(error) => return inbox.progress.end(Err(error)),
+                },
+                IngestCommand::Commit { expected, total, reply } => {
+                    let outcome = self.commit(expected.as_ref(), total, name);
+                    inbox.progress.end(outcome.clone().map(drop));
+                    // A client that left does not undo a commit.
+                    let _ = reply.send(outcome);
+                    return;
+                }
+                IngestCommand::Abort(reply) => {
+                    let outcome = fs::remove_dir_all(&self.path).map_err(|error| {
+                        Error::io(format!("abort {:?}", self.record.reference), error)
+                    });
+                    inbox.progress.end(Err(Error::aborted("the ingest was aborted")));
+                    drop(self);
+                    let _ = reply.send(outcome);
+                    return;
+                }
+            }
+        }
+        let error = Error::aborted(format!("the writer of {:?} went away", self.record.reference));
+        inbox.progress.end(Err(error));
+    }
+
+    fn append(&mut self, bytes: &Bytes) -> Result<()> {
+        let place = || format!("write ingest {:?} at {}", self.record.reference, self.offset);
+        let total = self.record.total;
+        if total > 0 && self.offset + bytes.len() as u64 > total {
+            return Err(Error::corrupt(format!("{}: more than the {total} bytes it has", place())));
+        }
+        self.file.write_all_at(bytes, self.offset).map_err(|error| Error::io(place(), error))?;
+        self.hasher.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn commit(
+        self,
+        expected: Option<&Digest>,
+        total: u64,
+        name: impl Fn(&Verified<'_>) -> Result<()>,
+    ) -> Result<(Digest, u64)> {
+        let Self { record, path, file, hasher, offset, .. } = self;
+        let digest = hasher.finish();
+        let verdict = check(&record, offset, &digest, expected, total);
+        if let Err(error) = verdict {
+            // These bytes are not what anybody wanted: a retry must not build on them.
+            if let Err(error) = fs::remove_dir_all(&path) {
+                warn!(path = %path.display(), %error, "a corrupt ingest could not be removed");
+            }
+            return Err(error);
+        }
+        file.sync_data()
+            .map_err(|error| Error::io(format!("sync {:?}", record.reference), error))?;
+        let data = path.join("data");
+        name(&Verified {
+            namespace: &record.namespace,
+            data,
+            digest: digest.clone(),
+            size: offset,
+        })?;
+        if let Err(error) = fs::remove_dir_all(&path) {
+            warn!(path = %path.display(), %error, "a committed ingest could not be removed");
+        }
+        Ok((digest, offset))
+    }
+}
+
+fn check(
+    record: &IngestRecord,
+    size: u64,
+    digest: &Digest,
+    expected: Option<&Digest>,
+    total: u64,
+) -> Result<()> {
+    let reference = &record.reference;
+    for want in [record.total, total] {
+        if want > 0 && want != size {
+            return Err(Error::corrupt(format!("{reference:?} has {size} bytes, want {want}")));
+        }
+    }
+    for want in [record.expected.as_ref(), expected].into_iter().flatten() {
+        if want.algorithm() != digest.algorithm() {
+            return Err(Error::invalid(format!(
+                "{reference:?} is hashed with {}, want {want}: say so when it is opened",
+                digest.algorithm().name()
+            )));
+        }
+        if want != digest {
+            return Err(Error::corrupt(format!("{reference:?} hashes to {digest}, want {want}")));
+        }
+    }
+    Ok(())
+}
+
+/// The receiving end of an open ingest.
+pub(crate) struct Inbox {
+    commands: mpsc::Receiver<IngestCommand>,
+    progress: Arc<IngestProgress>,
+}

@@ -1,0 +1,232 @@
+//! The contract of kind `content`, as content.local keeps it.
+
+use std::io::Read as _;
+
+use bytes::Bytes;
+use capstan_content::LocalContent;
+use capstan_metadata::RedbMetadata;
+use capstan_sdk::contract::content::{
+    Abort, Delete, Ingest, Ingests, List, Open, OpenIngest, Stat,
+};
+use capstan_sdk::contract::{Content, Page};
+use capstan_sdk::testing::{Bench, run};
+use capstan_sdk::{Class, Digest, Link, Namespace, Result};
+
+const HELLO: &[u8] = b"hello, world\n";
+const HELLO_DIGEST: &str =
+    "sha256:853ff93762a06ddbf722c4ebe9ddd66d8f63ddaea97f521c3ecc20da7c976020";
+const OTHER_DIGEST: &str =
+    "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+async fn bench() -> (Bench, Link<Content>) {
+    let mut bench = Bench::new();
+    bench.start::<RedbMetadata>("").await.unwrap();
+    bench.start::<LocalContent>("").await.unwrap();
+    let link = bench.link("content");
+    (bench, link)
+}
+
+fn ns(name: &str) -> Namespace {
+    Namespace::parse(name).unwrap()
+}
+
+fn digest(text: &str) -> Digest {
+    Digest::parse(text).unwrap()
+}
+
+fn ingest(name: &str, expected: Option<&str>, total: u64) -> OpenIngest {
+    OpenIngest { namespace: ns("a"), reference: name.into(), expected: expected.map(digest), total }
+}
+
+async fn fill(ingest: &Ingest, bytes: &'static [u8]) {
+    ingest.write(Bytes::from_static(bytes)).await.unwrap();
+    while ingest.offset() < ingest.info.offset + bytes.len() as u64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn store(link: &Link<Content>, namespace: &str, bytes: &'static [u8]) -> Result<Digest> {
+    let open = OpenIngest { namespace: ns(namespace), ..ingest("x", None, 0) };
+    let ingest = link.send(open).await?;
+    ingest.write(Bytes::from_static(bytes)).await?;
+    Ok(ingest.commit(None, 0).await?.0)
+}
+
+fn class<T>(result: Result<T>) -> Class {
+    result.err().expect("it fails").class()
+}
+
+#[test]
+fn a_blob_has_a_name_only_after_its_commit() {
+    run(|| async {
+        let (bench, link) = bench().await;
+        let stat = Stat { namespace: ns("a"), digest: digest(HELLO_DIGEST) };
+        let writer = link.send(ingest("x", Some(HELLO_DIGEST), 13)).await.unwrap();
+        fill(&writer, HELLO).await;
+        assert_eq!(class(link.send(stat.clone()).await), Class::NotFound);
+        assert_eq!(link.send(Ingests(ns("a"))).await.unwrap().len(), 1);
+        let (name, size) = writer.commit(Some(digest(HELLO_DIGEST)), 13).await.unwrap();
+        assert_eq!((name.as_str(), size), (HELLO_DIGEST, 13));
+        assert_eq!(link.send(stat).await.unwrap().size, 13);
+        assert_eq!(link.send(Ingests(ns("a"))).await.unwrap().len(), 0);
+        let blob = link.send(Open { namespace: ns("a"), digest: name }).await.unwrap();
+        assert_eq!(blob.read_all(100).unwrap(), HELLO);
+        assert_eq!(class(blob.read_all(12)), Class::ResourceExhausted);
+        let ingests = std::fs::read_dir(bench.root().join("content.local/ingest")).unwrap();
+        assert_eq!(ingests.count(), 0);
+    });
+}
+
+#[test]
+fn wrong_bytes_get_no_name_and_leave_nothing() {
+    run(|| async {
+        let (_bench, link) = bench().await;
+        let check =
+            async |expected: Option<&str>, total: u64, late: Option<&str>, late_total: u64| {
+                let writer = link.send(ingest("x", expected, total)).await.unwrap();
+                let _ = writer.write(Bytes::from_static(HELLO)).await;
+                let outcome = writer.commit(late.map(digest), late_total).await;
+                assert_eq!(class(outcome), Class::Corrupt);
+                assert_eq!(
+                    link.send(List { namespace: ns("a"), page: Page::all() })
+                        .await
+                        .unwrap()
+                        .items
+                        .len(),
+                    0
+                );
+            };
+        check(Some(OTHER_DIGEST), 0, None, 0).await;
+        check(None, 0, Some(OTHER_DIGEST), 0).await;
+        check(None, 14, None, 0).await;
+        check(None, 0, None, 12).await;
+        assert_eq!(link.send(Ingests(ns("a"))).await.unwrap().len(), 0);
+        check(None, 5, None, 0).await;
+    });
+}
+
+#[test]
+fn an_ingest_is_resumed_where_it_stopped() {
+    run(|| async {
+        let (mut bench, link) = bench().await;
+        let writer = link.send(ingest("x", Some(HELLO_DIGEST), 13)).await.unwrap();
+        fill(&writer, &HELLO[..5]).await;
+        assert_eq!(class(link.send(ingest("x", None, 0)).await), Class::Unavailable);
+        let abort = Abort { namespace: ns("a"), reference: "x".into() };
+        assert_eq!(class(link.send(abort).await), Class::Unavailable);
+        drop(writer);
+        bench.stop::<LocalContent>().await;
+        bench.start::<LocalContent>("").await.unwrap();
+        assert_eq!(link.send(Ingests(ns("a"))).await.unwrap()[0].offset, 5);
+        let open = async |expected: Option<&str>, total: u64| loop {
+            match link.send(ingest("x", expected, total)).await {
+                // The thread of the writer that went away may still be on its way out.
+                Err(error) if error.class() == Class::Unavailable => tokio::task::yield_now().await,
+                answer => return answer,
+            }
+        };
+        assert_eq!(class(open(Some(OTHER_DIGEST), 0).await), Class::FailedPrecondition);
+        assert_eq!(class(open(None, 99).await), Class::FailedPrecondition);
+        let writer = open(None, 0).await.unwrap();
+        assert_eq!(writer.info.offset, 5);
+        fill(&writer, &HELLO[5..]).await;
+        assert_eq!(writer.commit(None, 0).await.unwrap().0.as_str(), HELLO_DIGEST);
+    });
+}
+
+#[test]
+fn a_reader_follows_the_writer() {
+    run(|| async {
+        let (_bench, link) = bench().await;
+        let writer = link.send(ingest("x", None, 0)).await.unwrap();
+        let mut tail = writer.tail();
+        let reader = tokio::task::spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            tail.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        for piece in [&HELLO[..3], &HELLO[3..7], &HELLO[7..]] {
+            writer.write(Bytes::from_static(piece)).await.unwrap();
+        }
+        writer.commit(None, 0).await.unwrap();
+        assert_eq!(reader.await.unwrap().unwrap(), HELLO);
+
+        let writer = link.send(ingest("y", None, 0)).await.unwrap();
+        let mut tail = writer.tail();
+        let reader = tokio::task::spawn_blocking(move || tail.read_to_end(&mut Vec::new()));
+        fill(&writer, HELLO).await;
+        writer.abort().await.unwrap();
+        assert!(reader.await.unwrap().is_err(), "a reader learns that the rest will not come");
+        assert_eq!(link.send(Ingests(ns("a"))).await.unwrap().len(), 0);
+    });
+}
+
+#[test]
+fn bytes_are_shared_and_names_are_not() {
+    run(|| async {
+        let (bench, link) = bench().await;
+        let name = store(&link, "a", HELLO).await.unwrap();
+        let file = bench.root().join("content.local/blobs/sha256").join(name.hex());
+        let there = |namespace: &str| Stat { namespace: ns(namespace), digest: name.clone() };
+        let gone = |namespace: &str| Delete { namespace: ns(namespace), digest: name.clone() };
+        assert_eq!(class(link.send(there("b")).await), Class::NotFound);
+        let open = OpenIngest { namespace: ns("b"), ..ingest("y", Some(HELLO_DIGEST), 0) };
+        assert_eq!(class(link.send(open).await), Class::AlreadyExists);
+        assert_eq!(link.send(there("b")).await.unwrap().size, 13);
+        link.send(gone("a")).await.unwrap();
+        assert_eq!(class(link.send(there("a")).await), Class::NotFound);
+        assert!(file.exists());
+        link.send(gone("b")).await.unwrap();
+        assert!(!file.exists());
+        assert_eq!(class(link.send(gone("b")).await), Class::NotFound);
+    });
+}
+
+#[test]
+fn a_second_commit_of_the_same_bytes_is_fine() {
+    run(|| async {
+        let (_bench, link) = bench().await;
+        let first = store(&link, "a", HELLO).await.unwrap();
+        assert_eq!(store(&link, "a", HELLO).await.unwrap(), first);
+        let open = ingest("y", Some(HELLO_DIGEST), 0);
+        assert_eq!(class(link.send(open).await), Class::AlreadyExists);
+    });
+}
+
+#[test]
+fn damage_is_an_error_and_mended_by_the_next_ingest() {
+    run(|| async {
+        let (bench, link) = bench().await;
+        let name = store(&link, "a", HELLO).await.unwrap();
+        let file = bench.root().join("content.local/blobs/sha256").join(name.hex());
+        let open = || Open { namespace: ns("a"), digest: name.clone() };
+        for damage in [b"short".as_slice(), b""] {
+            std::fs::remove_file(&file).unwrap();
+            if !damage.is_empty() {
+                std::fs::write(&file, damage).unwrap();
+            }
+            assert_eq!(class(link.send(open()).await), Class::Corrupt);
+            let writer = link.send(ingest("x", Some(HELLO_DIGEST), 13)).await.unwrap();
+            writer.write(Bytes::from_static(HELLO)).await.unwrap();
+            writer.commit(None, 0).await.unwrap();
+            assert_eq!(link.send(open()).await.unwrap().read_all(100).unwrap(), HELLO);
+        }
+    });
+}
+
+#[test]
+fn other_algorithms_work() {
+    run(|| async {
+        let (_bench, link) = bench().await;
+        let sha512 = "sha512:94a9d16e7f2a74cf57b188cd18e49aec6cdba21ae9b5c0d6d1046dfa3cdad4d9\
+                      da44cc26ab44d9f1a01b4e6b3d0f5d43a8a0a40a6a6fc1a2cfb7bb7bd4e2ad51";
+        let writer = link.send(ingest("x", Some(sha512), 0)).await.unwrap();
+        writer.write(Bytes::from_static(HELLO)).await.unwrap();
+        let error = writer.commit(None, 0).await.unwrap_err();
+        // The right sha512 of the bytes is in the text; the wrong one was refused.
+        let right = error.message().split(' ').find(|w| w.starts_with("sha512:")).unwrap();
+        let right = right.trim_end_matches(',').to_owned();
+        let writer = link.send(ingest("x", Some(&right), 0)).await.unwrap();
+        writer.write(Bytes::from_static(HELLO)).await.unwrap();
+        assert_eq!(writer.commit(None, 0).await.unwrap().0.as_str(), right);
+    });
+}

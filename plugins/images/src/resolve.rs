@@ -1,0 +1,172 @@
+//! From a descriptor to what stands behind it: manifest, configuration, layers, sizes.
+
+use std::collections::BTreeMap;
+
+use capstan_sdk::contract::Content;
+use capstan_sdk::contract::content::{Open, Stat};
+use capstan_sdk::contract::images::{Manifest, Presence};
+use capstan_sdk::oci::media::Kind;
+use capstan_sdk::oci::{Document, ImageConfig, chain_ids, choose};
+use capstan_sdk::{Class, Descriptor, Digest, Error, Link, Namespace, Platform, Result, blocking};
+
+/// The most bytes of a manifest, an index or a configuration.
+const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// Indexes in indexes: nobody makes more than two.
+const MAX_DEPTH: usize = 4;
+
+/// The content of a namespace.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    pub(crate) content: Link<Content>,
+    pub(crate) namespace: Namespace,
+}
+
+impl Reader {
+    async fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let digest = descriptor.digest.clone();
+        let open = Open { namespace: self.namespace.clone(), digest: digest.clone() };
+        let blob = self.content.send(open).await?;
+        if blob.size != descriptor.size {
+            return Err(Error::corrupt(format!(
+                "{digest} has {} bytes, its descriptor says {}",
+                blob.size, descriptor.size
+            )));
+        }
+        blocking::run("read a document", move || blob.read_all(MAX_DOCUMENT)).await
+    }
+
+    async fn has(&self, descriptor: &Descriptor) -> Result<bool> {
+        let digest = descriptor.digest.clone();
+        match self.content.send(Stat { namespace: self.namespace.clone(), digest }).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.class() == Class::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The manifest under `target` for a platform.
+    pub(crate) async fn manifest(&self, target: &Descriptor, want: &Platform) -> Result<Manifest> {
+        let mut descriptor = target.clone();
+        for _ in 0..MAX_DEPTH {
+            let bytes = self.document(&descriptor).await?;
+            match Document::parse(&descriptor.media_type, &bytes)? {
+                Document::Index(list) => {
+                    let chosen = choose(&list, want).ok_or_else(|| {
+                        let have: Vec<String> = list
+                            .iter()
+                            .filter_map(|d| Some(d.platform.as_ref()?.to_string()))
+                            .collect();
+                        Error::not_found(format!(
+                            "no manifest for {want}: there are {}; choose one with --platform",
+                            have.join(", ")
+                        ))
+                    })?;
+                    descriptor = chosen.clone();
+                }
+                Document::Manifest { config, layers } => {
+                    return self.complete(descriptor, bytes, config, layers).await;
+                }
+            }
+        }
+        Err(Error::corrupt(format!("{}: more than {MAX_DEPTH} indexes deep", target.digest)))
+    }
+
+    async fn complete(
+        &self,
+        descriptor: Descriptor,
+        manifest_json: Vec<u8>,
+        config: Descriptor,
+        layers: Vec<Descriptor>,
+    ) -> Result<Manifest> {
+        let place = |error: Error| error.at(format!("manifest {}", descriptor.digest));
+        for layer in &layers {
+            check_layer(layer).map_err(place)?;
+        }
+        if Kind::of(&config.media_type).map_err(place)? != Kind::Config {
+            return Err(place(Error::corrupt(format!(
+                "its config is of type {}, which is no image configuration",
+                config.media_type
+            ))));
+        }
+        let config_json = self.document(&config).await?;
+        let diff_ids = ImageConfig::parse(&config_json).map_err(place)?.diff_ids;
+        if diff_ids.len() != layers.len() {
+            return Err(place(Error::corrupt(format!(
+                "{} layers, but the configuration has {} diff ids",
+                layers.len(),
+                diff_ids.len()
+            ))));
+        }
+        let chain_ids = chain_ids(&diff_ids);
+        Ok(Manifest { descriptor, config, layers, diff_ids, chain_ids, config_json, manifest_json })
+    }
+
+    /// How many bytes under `target` are present, and for which platforms everything is.
+    ///
+    /// What is missing or damaged is not counted: this is for show.
+    pub(crate) async fn survey(&self, target: &Descriptor) -> Result<Presence> {
+        let mut sizes: BTreeMap<Digest, u64> = BTreeMap::new();
+        let mut platforms = Vec::new();
+        let mut open = vec![(target.clone(), 0)];
+        while let Some((descriptor, depth)) = open.pop() {
+            if depth > MAX_DEPTH {
+                continue;
+            }
+            let bytes = match self.document(&descriptor).await {
+                Ok(bytes) => bytes,
+                Err(error) if is_gap(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            sizes.insert(descriptor.digest.clone(), descriptor.size);
+            match Document::parse(&descriptor.media_type, &bytes) {
+                Err(_) => {}
+                Ok(Document::Index(list)) => {
+                    // The first child is looked at first.
+                    open.extend(list.into_iter().rev().map(|child| (child, depth + 1)));
+                }
+                Ok(Document::Manifest { config, layers }) => {
+                    let mut is_whole = true;
+                    for part in layers.iter().chain([&config]) {
+                        if self.has(part).await? {
+                            sizes.insert(part.digest.clone(), part.size);
+                        } else {
+                            is_whole = false;
+                        }
+                    }
+                    if is_whole {
+                        platforms.extend(self.platform(&descriptor, &config).await);
+                    }
+                }
+            }
+        }
+        Ok(Presence { size: sizes.values().sum(), platforms })
+    }
+
+    async fn platform(&self, manifest: &Descriptor, config: &Descriptor) -> Option<Platform> {
+        if let Some(platform) = &manifest.platform {
+            return Some(platform.clone());
+        }
+        let bytes = self.document(config).await.ok()?;
+        Some(ImageConfig::parse(&bytes).ok()?.platform)
+    }
+}
+
+/// Whether something is simply not there, or not whole.
+fn is_gap(error: &Error) -> bool {
+    matches!(error.class(), Class::NotFound | Class::Corrupt | Class::ResourceExhausted)
+}
+
+fn check_layer(layer: &Descriptor) -> Result<()> {
+    match Kind::of(&layer.media_type)? {
+        Kind::Layer(about) if about.is_foreign => Err(Error::unimplemented(format!(
+            "layer {} must be fetched from elsewhere, which is off; use an image without such layers",
+            layer.digest
+        ))),
+        Kind::Layer(_) => Ok(()),
+        _ => Err(Error::corrupt(format!(
+            "layer {} is of type {}, which is no layer",
+            layer.digest, layer.media_type
+        ))),
+    }
+}

@@ -1,0 +1,167 @@
+//! The plugin.
+
+use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
+use capstan_sdk::contract::events::NewEvent;
+use capstan_sdk::contract::metadata::{self, Commit, Key, Scan, Step};
+use capstan_sdk::contract::namespaces::{
+    Create, Delete, Get, Label, List, NamespaceInfo, NamespacesAddr,
+};
+use capstan_sdk::contract::{Listed, Metadata, Namespaces};
+use capstan_sdk::{
+    Class, Context, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, clock,
+    export_plugin, rpc,
+};
+
+use crate::record;
+
+/// Shared with the metadata plugin, which makes namespaces that come into being by use.
+const BUCKET: &str = "namespaces";
+
+/// namespaces.local.
+#[derive(Debug)]
+pub struct LocalNamespaces {
+    metadata: Link<Metadata>,
+}
+
+export_plugin!(LocalNamespaces);
+
+/// It has none.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {}
+
+impl Plugin for LocalNamespaces {
+    const INFO: Info = Info {
+        id: "namespaces.local",
+        version: env!("CARGO_PKG_VERSION"),
+        about: "the tenants",
+        requires: &["metadata"],
+        rank: 0,
+    };
+    type Config = Config;
+
+    async fn build(_config: Config, context: Context) -> Result<Self> {
+        Ok(Self { metadata: context.link::<Metadata>()? })
+    }
+
+    fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
+        exports.contract::<Namespaces>(NamespacesAddr::from(addr));
+        let link = context.link_self::<Namespaces>();
+        exports.global_service(move |_peer| rpc::namespaces::serve(link.clone()));
+    }
+}
+
+impl Actor for LocalNamespaces {
+    type Context = Cell<Self>;
+}
+
+fn key(name: &Namespace) -> Key {
+    Key::global(BUCKET, name.as_str())
+}
+
+fn missing(name: &Namespace) -> Error {
+    Error::not_found(format!("namespace {name} does not exist; see `capstan namespaces ls`"))
+}
+
+fn event(name: &Namespace, topic: &str, labels: &Labels) -> NewEvent {
+    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    NewEvent::new(name, topic).with("name", name).with("labels", labels.join(","))
+}
+
+async fn create(metadata: Link<Metadata>, create: Create) -> Result<NamespaceInfo> {
+    let mut labels = create.labels;
+    labels.retain(|_, value| !value.is_empty());
+    let info =
+        NamespaceInfo { name: create.name, labels, created_at_unix_ns: clock::now_unix_ns() };
+    let taken = Error::already_exists(format!("namespace {} exists", info.name));
+    let steps = vec![
+        Step::absent(key(&info.name), taken),
+        Step::Put { key: key(&info.name), value: record::write(&info) },
+    ];
+    let events = vec![event(&info.name, "/namespaces/create", &info.labels)];
+    metadata.send(Commit { steps, events }).await?;
+    Ok(info)
+}
+
+async fn read(metadata: &Link<Metadata>, name: &Namespace) -> Result<(NamespaceInfo, Vec<u8>)> {
+    let bytes = metadata.send(metadata::Get(key(name))).await?.ok_or_else(|| missing(name))?;
+    Ok((record::read(name.clone(), &bytes)?, bytes))
+}
+
+async fn label(metadata: Link<Metadata>, label: Label) -> Result<NamespaceInfo> {
+    loop {
+        let (mut info, old) = read(&metadata, &label.name).await?;
+        for (key, value) in &label.labels {
+            if value.is_empty() {
+                info.labels.remove(key);
+            } else {
+                info.labels.insert(key.clone(), value.clone());
+            }
+        }
+        let steps = vec![
+            Step::unchanged(key(&info.name), old),
+            Step::Put { key: key(&info.name), value: record::write(&info) },
+        ];
+        let events = vec![event(&info.name, "/namespaces/update", &info.labels)];
+        match metadata.send(Commit { steps, events }).await {
+            // Somebody else changed it between read and write: do it again on what is there now.
+            Err(error) if error.class() == Class::Aborted => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(info),
+        }
+    }
+}
+
+async fn delete(metadata: Link<Metadata>, name: Namespace) -> Result<()> {
+    let steps = vec![
+        Step::present(key(&name), missing(&name)),
+        Step::GuardEmpty(name.clone()),
+        Step::Delete(key(&name)),
+    ];
+    let events = vec![NewEvent::new(&name, "/namespaces/delete").with("name", &name)];
+    metadata.send(Commit { steps, events }).await.map(drop)
+}
+
+impl Handler<Create> for LocalNamespaces {
+    type Result = ResponseFuture<Result<NamespaceInfo>>;
+    fn handle(&mut self, message: Create, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(create(self.metadata.clone(), message))
+    }
+}
+
+impl Handler<Get> for LocalNamespaces {
+    type Result = ResponseFuture<Result<NamespaceInfo>>;
+    fn handle(&mut self, Get(name): Get, _: &mut Cell<Self>) -> Self::Result {
+        let metadata = self.metadata.clone();
+        Box::pin(async move { Ok(read(&metadata, &name).await?.0) })
+    }
+}
+
+impl Handler<List> for LocalNamespaces {
+    type Result = ResponseFuture<Result<Listed<NamespaceInfo>>>;
+    fn handle(&mut self, List(page): List, _: &mut Cell<Self>) -> Self::Result {
+        let scan = Scan { bucket: BUCKET.into(), namespace: None, page };
+        let metadata = self.metadata.clone();
+        Box::pin(async move {
+            let limit = scan.page.limit;
+            let rows = metadata.send(scan).await?;
+            Listed::decode(&rows, limit, |name, bytes| {
+                record::read(Namespace::parse(name)?, bytes)
+            })
+        })
+    }
+}
+
+impl Handler<Label> for LocalNamespaces {
+    type Result = ResponseFuture<Result<NamespaceInfo>>;
+    fn handle(&mut self, message: Label, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(label(self.metadata.clone(), message))
+    }
+}
+
+impl Handler<Delete> for LocalNamespaces {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, Delete(name): Delete, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(delete(self.metadata.clone(), name))
+    }
+}

@@ -1,0 +1,5 @@
+//! What every implementation of a contract must pass, in whatever form it is loaded.
+//!
+//! Feature `testing`. A suite is a list of named cases, so that a test can say which one failed.
+
+pub mod snapshotter;

@@ -1,0 +1,246 @@
+//! Indexes and manifests (OCI image-spec, image-index.md and manifest.md).
+
+use capstan_schema::{Descriptor, Digest, Error, Platform, Result};
+use serde::Deserialize;
+
+use super::media::Kind;
+
+/// More descriptors than any real document has; a bound on the work that one can cause.
+const MAX_DESCRIPTORS: usize = 1000;
+
+/// What a document holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// Images for several platforms.
+    Index(Vec<Descriptor>),
+    /// One image for one platform.
+    Manifest {
+        /// The image configuration.
+        config: Descriptor,
+        /// Base first.
+        layers: Vec<Descriptor>,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    schema_version: u32,
+    media_type: Option<String>,
+    manifests: Option<Vec<RawDescriptor>>,
+    config: Option<RawDescriptor>,
+    layers: Option<Vec<RawDescriptor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDescriptor {
+    media_type: String,
+    digest: String,
+    size: u64,
+    platform: Option<RawPlatform>,
+}
+
+#[derive(Deserialize)]
+struct RawPlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
+}
+
+impl RawDescriptor {
+    fn read(self) -> Result<Descriptor> {
+        let platform = self.platform.map(|raw| {
+            let mut platform =
+                Platform { os: raw.os, architecture: raw.architecture, variant: raw.variant };
+            platform.normalize();
+            platform
+        });
+        let digest = Digest::parse(&self.digest)?;
+        Ok(Descriptor { media_type: self.media_type, digest, size: self.size, platform })
+    }
+}
+
+impl Document {
+    /// Reads a document that came under a media type.
+    ///
+    /// # Errors
+    /// `Corrupt`: it is no such document, or could be read as two kinds (CVE-2021-41190), or has a key
+    /// twice. `Unimplemented`: the media type is that of something else.
+    pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Self> {
+        let kind = Kind::of(media_type)?;
+        let bad = |why: String| Error::corrupt(format!("document of type {media_type}: {why}"));
+        let raw: Raw = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
+        if raw.schema_version != 2 {
+            return Err(bad(format!("schemaVersion {} is not 2", raw.schema_version)));
+        }
+        if let Some(own) = raw.media_type.filter(|own| own != media_type) {
+            return Err(bad(format!("it calls itself {own:?}")));
+        }
+        let count =
+            raw.manifests.as_ref().map_or(0, Vec::len) + raw.layers.as_ref().map_or(0, Vec::len);
+        if count > MAX_DESCRIPTORS {
+            return Err(bad(format!("{count} descriptors are more than {MAX_DESCRIPTORS}")));
+        }
+        let read = |list: Vec<RawDescriptor>| -> Result<Vec<Descriptor>> {
+            list.into_iter()
+                .map(RawDescriptor::read)
+                .collect::<Result<_>>()
+                .map_err(|error| bad(error.message().to_owned()))
+        };
+        match (kind, raw.manifests, raw.config, raw.layers) {
+            (Kind::Index, Some(manifests), None, None) => Ok(Self::Index(read(manifests)?)),
+            (Kind::Manifest, None, Some(config), Some(layers)) => {
+                let mut config = read(vec![config])?;
+                let config = config.pop().expect("one went in");
+                Ok(Self::Manifest { config, layers: read(layers)? })
+            }
+            (Kind::Index, ..) => Err(bad("an index has manifests, and no config or layers".into())),
+            (Kind::Manifest, ..) => {
+                Err(bad("a manifest has config and layers, and no manifests".into()))
+            }
+            (Kind::Config | Kind::Layer(_), ..) => {
+                Err(bad("it is neither index nor manifest".into()))
+            }
+        }
+    }
+}
+
+/// How well a platform that is there fits the one that is wanted; the least is the best.
+fn distance(want: &Platform, have: &Platform) -> Option<u32> {
+    if want.os != have.os || want.architecture != have.architecture {
+        return None;
+    }
+    let number = |variant: &str, plain: u32| match variant.strip_prefix('v') {
+        Some(digits) => digits.parse::<u32>().ok(),
+        None if variant.is_empty() => Some(plain),
+        None => None,
+    };
+    match want.architecture.as_str() {
+        // A later processor runs what was made for an earlier one.
+        "amd64" => number(&want.variant, 1)?.checked_sub(number(&have.variant, 1)?),
+        "arm" => number(&want.variant, 7)?.checked_sub(number(&have.variant, 7)?),
+        "arm64" => number(&want.variant, 8)?.checked_sub(number(&have.variant, 8)?),
+        _ => (want.variant == have.variant || have.variant.is_empty()).then_some(0),
+    }
+}
+
+/// The descriptor of an index that fits a platform best; the first of several that fit as well.
+///
+/// One without a platform fits if nothing else does: some tools leave it out where there is only one.
+pub fn choose<'d>(index: &'d [Descriptor], want: &Platform) -> Option<&'d Descriptor> {
+    let mut best: Option<(u32, &Descriptor)> = None;
+    for descriptor in index {
+        let fit = match &descriptor.platform {
+            Some(have) => distance(want, have),
+            None => Some(u32::MAX),
+        };
+        if let Some(fit) = fit
+            && best.is_none_or(|(least, _)| fit < least)
+        {
+            best = Some((fit, descriptor));
+        }
+    }
+    best.map(|(_, descriptor)| descriptor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::media::{OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
+    use capstan_schema::Class;
+
+    fn descriptor(media_type: &str) -> String {
+        let hex = "0".repeat(64);
+        format!("{{\"mediaType\":\"{media_type}\",\"digest\":\"sha256:{hex}\",\"size\":3}}")
+    }
+
+    fn check(media_type: &str, json: &str, want: std::result::Result<&str, Class>) {
+        let got = Document::parse(media_type, json.as_bytes());
+        match (got, want) {
+            (Ok(Document::Index(list)), Ok("index")) => assert_eq!(list.len(), 1),
+            (Ok(Document::Manifest { layers, .. }), Ok("manifest")) => assert_eq!(layers.len(), 1),
+            (Err(error), Err(class)) => assert_eq!(error.class(), class, "{error}"),
+            (got, want) => panic!("{json}: {got:?}, want {want:?}"),
+        }
+    }
+
+    #[test]
+    fn documents_are_what_their_type_says() {
+        let (config, layer, child) =
+            (descriptor(OCI_CONFIG), descriptor(OCI_LAYER), descriptor(OCI_MANIFEST));
+        let manifest = format!("\"config\":{config},\"layers\":[{layer}]");
+        let index = format!("\"manifests\":[{child}]");
+        let of = |body: &str| format!("{{\"schemaVersion\":2,{body}}}");
+        check(OCI_MANIFEST, &of(&manifest), Ok("manifest"));
+        check(OCI_INDEX, &of(&index), Ok("index"));
+        check(OCI_INDEX, &of(&manifest), Err(Class::Corrupt));
+        check(OCI_MANIFEST, &of(&index), Err(Class::Corrupt));
+        check(OCI_MANIFEST, &of(&format!("{manifest},{index}")), Err(Class::Corrupt));
+        check(OCI_INDEX, &of(&format!("{manifest},{index}")), Err(Class::Corrupt));
+        check(OCI_MANIFEST, &of(&format!("{manifest},{manifest}")), Err(Class::Corrupt));
+        check(OCI_CONFIG, &of(&manifest), Err(Class::Corrupt));
+        check("text/html", &of(&manifest), Err(Class::Unimplemented));
+        check(OCI_MANIFEST, &format!("{{\"schemaVersion\":1,{manifest}}}"), Err(Class::Corrupt));
+        check(OCI_MANIFEST, &format!("{{{manifest}}}"), Err(Class::Corrupt));
+        check(OCI_MANIFEST, "{", Err(Class::Corrupt));
+        check(OCI_MANIFEST, "", Err(Class::Corrupt));
+        check(OCI_MANIFEST, "[]", Err(Class::Corrupt));
+        let own = |name: &str| of(&format!("\"mediaType\":\"{name}\",{manifest}"));
+        check(OCI_MANIFEST, &own(OCI_MANIFEST), Ok("manifest"));
+        check(OCI_MANIFEST, &own(OCI_INDEX), Err(Class::Corrupt));
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        check(
+            OCI_MANIFEST,
+            &of(&format!("\"annotations\":{deep},{manifest}")),
+            Err(Class::Corrupt),
+        );
+        let many = vec![layer.as_str(); 1001].join(",");
+        check(
+            OCI_MANIFEST,
+            &of(&format!("\"config\":{config},\"layers\":[{many}]")),
+            Err(Class::Corrupt),
+        );
+        check(OCI_MANIFEST, &of(&manifest.replace("sha256:0", "sha256:g")), Err(Class::Corrupt));
+        check(OCI_MANIFEST, &of(&manifest.replace(":3", ":-3")), Err(Class::Corrupt));
+    }
+
+    #[test]
+    fn the_best_platform_is_chosen() {
+        let index = |platforms: &[&str]| -> Vec<Descriptor> {
+            (0..)
+                .zip(platforms)
+                .map(|(number, text)| Descriptor {
+                    media_type: OCI_MANIFEST.into(),
+                    digest: Digest::parse(&format!("sha256:{number:064}")).unwrap(),
+                    size: number,
+                    platform: (!text.is_empty()).then(|| {
+                        let mut parts = text.split('/').map(str::to_owned);
+                        let mut next = || parts.next().unwrap_or_default();
+                        Platform { os: next(), architecture: next(), variant: next() }
+                    }),
+                })
+                .collect()
+        };
+        let check = |platforms: &[&str], want: &str, chosen: Option<u64>| {
+            let index = index(platforms);
+            let want = Platform::parse(want).unwrap();
+            assert_eq!(choose(&index, &want).map(|d| d.size), chosen, "{platforms:?} {want}");
+        };
+        check(&["linux/arm64", "linux/amd64"], "linux/amd64", Some(1));
+        check(&["linux/arm64"], "linux/amd64", None);
+        check(&["windows/amd64"], "linux/amd64", None);
+        check(&["unknown/unknown", ""], "linux/amd64", Some(1));
+        check(&["", "linux/amd64"], "linux/amd64", Some(1));
+        check(&["linux/amd64", "linux/amd64"], "linux/amd64", Some(0));
+        check(&["linux/amd64", "linux/amd64/v2", "linux/amd64/v3"], "linux/amd64/v2", Some(1));
+        check(&["linux/amd64/v3"], "linux/amd64", None);
+        check(&["linux/arm/v6", "linux/arm/v7"], "linux/arm", Some(1));
+        check(&["linux/arm/v5", "linux/arm/v6"], "linux/arm/v7", Some(1));
+        check(&["linux/arm/v7"], "linux/arm/v6", None);
+        check(&["linux/riscv64"], "linux/riscv64", Some(0));
+    }
+}

@@ -1,0 +1,13 @@
+//! OCI documents: media types, indexes, manifests, configurations, chain ids.
+//!
+//! Everything in here is strict and pure: bytes in, plain values or an error out. Media types and
+//! documents of Docker's schema 2 are read as what they are in all but name.
+
+mod chain;
+mod config;
+mod document;
+pub mod media;
+
+pub use chain::chain_ids;
+pub use config::ImageConfig;
+pub use document::{Document, choose};

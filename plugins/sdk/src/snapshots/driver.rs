@@ -1,0 +1,284 @@
+//! The plugin that every driver becomes.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
+use capstan_schema::{Error, Labels, Mount, Namespace, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tracing::{info, warn};
+
+use super::ledger::{Ledger, Snapshot};
+use crate::contract::snapshotter::{
+    Abilities, Ask, Commit, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo,
+    SnapshotterAddr, Stat, Usage, View,
+};
+use crate::contract::{Listed, Metadata, Snapshotter};
+use crate::{Context, Exports, Info, Plugin, blocking, rpc, tree};
+
+/// What differs from one snapshotter to the next. All methods but `mounts` and `path` block and are
+/// called on the pool for that.
+pub trait Driver: Send + Sync + Sized + 'static {
+    /// The constant facts; it must require `metadata`.
+    const INFO: Info;
+
+    /// What it can do beyond the contract.
+    const ABILITIES: Abilities;
+
+    /// Its configuration section.
+    type Config: Serialize + DeserializeOwned + Default + Send + 'static;
+
+    /// Opens the driver's directory, `root`, and checks that it can work there.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn open(config: Self::Config, root: &Path) -> Result<Self>;
+
+    /// The numbers of all snapshots that are on disk, with or without a record.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn numbers(&self) -> Result<Vec<u64>>;
+
+    /// Makes the directories of a new snapshot.
+    ///
+    /// # Errors
+    /// What the system says; `Corrupt` if the parent is gone.
+    fn make(&self, snapshot: &Snapshot) -> Result<()>;
+
+    /// Removes the directories of a snapshot; that there are none is fine.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn remove(&self, id: u64) -> Result<()>;
+
+    /// Writes a snapshot to disk, so that it survives a power cut.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn sync(&self, id: u64) -> Result<()>;
+
+    /// What has to be mounted to see an active snapshot or a view.
+    fn mounts(&self, snapshot: &Snapshot) -> Vec<Mount>;
+
+    /// The snapshot's own files.
+    fn path(&self, id: u64) -> PathBuf;
+}
+
+/// The entries of a directory that are numbers.
+///
+/// # Errors
+/// What the system says.
+pub fn numbers(dir: &Path) -> Result<Vec<u64>> {
+    let fail = |error| Error::io(format!("list {}", dir.display()), error);
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let name = entry.map_err(fail)?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    Ok(numbers)
+}
+
+/// A driver as a plugin.
+pub struct DriverPlugin<D> {
+    ledger: Ledger,
+    driver: Arc<D>,
+}
+
+impl<D> Clone for DriverPlugin<D> {
+    fn clone(&self) -> Self {
+        Self { ledger: self.ledger.clone(), driver: Arc::clone(&self.driver) }
+    }
+}
+
+impl<D: Driver> std::fmt::Debug for DriverPlugin<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(D::INFO.id)
+    }
+}
+
+impl<D: Driver> Plugin for DriverPlugin<D> {
+    const INFO: Info = D::INFO;
+    type Config = D::Config;
+
+    async fn build(config: D::Config, context: Context) -> Result<Self> {
+        let root = context.root_dir()?;
+        let (driver, numbers) = blocking::run("open the snapshots", move || {
+            let driver = D::open(config, &root)?;
+            let numbers = driver.numbers()?;
+            Ok((driver, numbers))
+        })
+        .await?;
+        let driver = Arc::new(driver);
+        let metadata = context.link::<Metadata>()?;
+        let (ledger, known) = Ledger::open(D::INFO.id, metadata, numbers.iter().copied()).await?;
+        sweep(&driver, &numbers, &known);
+        Ok(Self { ledger, driver })
+    }
+
+    fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
+        exports.contract::<Snapshotter>(SnapshotterAddr::from(addr));
+        let link = context.link_self::<Snapshotter>();
+        exports.service(move |_peer, namespace| rpc::snapshotter::serve(link.clone(), namespace));
+    }
+}
+
+/// Removes what a crash left on disk without a record, while the daemon is already at work.
+fn sweep<D: Driver>(driver: &Arc<D>, numbers: &[u64], known: &HashSet<u64>) {
+    let orphans: Vec<u64> = numbers.iter().copied().filter(|id| !known.contains(id)).collect();
+    if orphans.is_empty() {
+        return;
+    }
+    info!(plugin = D::INFO.id, count = orphans.len(), "snapshots without a record are swept");
+    let driver = Arc::clone(driver);
+    tokio::task::spawn_blocking(move || {
+        for id in orphans {
+            if let Err(error) = driver.remove(id) {
+                warn!(plugin = D::INFO.id, id, %error, "a snapshot could not be swept");
+            }
+        }
+    });
+}
+
+impl<D: Driver> Actor for DriverPlugin<D> {
+    type Context = Cell<Self>;
+}
+
+impl<D: Driver> DriverPlugin<D> {
+    async fn make(
+        self,
+        namespace: Namespace,
+        key: String,
+        parent: String,
+        kind: Kind,
+        labels: Labels,
+    ) -> Result<Vec<Mount>> {
+        let draft = self.ledger.draft(&namespace, &key, &parent, kind, labels).await?;
+        let (driver, snapshot) = (Arc::clone(&self.driver), draft.snapshot.clone());
+        let id = snapshot.id;
+        let made = async {
+            blocking::run("make a snapshot", move || driver.make(&snapshot)).await?;
+            self.ledger.create(&namespace, draft).await
+        };
+        match made.await {
+            Ok(snapshot) => Ok(self.driver.mounts(&snapshot)),
+            Err(error) => {
+                self.discard(id).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes what has no record. If that fails it is left to the next start.
+    async fn discard(&self, id: u64) {
+        let driver = Arc::clone(&self.driver);
+        if let Err(error) = blocking::run("remove a snapshot", move || driver.remove(id)).await {
+            warn!(plugin = D::INFO.id, id, %error, "a snapshot without a record is still on disk");
+        }
+    }
+
+    async fn commit(self, commit: Commit) -> Result<()> {
+        let Commit { namespace, name, key, rebase, labels } = commit;
+        if rebase.is_some() && !D::ABILITIES.can_rebase {
+            return Err(Error::unimplemented(format!(
+                "{} cannot put a snapshot on another parent; prepare it on its parent",
+                D::INFO.id
+            )));
+        }
+        let snapshot = self.ledger.check_commit(&namespace, &name, &key).await?;
+        let driver = Arc::clone(&self.driver);
+        // Data first, then the name (DESIGN.md, section 6).
+        blocking::run("sync a snapshot", move || driver.sync(snapshot.id)).await?;
+        self.ledger.commit(&namespace, &name, &key, rebase.as_deref(), labels).await
+    }
+
+    async fn mounts(self, mounts: Mounts) -> Result<Vec<Mount>> {
+        let snapshot = self.ledger.get(&mounts.namespace, &mounts.key).await?;
+        if snapshot.info.kind == Kind::Committed {
+            return Err(Error::precondition(format!(
+                "snapshot {:?} is committed: make a view of it",
+                mounts.key
+            )));
+        }
+        Ok(self.driver.mounts(&snapshot))
+    }
+
+    async fn measure(self, measure: Measure) -> Result<Usage> {
+        let snapshot = self.ledger.get(&measure.namespace, &measure.key).await?;
+        let path = self.driver.path(snapshot.id);
+        blocking::run("measure a snapshot", move || tree::measure(&path)).await
+    }
+}
+
+impl<D: Driver> Handler<Prepare> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Mount>>>;
+    fn handle(&mut self, p: Prepare, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().make(p.namespace, p.key, p.parent, Kind::Active, p.labels))
+    }
+}
+
+impl<D: Driver> Handler<View> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Mount>>>;
+    fn handle(&mut self, v: View, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().make(v.namespace, v.key, v.parent, Kind::View, v.labels))
+    }
+}
+
+impl<D: Driver> Handler<Mounts> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Mount>>>;
+    fn handle(&mut self, mounts: Mounts, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().mounts(mounts))
+    }
+}
+
+impl<D: Driver> Handler<Commit> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, commit: Commit, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().commit(commit))
+    }
+}
+
+impl<D: Driver> Handler<Remove> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, remove: Remove, _: &mut Cell<Self>) -> Self::Result {
+        let plugin = self.clone();
+        Box::pin(async move {
+            let snapshot = plugin.ledger.remove(&remove.namespace, &remove.key).await?;
+            plugin.discard(snapshot.id).await;
+            Ok(())
+        })
+    }
+}
+
+impl<D: Driver> Handler<Stat> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<SnapshotInfo>>;
+    fn handle(&mut self, stat: Stat, _: &mut Cell<Self>) -> Self::Result {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { Ok(ledger.get(&stat.namespace, &stat.key).await?.info) })
+    }
+}
+
+impl<D: Driver> Handler<List> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Listed<SnapshotInfo>>>;
+    fn handle(&mut self, list: List, _: &mut Cell<Self>) -> Self::Result {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { ledger.list(&list.namespace, list.page).await })
+    }
+}
+
+impl<D: Driver> Handler<Measure> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Usage>>;
+    fn handle(&mut self, measure: Measure, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().measure(measure))
+    }
+}
+
+impl<D: Driver> Handler<Ask> for DriverPlugin<D> {
+    type Result = Result<Abilities>;
+    fn handle(&mut self, _: Ask, _: &mut Cell<Self>) -> Self::Result {
+        Ok(D::ABILITIES)
+    }
+}

@@ -1,0 +1,172 @@
+//! The directories of layers, and the mounts that they make.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use capstan_sdk::contract::snapshotter::{Abilities, Kind, LABEL_EPHEMERAL};
+use capstan_sdk::snapshots::{Driver, Snapshot, numbers};
+use capstan_sdk::{Error, Info, Mount, Result, tree};
+
+use crate::probe;
+
+/// `snapshots/`.
+#[derive(Debug)]
+pub struct Layers {
+    dir: PathBuf,
+}
+
+/// It has none.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {}
+
+impl Layers {
+    fn layer(&self, id: u64) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    fn fs(&self, id: u64) -> PathBuf {
+        self.layer(id).join("fs")
+    }
+}
+
+impl Driver for Layers {
+    const INFO: Info = Info {
+        id: "snapshotter.overlay",
+        version: env!("CARGO_PKG_VERSION"),
+        about: "copy-on-write trees on overlayfs",
+        requires: &["metadata"],
+        rank: 10,
+    };
+    const ABILITIES: Abilities = Abilities { can_rebase: true };
+    type Config = Config;
+
+    fn open(_config: Config, root: &Path) -> Result<Self> {
+        probe::overlay(root)?;
+        let dir = root.join("snapshots");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
+        Ok(Self { dir })
+    }
+
+    fn numbers(&self) -> Result<Vec<u64>> {
+        numbers(&self.dir)
+    }
+
+    /// The top directory looks like that of the parent.
+    fn make(&self, snapshot: &Snapshot) -> Result<()> {
+        let id = snapshot.id;
+        let fail = |error| Error::io(format!("make layer {id}"), error);
+        let make = |path: &Path, mode| {
+            DirBuilder::new().mode(mode).create(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        };
+        make(&self.layer(id), 0o700).map_err(fail)?;
+        make(&self.fs(id), 0o755).map_err(fail)?;
+        if let Some(&parent) = snapshot.parent_ids.first() {
+            let above = fs::metadata(self.fs(parent)).map_err(|error| {
+                Error::io(format!("layer {parent}, below {:?}", snapshot.info.key), error)
+                    .as_class(capstan_sdk::Class::Corrupt)
+            })?;
+            chown(self.fs(id), Some(above.uid()), Some(above.gid())).map_err(fail)?;
+            fs::set_permissions(self.fs(id), above.permissions()).map_err(fail)?;
+        }
+        if snapshot.info.kind == Kind::Active {
+            make(&self.layer(id).join("work"), 0o700).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, id: u64) -> Result<()> {
+        tree::remove(&self.layer(id))
+    }
+
+    /// The whole file system: cheaper than file by file, and layers of one image share it.
+    fn sync(&self, _id: u64) -> Result<()> {
+        let sync = || rustix::fs::syncfs(fs::File::open(&self.dir)?).map_err(std::io::Error::from);
+        sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        self.fs(id)
+    }
+
+    fn mounts(&self, snapshot: &Snapshot) -> Vec<Mount> {
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let bind = |id: u64, mode: &str| Mount {
+            kind: "bind".into(),
+            source: text(self.fs(id)),
+            options: vec![mode.into(), "rbind".into()],
+        };
+        let lower = || {
+            let dirs: Vec<String> =
+                snapshot.parent_ids.iter().map(|&id| text(self.fs(id))).collect();
+            format!("lowerdir={}", dirs.join(":"))
+        };
+        let overlay = |options| Mount { kind: "overlay".into(), source: "overlay".into(), options };
+        let mount = match (snapshot.info.kind, snapshot.parent_ids.as_slice()) {
+            (Kind::Active, []) => bind(snapshot.id, "rw"),
+            (_, []) => bind(snapshot.id, "ro"),
+            (Kind::Active, _) => {
+                let mut options = vec![
+                    format!("workdir={}", text(self.layer(snapshot.id).join("work"))),
+                    format!("upperdir={}", text(self.fs(snapshot.id))),
+                    lower(),
+                ];
+                if snapshot.info.labels.contains_key(LABEL_EPHEMERAL) {
+                    // overlayfs syncs the upper layer at unmount, for nobody in this case.
+                    options.push("volatile".into());
+                }
+                overlay(options)
+            }
+            (_, &[parent]) => bind(parent, "ro"),
+            _ => overlay(vec![lower()]),
+        };
+        vec![mount]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capstan_sdk::contract::snapshotter::SnapshotInfo;
+
+    fn check(kind: Kind, parent_ids: &[u64], labels: &[&str], want: &str) {
+        let info = SnapshotInfo {
+            key: "k".into(),
+            parent: String::new(),
+            kind,
+            created_at_unix_ns: 0,
+            updated_at_unix_ns: 0,
+            labels: labels.iter().map(|&l| (l.to_owned(), "1".to_owned())).collect(),
+        };
+        let snapshot = Snapshot { info, id: 9, parent_ids: parent_ids.to_vec() };
+        let mounts = Layers { dir: "/s".into() }.mounts(&snapshot);
+        let [Mount { kind, source, options }] = mounts.as_slice() else { panic!("one mount") };
+        assert_eq!(format!("{kind} {source} {}", options.join(",")), want);
+    }
+
+    #[test]
+    fn mounts_are_those_of_the_seed() {
+        check(Kind::Active, &[], &[], "bind /s/9/fs rw,rbind");
+        check(Kind::View, &[], &[], "bind /s/9/fs ro,rbind");
+        check(Kind::View, &[3], &[], "bind /s/3/fs ro,rbind");
+        check(Kind::View, &[3, 2], &[], "overlay overlay lowerdir=/s/3/fs:/s/2/fs");
+        check(
+            Kind::Active,
+            &[3, 2],
+            &[],
+            "overlay overlay workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/3/fs:/s/2/fs",
+        );
+        check(
+            Kind::Active,
+            &[3],
+            &[LABEL_EPHEMERAL],
+            "overlay overlay workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/3/fs,volatile",
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! Whether overlayfs works on a directory's file system: tried, not guessed.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use capstan_sdk::{Class, Error, Mount, Result, mount, tree};
+
+/// Mounts a small overlay below `root`, where nobody sees it, and looks into it.
+///
+/// # Errors
+/// `FailedPrecondition`, with what to do.
+pub(crate) fn overlay(root: &Path) -> Result<()> {
+    let dir = root.join("probe");
+    tree::remove(&dir)?;
+    let outcome = try_in(&dir);
+    let cleaned = tree::remove(&dir);
+    outcome.map_err(|error| match error.class() {
+        Class::ResourceExhausted => error,
+        _ => Error::precondition(format!(
+            "overlayfs does not work on {} ({}); use another file system, such as ext4 or xfs with \
+             ftype=1, or another snapshotter ([prefer] snapshotter = \"native\")",
+            root.display(),
+            error.message()
+        )),
+    })?;
+    cleaned
+}
+
+fn try_in(dir: &Path) -> Result<()> {
+    for name in ["lower", "upper", "work", "merged"] {
+        let path = dir.join(name);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| Error::io(format!("make {}", path.display()), error))?;
+    }
+    fs::write(dir.join("lower/file"), "")
+        .map_err(|error| Error::io(format!("write below {}", dir.display()), error))?;
+    let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    let mounts = [Mount {
+        kind: "overlay".into(),
+        source: "overlay".into(),
+        options: vec![
+            format!("workdir={}", path("work")),
+            format!("upperdir={}", path("upper")),
+            format!("lowerdir={}", path("lower")),
+        ],
+    }];
+    mount::with_mounted(&mounts, &dir.join("merged"), |root| {
+        // Without d_type in the lower file system whiteouts show as files.
+        let mut types = rustix::fs::Dir::read_from(&root)
+            .map_err(|error| Error::io("list the probe", error))?
+            .filter_map(std::result::Result::ok)
+            .map(|entry| entry.file_type());
+        if types.any(|kind| kind == rustix::fs::FileType::Unknown) {
+            return Err(Error::precondition("the file system has no d_type"));
+        }
+        rustix::fs::unlinkat(&root, "file", rustix::fs::AtFlags::empty())
+            .map_err(|error| Error::io("remove a file in the probe", error))
+    })
+}

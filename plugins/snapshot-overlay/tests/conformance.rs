@@ -1,0 +1,54 @@
+//! snapshotter.overlay passes the suite of its kind, and a restart loses nothing.
+
+use capstan_metadata::RedbMetadata;
+use capstan_sdk::conformance::snapshotter;
+use capstan_sdk::contract::Snapshotter;
+use capstan_sdk::contract::snapshotter::{Prepare, Stat};
+use capstan_sdk::testing::{Bench, run};
+use capstan_sdk::{Labels, Link, Namespace};
+use capstan_snapshot_overlay::OverlaySnapshotter;
+
+async fn bench() -> (Bench, Link<Snapshotter>) {
+    let mut bench = Bench::new();
+    bench.start::<RedbMetadata>("").await.unwrap();
+    bench.start::<OverlaySnapshotter>("").await.unwrap();
+    let link = bench.link("snapshotter");
+    (bench, link)
+}
+
+#[test]
+fn conformance() {
+    run(|| async {
+        let (bench, link) = bench().await;
+        let place = bench.path("mnt");
+        std::fs::create_dir(&place).unwrap();
+        snapshotter::run(&link, &place).await;
+    });
+}
+
+#[test]
+fn a_restart_keeps_records_and_sweeps_the_rest() {
+    run(|| async {
+        let (mut bench, link) = bench().await;
+        let namespace = Namespace::parse("a").unwrap();
+        let prepare = |key: &str| Prepare {
+            namespace: namespace.clone(),
+            key: key.into(),
+            parent: String::new(),
+            labels: Labels::new(),
+        };
+        let before = link.send(prepare("key")).await.unwrap();
+        bench.stop::<OverlaySnapshotter>().await;
+        let snapshots = bench.root().join("snapshotter.overlay/snapshots");
+        std::fs::create_dir(snapshots.join("77")).unwrap();
+        bench.start::<OverlaySnapshotter>("").await.unwrap();
+        assert!(link.send(Stat { namespace: namespace.clone(), key: "key".into() }).await.is_ok());
+        while snapshots.join("77").exists() {
+            tokio::task::yield_now().await;
+        }
+        // Numbers go on behind the highest that was ever seen.
+        let after = link.send(prepare("next")).await.unwrap();
+        assert_ne!(before, after);
+        assert!(snapshots.join("78").exists());
+    });
+}

@@ -1,0 +1,217 @@
+//! A registry for tests: HTTP by hand, so that it can be wrong in every way.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// One request as it came.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// On which connection, counted from 0.
+    pub(super) connection: usize,
+    /// How many requests came before.
+    pub(super) number: usize,
+    pub(super) path: String,
+    /// By lower-case name.
+    headers: BTreeMap<String, String>,
+}
+
+impl Asked {
+    /// A header, or nothing.
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// The offset in `Range: bytes=N-`.
+    fn offset(&self) -> usize {
+        let range = self.header("range").strip_prefix("bytes=").unwrap_or("0-");
+        range.strip_suffix('-').expect("an open range").parse().expect("a number")
+    }
+}
+
+/// What is sent back.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    head: String,
+    body: Vec<u8>,
+    /// The length that is claimed, where [`Framing::Length`] is.
+    length: usize,
+    framing: Framing,
+    then: Then,
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    Length,
+    Chunks,
+    /// The last chunk, which says that it is the last, is missing.
+    OpenChunks,
+    /// By the end of the connection.
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Keep,
+    Close,
+    Hang,
+}
+
+impl Reply {
+    pub(super) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        let body = body.into();
+        let head = format!("HTTP/1.1 {status} Said\r\n");
+        let length = body.len();
+        Self { head, body, length, framing: Framing::Length, then: Then::Keep }
+    }
+
+    /// No reply at all: the connection is closed.
+    pub(super) fn nothing() -> Self {
+        Self { head: String::new(), ..Self::new(0, "").close() }
+    }
+
+    /// The rest of `blob` from the offset that is asked for, as a good registry gives it.
+    pub(super) fn part(asked: &Asked, blob: &[u8]) -> Self {
+        let offset = asked.offset();
+        if offset == 0 {
+            return Self::new(200, blob);
+        }
+        let range = format!("bytes {offset}-{}/{}", blob.len() - 1, blob.len());
+        Self::new(206, &blob[offset..]).with("Content-Range", &range)
+    }
+
+    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+        self.head.push_str(&format!("{name}: {value}\r\n"));
+        self
+    }
+
+    /// Sends the first bytes of the body, then closes.
+    pub(super) fn cut(mut self, bytes: usize) -> Self {
+        self.body.truncate(bytes);
+        self.close()
+    }
+
+    /// Sends the first bytes of the body, then nothing, for ever.
+    pub(super) fn hang(mut self, bytes: usize) -> Self {
+        self.body.truncate(bytes);
+        self.then = Then::Hang;
+        self
+    }
+
+    pub(super) fn close(mut self) -> Self {
+        self.then = Then::Close;
+        self
+    }
+
+    pub(super) fn framed(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.head.clone().into_bytes();
+        if bytes.is_empty() {
+            return bytes;
+        }
+        match self.framing {
+            Framing::Length => bytes.extend(format!("Content-Length: {}\r\n", self.length).bytes()),
+            Framing::Chunks | Framing::OpenChunks => {
+                bytes.extend(b"Transfer-Encoding: chunked\r\n");
+            }
+            Framing::Nothing => {}
+        }
+        bytes.extend(b"\r\n");
+        if matches!(self.framing, Framing::Length | Framing::Nothing) {
+            bytes.extend(&self.body);
+            return bytes;
+        }
+        for chunk in self.body.chunks(4) {
+            bytes.extend(format!("{:x}\r\n", chunk.len()).bytes());
+            bytes.extend(chunk);
+            bytes.extend(b"\r\n");
+        }
+        if self.framing == Framing::Chunks {
+            bytes.extend(b"0\r\n\r\n");
+        }
+        bytes
+    }
+}
+
+/// A registry on a port of its own, until the test's runtime ends.
+#[derive(Debug)]
+pub(super) struct Fake {
+    /// `127.0.0.1:PORT`.
+    pub(super) host: String,
+    log: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Fake {
+    pub(super) async fn serve(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let log = Arc::new(Mutex::default());
+        let fake = Self { host, log: Arc::clone(&log) };
+        let reply = Arc::new(reply);
+        tokio::spawn(async move {
+            for connection in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                tokio::spawn(answer(stream, connection, Arc::clone(&log), Arc::clone(&reply)));
+            }
+        });
+        fake
+    }
+
+    /// All requests so far.
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// `path range` of all requests so far.
+    pub(super) fn asked_for(&self) -> Vec<String> {
+        let line = |asked: &Asked| format!("{} {}", asked.path, asked.header("range"));
+        self.asked().iter().map(|asked| line(asked).trim().to_owned()).collect()
+    }
+}
+
+async fn answer<R: Fn(&Asked) -> Reply>(
+    mut stream: TcpStream,
+    connection: usize,
+    log: Arc<Mutex<Vec<Asked>>>,
+    reply: Arc<R>,
+) {
+    while let Some(head) = read_head(&mut stream).await {
+        let mut lines = head.lines();
+        let mut words = lines.next().unwrap().split(' ');
+        assert_eq!(words.next(), Some("GET"));
+        let path = words.next().unwrap().to_owned();
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+            .collect();
+        let asked = {
+            let mut log = log.lock().unwrap();
+            let asked = Asked { connection, number: log.len(), path, headers };
+            log.push(asked.clone());
+            asked
+        };
+        let reply = reply(&asked);
+        // The client may have closed: that is its right.
+        let _ = stream.write_all(&reply.to_bytes()).await;
+        match reply.then {
+            Then::Keep => {}
+            Then::Close => return,
+            Then::Hang => std::future::pending().await,
+        }
+    }
+}
+
+async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    Some(String::from_utf8(head).unwrap())
+}
