@@ -139,7 +139,7 @@ fn a_reader_follows_the_writer() {
     run(|| async {
         let (_bench, link) = bench().await;
         let writer = link.send(ingest("x", None, 0)).await.unwrap();
-        let mut tail = writer.tail();
+        let mut tail = writer.follow().tail();
         let reader = tokio::task::spawn_blocking(move || {
             let mut bytes = Vec::new();
             tail.read_to_end(&mut bytes).map(|_| bytes)
@@ -151,7 +151,7 @@ fn a_reader_follows_the_writer() {
         assert_eq!(reader.await.unwrap().unwrap(), HELLO);
 
         let writer = link.send(ingest("y", None, 0)).await.unwrap();
-        let mut tail = writer.tail();
+        let mut tail = writer.follow().tail();
         let reader = tokio::task::spawn_blocking(move || tail.read_to_end(&mut Vec::new()));
         fill(&writer, HELLO).await;
         writer.abort().await.unwrap();

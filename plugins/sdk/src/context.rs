@@ -71,6 +71,12 @@ impl Context {
         Link::new(Arc::clone(&self.lookup), self.id.into())
     }
 
+    /// A link to a plugin that starts after this one and may not be there at all: it is for the
+    /// adapters that the plugin hands to peers, which live when everything is up.
+    pub fn link_late<C: Contract>(&self) -> Link<C> {
+        Link::new(Arc::clone(&self.lookup), C::KIND.into())
+    }
+
     fn check_required(&self, kind: &str) -> Result<()> {
         let names = |r: &&str| r.trim_end_matches('?').split('.').next() == Some(kind);
         if self.requires.iter().any(names) {

@@ -1,3 +1,19 @@
 //! transfer.local: images from registries into content and snapshots.
+//!
+//! A pull resolves a reference, fetches what is missing, unpacks layers while their bytes still come,
+//! and puts the image's name last. What several pulls want at the same time is done once: each blob
+//! and each chain of layers is a [`flight`] that others join.
+//!
+//! Invariant: a name appears only when everything under it is verified and on disk.
 
+mod config;
+mod fetch;
+mod flight;
+mod plugin;
+mod pull;
 mod registry;
+mod sweep;
+mod unpack;
+
+pub use config::Config;
+pub use plugin::LocalTransfer;

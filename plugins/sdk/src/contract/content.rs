@@ -285,9 +285,9 @@ impl Ingest {
         self.progress.offset()
     }
 
-    /// A reader that starts at the first byte and follows the writer.
-    pub fn tail(&self) -> Tail {
-        Tail { file: Arc::clone(&self.file), progress: Arc::clone(&self.progress), position: 0 }
+    /// Readers for those who want to follow the writer.
+    pub fn follow(&self) -> Follow {
+        Follow { file: Arc::clone(&self.file), progress: Arc::clone(&self.progress) }
     }
 
     fn broken(&self) -> Error {
@@ -295,6 +295,25 @@ impl Ingest {
             let name = &self.info.reference;
             Error::unavailable(format!("the content store ended the ingest {name:?}; begin again"))
         })
+    }
+}
+
+/// Makes readers of an ingest that is being written. Cheap to clone; good also after the commit.
+#[derive(Clone, Debug)]
+pub struct Follow {
+    file: Arc<File>,
+    progress: Arc<IngestProgress>,
+}
+
+impl Follow {
+    /// A reader that starts at the first byte.
+    pub fn tail(&self) -> Tail {
+        Tail { file: Arc::clone(&self.file), progress: Arc::clone(&self.progress), position: 0 }
+    }
+
+    /// Bytes that the store has taken so far.
+    pub fn offset(&self) -> u64 {
+        self.progress.offset()
     }
 }
 

@@ -1,0 +1,258 @@
+//! Fetching blobs: each is on its way once, whoever wants it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use capstan_sdk::contract::Content;
+use capstan_sdk::contract::content::{Abort, Follow, Ingest, Open, OpenIngest, Stat};
+use capstan_sdk::contract::differ::LayerStream;
+use capstan_sdk::oci::media::Kind;
+use capstan_sdk::{Class, Descriptor, Digest, Error, Link, Namespace, Result};
+use tokio::sync::{Semaphore, watch};
+use tracing::warn;
+
+use crate::flight::{Abandoned, Flight, Flights};
+use crate::registry::Repository;
+
+/// How long an ingest that has another writer is waited for, at first and at most: the ladder of
+/// containerd's fetcher.
+const FIRST_WAIT: Duration = Duration::from_millis(16);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// What a fetch shows of itself.
+#[derive(Debug)]
+pub(crate) struct FetchState {
+    /// Set when bytes begin to come; never, if the blob was there already.
+    follow: watch::Sender<Option<Follow>>,
+    /// Whether the blob was there before.
+    pub(crate) was_there: Cell<bool>,
+    /// Whether what has come so far is to be thrown away if nobody wants the rest: set by those who
+    /// leave because their pull failed, not because they were cancelled.
+    pub(crate) is_to_be_dropped: Cell<bool>,
+}
+
+impl Default for FetchState {
+    fn default() -> Self {
+        Self {
+            follow: watch::Sender::new(None),
+            was_there: Cell::new(false),
+            is_to_be_dropped: Cell::new(false),
+        }
+    }
+}
+
+impl FetchState {
+    /// Bytes so far; `None` before the first one.
+    pub(crate) fn offset(&self) -> Option<u64> {
+        self.follow.borrow().as_ref().map(Follow::offset)
+    }
+}
+
+type FetchKey = (Namespace, Digest);
+
+/// A blob that somebody fetches.
+pub(crate) type Fetch = Flight<FetchState>;
+
+/// Brings blobs into the content store.
+#[derive(Clone)]
+pub(crate) struct Fetcher {
+    content: Link<Content>,
+    /// Downloads at the same time, over all pulls.
+    permits: Rc<Semaphore>,
+    flights: Flights<FetchKey, FetchState>,
+}
+
+/// The name of a descriptor in progress and of its ingest: `layer-sha256:...`.
+pub(crate) fn item_name(descriptor: &Descriptor) -> String {
+    let kind = match Kind::of(&descriptor.media_type) {
+        Ok(Kind::Manifest) => "manifest",
+        Ok(Kind::Index) => "index",
+        Ok(Kind::Config) => "config",
+        Ok(Kind::Layer(_)) => "layer",
+        Err(_) => "unknown",
+    };
+    format!("{kind}-{}", descriptor.digest)
+}
+
+impl Fetcher {
+    pub(crate) fn new(content: Link<Content>, concurrency: usize) -> Self {
+        Self { content, permits: Rc::new(Semaphore::new(concurrency)), flights: Flights::default() }
+    }
+
+    pub(crate) async fn has(&self, namespace: &Namespace, digest: &Digest) -> Result<bool> {
+        let stat = Stat { namespace: namespace.clone(), digest: digest.clone() };
+        match self.content.send(stat).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.class() == Class::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fetches a blob, or joins whoever does.
+    pub(crate) fn fetch(
+        &self,
+        namespace: &Namespace,
+        descriptor: &Descriptor,
+        from: &Repository,
+    ) -> Rc<Fetch> {
+        let key = (namespace.clone(), descriptor.digest.clone());
+        self.flights.join(&key, |state, abandoned| {
+            let work = Work {
+                content: self.content.clone(),
+                permits: Rc::clone(&self.permits),
+                namespace: namespace.clone(),
+                descriptor: descriptor.clone(),
+                from: from.clone(),
+            };
+            work.run(state, abandoned)
+        })
+    }
+
+    /// Stores a small document whose bytes are here already.
+    pub(crate) async fn store(
+        &self,
+        namespace: &Namespace,
+        descriptor: &Descriptor,
+        bytes: Bytes,
+    ) -> Result<()> {
+        let Some(ingest) = open(&self.content, namespace, descriptor).await? else { return Ok(()) };
+        let skip = usize::try_from(ingest.info.offset).unwrap_or(usize::MAX).min(bytes.len());
+        let rest = bytes.slice(skip..);
+        if !rest.is_empty() {
+            ingest.write(rest).await?;
+        }
+        ingest.commit(Some(descriptor.digest.clone()), descriptor.size).await.map(drop)
+    }
+
+    /// A stream of a blob's bytes: of those that still come, if a fetch is under way.
+    pub(crate) async fn stream(
+        &self,
+        namespace: &Namespace,
+        descriptor: &Descriptor,
+        fetch: Option<&Fetch>,
+    ) -> Result<LayerStream> {
+        if let Some(fetch) = fetch {
+            let mut follow = fetch.state.follow.subscribe();
+            tokio::select! {
+                biased;
+                Ok(follow) = follow.wait_for(Option::is_some) => {
+                    let follow = follow.as_ref().expect("it was waited for");
+                    return Ok(LayerStream(Box::new(follow.tail())));
+                }
+                landed = fetch.wait() => landed?,
+            }
+        }
+        let open = Open { namespace: namespace.clone(), digest: descriptor.digest.clone() };
+        let blob = self.content.send(open).await?;
+        Ok(LayerStream(Box::new(blob.reader())))
+    }
+}
+
+/// The writer of a descriptor's ingest; `None` if the blob is there.
+async fn open(
+    content: &Link<Content>,
+    namespace: &Namespace,
+    descriptor: &Descriptor,
+) -> Result<Option<Ingest>> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        let message = OpenIngest {
+            namespace: namespace.clone(),
+            reference: item_name(descriptor),
+            expected: Some(descriptor.digest.clone()),
+            total: descriptor.size,
+        };
+        match content.send(message).await {
+            Ok(ingest) => return Ok(Some(ingest)),
+            Err(error) => match error.class() {
+                Class::AlreadyExists => return Ok(None),
+                // Somebody else brings the same blob, by another way than through us.
+                Class::Unavailable if wait <= LONGEST_WAIT => {
+                    tokio::time::sleep(wait).await;
+                    wait *= 2;
+                }
+                // Left by something that wanted other bytes under this name.
+                Class::FailedPrecondition => abandon(content, namespace, descriptor).await?,
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+async fn abandon(
+    content: &Link<Content>,
+    namespace: &Namespace,
+    descriptor: &Descriptor,
+) -> Result<()> {
+    let abort = Abort { namespace: namespace.clone(), reference: item_name(descriptor) };
+    match content.send(abort).await {
+        Err(error) if error.class() != Class::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn cancelled() -> Error {
+    Error::aborted("the pull was cancelled")
+}
+
+/// The fetch of one blob.
+struct Work {
+    content: Link<Content>,
+    permits: Rc<Semaphore>,
+    namespace: Namespace,
+    descriptor: Descriptor,
+    from: Repository,
+}
+
+impl Work {
+    async fn run(self, state: Rc<FetchState>, mut abandoned: Abandoned) -> Result<()> {
+        let _permit = tokio::select! {
+            biased;
+            _ = &mut abandoned => return Err(cancelled()),
+            permit = self.permits.acquire() => permit.expect("never closed"),
+        };
+        let Some(ingest) = open(&self.content, &self.namespace, &self.descriptor).await? else {
+            state.was_there.set(true);
+            return Ok(());
+        };
+        state.follow.send_replace(Some(ingest.follow()));
+        let start = ingest.info.offset;
+        let download = self
+            .from
+            .download(&self.descriptor, start, async |bytes: Bytes| ingest.write(bytes).await);
+        let outcome = tokio::select! {
+            biased;
+            outcome = download => Some(outcome),
+            _ = abandoned => None,
+        };
+        match outcome {
+            Some(Ok(())) => {
+                let digest = self.descriptor.digest.clone();
+                ingest.commit(Some(digest), self.descriptor.size).await.map(drop)
+            }
+            Some(Err(error)) => {
+                self.drop_ingest(ingest).await;
+                Err(error)
+            }
+            None => {
+                if state.is_to_be_dropped.get() {
+                    self.drop_ingest(ingest).await;
+                }
+                Err(cancelled())
+            }
+        }
+    }
+
+    async fn drop_ingest(&self, ingest: Ingest) {
+        let name = ingest.info.reference.clone();
+        if ingest.abort().await.is_ok() {
+            return;
+        }
+        // The store ended the ingest by itself, after an error of its own.
+        if let Err(error) = abandon(&self.content, &self.namespace, &self.descriptor).await {
+            warn!(ingest = name, %error, "an ingest could not be dropped");
+        }
+    }
+}

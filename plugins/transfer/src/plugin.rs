@@ -1,0 +1,107 @@
+//! The plugin.
+
+use actix::{
+    Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
+};
+use capstan_sdk::contract::images::{Image, Presence};
+use capstan_sdk::contract::transfer::{Pull, TransferAddr, Unpack};
+use capstan_sdk::contract::{Content, Differ, Images, Namespaces, Snapshotter, Transfer};
+use capstan_sdk::{
+    Context, Digest, Exports, Info, Link, Namespace, Plugin, Result, export_plugin, rpc,
+};
+
+use crate::Config;
+use crate::fetch::Fetcher;
+use crate::pull::Puller;
+use crate::registry::Registry;
+use crate::sweep::{self, Leftover};
+use crate::unpack::{Target, Unpacker};
+
+/// transfer.local.
+pub struct LocalTransfer {
+    context: Context,
+    config: Config,
+    puller: Puller,
+    leftovers: Vec<Leftover>,
+}
+
+impl std::fmt::Debug for LocalTransfer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LocalTransfer")
+    }
+}
+
+export_plugin!(LocalTransfer);
+
+impl Plugin for LocalTransfer {
+    const INFO: Info = Info {
+        id: "transfer.local",
+        version: env!("CARGO_PKG_VERSION"),
+        about: "images from registries into content and snapshots",
+        requires: &["content", "differ", "images", "namespaces", "snapshotter"],
+        rank: 0,
+    };
+    type Config = Config;
+
+    async fn build(config: Config, context: Context) -> Result<Self> {
+        let concurrency = usize::try_from(config.concurrency.max(1)).unwrap_or(1);
+        let fetcher = Fetcher::new(context.link::<Content>()?, concurrency);
+        let unpacker = Unpacker::new(fetcher.clone(), context.link::<Differ>()?, concurrency);
+        let puller = Puller { images: context.link::<Images>()?, fetcher, unpacker };
+        let snapshotters = snapshotters(&context)?;
+        let leftovers = sweep::find(&snapshotters, &context.link::<Namespaces>()?).await?;
+        Ok(Self { context, config, puller, leftovers })
+    }
+
+    fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
+        exports.contract::<Transfer>(TransferAddr::from(addr));
+        let link = context.link_self::<Transfer>();
+        exports.service(move |_peer, namespace| rpc::transfer::serve(link.clone(), namespace));
+    }
+}
+
+fn snapshotters(context: &Context) -> Result<Vec<Link<Snapshotter>>> {
+    let plugins = context.kernel().plugins();
+    let names = plugins.iter().filter_map(|plugin| plugin.id.strip_prefix("snapshotter."));
+    names.map(|name| context.link_named::<Snapshotter>(name)).collect()
+}
+
+impl Actor for LocalTransfer {
+    type Context = Cell<Self>;
+
+    fn started(&mut self, cell: &mut Cell<Self>) {
+        let leftovers = std::mem::take(&mut self.leftovers);
+        cell.spawn(sweep::remove(leftovers).into_actor(self));
+    }
+}
+
+impl LocalTransfer {
+    fn target(&self, namespace: &Namespace, name: &str) -> Result<Target> {
+        let snapshotter = self.context.link_named::<Snapshotter>(name)?;
+        let id = snapshotter.id()?.to_string();
+        Ok(Target { namespace: namespace.clone(), snapshotter, id })
+    }
+}
+
+impl Handler<Pull> for LocalTransfer {
+    type Result = ResponseFuture<Result<(Image, Presence)>>;
+    fn handle(&mut self, pull: Pull, _: &mut Cell<Self>) -> Self::Result {
+        let target = match pull.is_unpacked {
+            true => self.target(&pull.namespace, &pull.snapshotter).map(Some),
+            false => Ok(None),
+        };
+        // One client per pull: its idle connections close with it.
+        let registry = Registry::new(self.config.registry());
+        let puller = self.puller.clone();
+        Box::pin(async move { puller.pull(registry, pull, target?).await })
+    }
+}
+
+impl Handler<Unpack> for LocalTransfer {
+    type Result = ResponseFuture<Result<Option<Digest>>>;
+    fn handle(&mut self, unpack: Unpack, _: &mut Cell<Self>) -> Self::Result {
+        let target = self.target(&unpack.namespace, &unpack.snapshotter);
+        let puller = self.puller.clone();
+        Box::pin(async move { puller.unpack(unpack, target?).await })
+    }
+}

@@ -1,0 +1,421 @@
+//! Unpacking: each chain of layers is unpacked once, whoever wants it.
+//!
+//! Where the snapshotter can put a layer on its parent at commit, all layers unpack at the same time,
+//! each while its bytes still come; what a layer takes from its parents is settled when they are
+//! there. Else layer follows layer.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+use capstan_sdk::contract::differ::{Applied, Apply, LayerStream, Pending, Settle, Whiteouts};
+use capstan_sdk::contract::snapshotter::{Ask, Commit, LABEL_OWNER, Prepare, Remove, Stat, View};
+use capstan_sdk::contract::{Differ, Snapshotter};
+use capstan_sdk::{Class, Descriptor, Digest, Error, Labels, Link, Mount, Namespace, Result};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tracing::{info, warn};
+
+use crate::fetch::{Fetch, Fetcher};
+use crate::flight::{Abandoned, Flight, Flights};
+
+/// The owner of snapshots that are only there while a layer is unpacked.
+pub(crate) const OWNER: &str = "unpack";
+
+/// What an unpack shows of itself.
+#[derive(Debug, Default)]
+pub(crate) struct UnpackState {
+    /// Whether it has begun to write files.
+    pub(crate) has_begun: Cell<bool>,
+    /// Whether the chain was there before.
+    pub(crate) was_there: Cell<bool>,
+}
+
+/// A chain that somebody unpacks.
+pub(crate) type Unpack = Flight<UnpackState>;
+
+type UnpackKey = (Namespace, String, Digest);
+
+/// A layer with its place in the image.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: Digest,
+    /// The snapshot that it becomes.
+    pub(crate) chain_id: Digest,
+    /// The snapshot that it stands on.
+    pub(crate) parent: Option<Digest>,
+}
+
+/// Makes snapshots of layers.
+#[derive(Clone)]
+pub(crate) struct Unpacker {
+    pub(crate) fetcher: Fetcher,
+    pub(crate) differ: Link<Differ>,
+    /// Layers that are fetched and unpacked at the same time.
+    pub(crate) permits: Rc<Semaphore>,
+    flights: Flights<UnpackKey, UnpackState>,
+}
+
+/// A snapshotter, with its name for the table of flights.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) namespace: Namespace,
+    pub(crate) snapshotter: Link<Snapshotter>,
+    pub(crate) id: String,
+}
+
+impl Target {
+    pub(crate) async fn has(&self, chain_id: &Digest) -> Result<bool> {
+        let key = chain_id.to_string();
+        match self.snapshotter.send(Stat { namespace: self.namespace.clone(), key }).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.class() == Class::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn prepare(&self, key: &str, parent: &str) -> Result<Vec<Mount>> {
+        let message = Prepare {
+            namespace: self.namespace.clone(),
+            key: key.into(),
+            parent: parent.into(),
+            labels: owned(),
+        };
+        self.snapshotter.send(message).await
+    }
+
+    async fn remove(&self, key: &str) {
+        let message = Remove { namespace: self.namespace.clone(), key: key.into() };
+        if let Err(error) = self.snapshotter.send(message).await
+            && error.class() != Class::NotFound
+        {
+            warn!(key, %error, "a snapshot of an unpack could not be removed; the next start does it");
+        }
+    }
+}
+
+fn owned() -> Labels {
+    BTreeMap::from([(LABEL_OWNER.to_owned(), OWNER.to_owned())])
+}
+
+/// A key that no other unpack has, in this run of the daemon or another.
+fn fresh_key(purpose: &str, chain_id: &Digest) -> Result<String> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| Error::io("read /dev/urandom", error))?;
+    Ok(format!("{purpose}-{:016x}-{chain_id}", u64::from_ne_bytes(bytes)))
+}
+
+impl Unpacker {
+    pub(crate) fn new(fetcher: Fetcher, differ: Link<Differ>, concurrency: usize) -> Self {
+        let permits = Rc::new(Semaphore::new(concurrency));
+        Self { fetcher, differ, permits, flights: Flights::default() }
+    }
+
+    /// Unpacks a layer, or joins whoever does. `fetch` brings its bytes; without one they are in the
+    /// store. `parent` is the unpack of the layers below; without one they are there.
+    pub(crate) fn unpack(
+        &self,
+        target: &Target,
+        layer: &Layer,
+        fetch: impl FnOnce() -> Option<Rc<Fetch>> + 'static,
+        parent: Option<Rc<Unpack>>,
+    ) -> Rc<Unpack> {
+        let key = (target.namespace.clone(), target.id.clone(), layer.chain_id.clone());
+        self.flights.join(&key, |state, abandoned| {
+            let work = Work {
+                unpacker: self.clone(),
+                target: target.clone(),
+                layer: layer.clone(),
+                parent,
+                cancel: Cancel::new(),
+            };
+            work.run(state, abandoned, fetch)
+        })
+    }
+}
+
+/// The unpack of one layer.
+struct Work {
+    unpacker: Unpacker,
+    target: Target,
+    layer: Layer,
+    parent: Option<Rc<Unpack>>,
+    cancel: Cancel,
+}
+
+impl Work {
+    async fn run(
+        self,
+        state: Rc<UnpackState>,
+        abandoned: Abandoned,
+        fetch: impl FnOnce() -> Option<Rc<Fetch>>,
+    ) -> Result<()> {
+        if self.target.has(&self.layer.chain_id).await? {
+            state.was_there.set(true);
+            return Ok(());
+        }
+        let work = async {
+            if self.target.snapshotter.send(Ask).await?.can_rebase {
+                self.beside_its_parent(&state, fetch).await
+            } else {
+                self.on_its_parent(&state, fetch).await
+            }
+        };
+        tokio::pin!(work);
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut work => outcome,
+            _ = abandoned => {
+                // Not dropped: a thread may be writing, and what it writes must be removed after it.
+                self.cancel.set();
+                work.await
+            }
+        };
+        outcome.map_err(|error| error.at(format!("layer {}", self.layer.descriptor.digest)))
+    }
+
+    async fn parent_is_there(&self) -> Result<()> {
+        match &self.parent {
+            Some(parent) => self.cancel.or(parent.wait()).await,
+            None => Ok(()),
+        }
+    }
+
+    fn parent_key(&self) -> String {
+        self.layer.parent.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// The layer apart, in overlay form, and put on its parent at the end.
+    async fn beside_its_parent(
+        &self,
+        state: &UnpackState,
+        fetch: impl FnOnce() -> Option<Rc<Fetch>>,
+    ) -> Result<()> {
+        let (draft, applied) = {
+            let _permit = self.permit().await?;
+            let fetch = fetch();
+            let draft = Draft::new(&self.target, &self.layer, "").await?;
+            state.has_begun.set(true);
+            let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Overlay).await;
+            draft.keep_if(applied).await?
+        };
+        let settled = async {
+            self.parent_is_there().await?;
+            self.settle(&draft, &applied.pending).await
+        };
+        let settled = settled.await;
+        if let Err(error) = &settled
+            && error.class() == Class::FailedPrecondition
+        {
+            info!(layer = %self.layer.descriptor.digest, %error, "unpacked again, on its parent");
+            draft.discard().await;
+            return self.on_its_parent(state, || None).await;
+        }
+        let (draft, ()) = draft.keep_if(settled).await?;
+        draft.commit(Some(self.parent_key())).await
+    }
+
+    /// The layer applied to a copy of its parent.
+    async fn on_its_parent(
+        &self,
+        state: &UnpackState,
+        fetch: impl FnOnce() -> Option<Rc<Fetch>>,
+    ) -> Result<()> {
+        let fetch = fetch();
+        self.parent_is_there().await?;
+        let _permit = self.permit().await?;
+        let draft = Draft::new(&self.target, &self.layer, &self.parent_key()).await?;
+        state.has_begun.set(true);
+        let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Remove).await;
+        let (draft, _) = draft.keep_if(applied).await?;
+        draft.commit(None).await
+    }
+
+    async fn permit(&self) -> Result<SemaphorePermit<'_>> {
+        let permit = async { Ok(self.unpacker.permits.acquire().await.expect("never closed")) };
+        self.cancel.or(permit).await
+    }
+
+    /// Applies the layer and checks that it is what the configuration says.
+    async fn apply(
+        &self,
+        draft: &Draft,
+        fetch: Option<&Fetch>,
+        whiteouts: Whiteouts,
+    ) -> Result<Applied> {
+        let layer = &self.layer;
+        let namespace = &self.target.namespace;
+        let stream = self.unpacker.fetcher.stream(namespace, &layer.descriptor, fetch);
+        let stream = self.cancel.or(stream).await?;
+        let apply = Apply {
+            layer: self.cancel.watch(stream),
+            media_type: layer.descriptor.media_type.clone(),
+            mounts: draft.mounts.clone(),
+            whiteouts,
+        };
+        let applied = self.unpacker.differ.send(apply).await;
+        if let Some(fetch) = fetch
+            && applied.as_ref().map_or_else(is_about_bytes, |_| true)
+        {
+            // Bytes that are not what they should be make no archive: the fetch knows better.
+            self.cancel.or(fetch.wait()).await?;
+        }
+        let applied = applied?;
+        if applied.diff_id != layer.diff_id {
+            return Err(Error::corrupt(format!(
+                "it unpacks to {}, the image's configuration says {}",
+                applied.diff_id, layer.diff_id
+            )));
+        }
+        Ok(applied)
+    }
+
+    async fn settle(&self, draft: &Draft, pending: &Pending) -> Result<()> {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let Some(parent) = &self.layer.parent else {
+            // On nothing there is nothing to take: directories keep their defaults, links are wrong.
+            return match pending.links.first() {
+                None => Ok(()),
+                Some((link, target)) => Err(Error::corrupt(format!(
+                    "hard link {} to {}, which no layer has",
+                    link.display(),
+                    target.display()
+                ))),
+            };
+        };
+        let key = fresh_key("settle", &self.layer.chain_id)?;
+        let view = View {
+            namespace: self.target.namespace.clone(),
+            key: key.clone(),
+            parent: parent.to_string(),
+            labels: owned(),
+        };
+        let parent = self.target.snapshotter.send(view).await?;
+        let settle = Settle { layer: draft.mounts.clone(), parent, pending: pending.clone() };
+        let outcome = self.unpacker.differ.send(settle).await;
+        self.target.remove(&key).await;
+        outcome
+    }
+}
+
+/// Whether an apply may have failed because of the bytes that it was given.
+fn is_about_bytes(error: &Error) -> bool {
+    matches!(error.class(), Class::Corrupt | Class::Aborted)
+}
+
+/// Ends waits and streams of a piece of work that nobody wants any more.
+#[derive(Clone, Debug)]
+struct Cancel(watch::Sender<bool>);
+
+impl Cancel {
+    fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    fn set(&self) {
+        self.0.send_replace(true);
+    }
+
+    fn error() -> Error {
+        Error::aborted("the pull was cancelled")
+    }
+
+    /// Waits for `wait`, or for the cancellation.
+    async fn or<T>(&self, wait: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut cancelled = self.0.subscribe();
+        tokio::select! {
+            biased;
+            _ = cancelled.wait_for(|&is_set| is_set) => Err(Self::error()),
+            outcome = wait => outcome,
+        }
+    }
+
+    /// A stream that ends with the cancellation.
+    fn watch(&self, stream: LayerStream) -> LayerStream {
+        LayerStream(Box::new(Watched { stream: stream.0, cancelled: self.0.subscribe() }))
+    }
+}
+
+struct Watched {
+    stream: Box<dyn Read + Send>,
+    cancelled: watch::Receiver<bool>,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if *self.cancelled.borrow() {
+            return Err(io::Error::other(Cancel::error()));
+        }
+        self.stream.read(buffer)
+    }
+}
+
+/// A snapshot that is being filled. Dropped before it is done (in a panic), it is removed too.
+struct Draft {
+    target: Target,
+    chain_id: Digest,
+    key: String,
+    mounts: Vec<Mount>,
+    is_done: bool,
+}
+
+impl Draft {
+    async fn new(target: &Target, layer: &Layer, parent: &str) -> Result<Self> {
+        let key = fresh_key("extract", &layer.chain_id)?;
+        let mounts = target.prepare(&key, parent).await?;
+        let (target, chain_id) = (target.clone(), layer.chain_id.clone());
+        Ok(Self { target, chain_id, key, mounts, is_done: false })
+    }
+
+    /// Goes on with it if a step worked, else removes it.
+    async fn keep_if<T>(self, outcome: Result<T>) -> Result<(Self, T)> {
+        match outcome {
+            Ok(value) => Ok((self, value)),
+            Err(error) => {
+                self.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn discard(mut self) {
+        self.is_done = true;
+        self.target.remove(&self.key).await;
+    }
+
+    /// Makes it the chain's snapshot. That somebody else made that meanwhile is fine.
+    async fn commit(mut self, rebase: Option<String>) -> Result<()> {
+        let commit = Commit {
+            namespace: self.target.namespace.clone(),
+            name: self.chain_id.to_string(),
+            key: self.key.clone(),
+            rebase: rebase.filter(|parent| !parent.is_empty()),
+            labels: Labels::new(),
+        };
+        match self.target.snapshotter.send(commit).await {
+            Ok(()) => {
+                self.is_done = true;
+                Ok(())
+            }
+            Err(error) => {
+                self.discard().await;
+                if error.class() == Class::AlreadyExists { Ok(()) } else { Err(error) }
+            }
+        }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let (target, key) = (self.target.clone(), self.key.clone());
+            actix::spawn(async move { target.remove(&key).await });
+        }
+    }
+}
