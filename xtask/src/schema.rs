@@ -54,7 +54,7 @@ fn generate_into(out: &Path) -> Result<()> {
     names.sort();
     let mut module = String::from(
         "//! Made by `cargo xtask schema` from schema/capnp. Do not edit.\n\n\
-         #![allow(missing_docs, unreachable_pub, elided_lifetimes_in_paths, clippy::all, clippy::allow_attributes_without_reason, clippy::unimplemented, \
+         #![allow(missing_docs, unreachable_pub, elided_lifetimes_in_paths, unsafe_code, clippy::all, clippy::allow_attributes_without_reason, clippy::unimplemented, \
          clippy::cast_possible_truncation, clippy::needless_pass_by_value, clippy::wildcard_imports, \
          reason = \"generated\")]\n\n",
     );

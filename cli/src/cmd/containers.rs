@@ -5,6 +5,7 @@ use std::io::Write as _;
 use capstan_client::schema::container_capnp::containers;
 use clap::{Args, Subcommand};
 
+use crate::cmd::images::full_name;
 use crate::cmd::spec::SpecFlags;
 use crate::exit::Outcome;
 use crate::print::{self, Listing};
@@ -68,7 +69,7 @@ pub(crate) fn image_and_command(
 ) -> Outcome<(String, Vec<String>)> {
     match (spec.has_rootfs(), image) {
         (true, first) => Ok((String::new(), first.into_iter().chain(command).collect())),
-        (false, Some(image)) => Ok((image, command)),
+        (false, Some(image)) => Ok((full_name(&image), command)),
         (false, None) => {
             Err(capstan_client::Error::invalid("which image? name one, or use --rootfs DIR").into())
         }

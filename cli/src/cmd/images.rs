@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use capstan_client::schema::Platform;
+use capstan_client::schema::{Platform, Reference};
 use capstan_client::schema::image_capnp::{image, images};
 use capstan_client::schema::transfer_capnp::transfer;
 use clap::Subcommand;
@@ -86,7 +86,8 @@ impl Pull {
         let service: transfer::Client = session.open("transfer");
         let mut request = service.pull_request();
         let mut params = request.get();
-        params.set_reference(&self.reference);
+        // What is no reference goes as it is: the daemon says what is wrong with it.
+        params.set_reference(full_name(&self.reference));
         params
             .set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json() && !is_quiet)));
         let mut options = params.init_options();
@@ -119,7 +120,7 @@ impl Images {
             Self::Rm { names } => {
                 for name in names {
                     let mut request = service.delete_request();
-                    request.get().set_name(&name);
+                    request.get().set_name(full_name(&name));
                     call!(session, request);
                     writeln!(std::io::stdout(), "{name}")?;
                 }
@@ -127,7 +128,7 @@ impl Images {
             }
             Self::Inspect { name, platform } => {
                 let mut request = service.resolve_request();
-                request.get().set_name(&name);
+                request.get().set_name(full_name(&name));
                 request.get().set_platform(platform.as_deref().unwrap_or_default());
                 let response = call!(session, request);
                 print::json(response.get()?)
@@ -135,7 +136,7 @@ impl Images {
             Self::Unpack { name, platform, snapshotter } => {
                 let service: transfer::Client = session.open("transfer");
                 let mut request = service.unpack_request();
-                request.get().set_image(&name);
+                request.get().set_image(full_name(&name));
                 request.get().set_platform(platform.as_deref().unwrap_or_default());
                 request.get().set_snapshotter(snapshotter.as_deref().unwrap_or_default());
                 let response = call!(session, request);
@@ -182,7 +183,8 @@ async fn list(session: &Session, service: &images::Client, quiet: bool) -> Outco
     }
 }
 
-/// The name under which an image that a person named is stored.
+/// The name under which an image that a person named is stored: `busybox` is
+/// `docker.io/library/busybox:latest`. What is no reference is a name as it is.
 pub(crate) fn full_name(text: &str) -> String {
-    text.to_owned()
+    Reference::parse_familiar(text).map_or_else(|_| text.to_owned(), |name| name.to_string())
 }

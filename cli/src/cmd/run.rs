@@ -125,7 +125,7 @@ impl Run {
     async fn find_image(&self, session: &Session, image: &str) -> Outcome<String> {
         match self.pull {
             PullPolicy::Always => self.pull(session, image).await,
-            PullPolicy::Missing | PullPolicy::Never => Ok(crate::cmd::images::full_name(image)),
+            PullPolicy::Missing | PullPolicy::Never => Ok(image.to_owned()),
         }
     }
 

@@ -8,6 +8,7 @@ use capstan_images as _;
 use capstan_introspection as _;
 use capstan_metadata as _;
 use capstan_namespaces as _;
+use capstan_runtime_linux as _;
 use capstan_snapshot_native as _;
 use capstan_snapshot_overlay as _;
 use capstan_tasks as _;

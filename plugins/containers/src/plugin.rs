@@ -8,7 +8,8 @@ use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
 use capstan_sdk::contract::containers::{
-    Container, ContainerSpec, ContainersAddr, Create, Delete, Get, List, ListAll, MakeSpec, Rootfs,
+    Container, ContainerSpec, ContainersAddr, Create, Delete, Get, List, ListAll, MakeProcess,
+    MakeSpec, Rootfs,
 };
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::images::{Manifest, Resolve};
@@ -411,6 +412,20 @@ impl LocalContainers {
         made
     }
 
+    async fn make_process(self, make: MakeProcess) -> Result<Vec<u8>> {
+        let container = self.get(&make.namespace, &make.id).await?;
+        let process = make.process;
+        let user = match process.user.is_empty() {
+            true => None,
+            false => {
+                let (text, pid) = (process.user.clone(), make.init_pid);
+                let look = move || Wish::parse(&text)?.resolve_in_process(pid);
+                Some(blocking::run("look users up", look).await?)
+            }
+        };
+        spec::exec_process(&container.spec, &process, user.as_ref())
+    }
+
     async fn delete(self, delete: Delete) -> Result<()> {
         let Delete { namespace, id } = delete;
         let container = self.get(&namespace, &id).await?;
@@ -508,6 +523,13 @@ impl Handler<Rootfs> for LocalContainers {
     type Result = ResponseFuture<Result<Vec<Mount>>>;
     fn handle(&mut self, rootfs: Rootfs, _: &mut Cell<Self>) -> Self::Result {
         Box::pin(self.clone().rootfs(rootfs))
+    }
+}
+
+impl Handler<MakeProcess> for LocalContainers {
+    type Result = ResponseFuture<Result<Vec<u8>>>;
+    fn handle(&mut self, make: MakeProcess, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().make_process(make))
     }
 }
 

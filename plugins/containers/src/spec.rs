@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use capstan_sdk::contract::containers::{ContainerSpec, Network};
+use capstan_sdk::contract::runtime::ProcessSpec;
 use capstan_sdk::oci::ImageConfig;
 use capstan_sdk::{ContainerId, Error, Result};
 use serde_json::{Value, json};
@@ -132,12 +133,16 @@ fn workdir(spec: &ContainerSpec, image: &ImageConfig) -> Result<String> {
         ("", "") => "/",
         ("", dir) | (dir, _) => dir,
     };
+    checked_workdir(dir).map(str::to_owned)
+}
+
+fn checked_workdir(dir: &str) -> Result<&str> {
     if !dir.starts_with('/') || dir.contains('\0') || dir.split('/').any(|part| part == "..") {
         return Err(Error::invalid(format!(
             "working directory {dir:?}: write an absolute path without \"..\""
         )));
     }
-    Ok(dir.to_owned())
+    Ok(dir)
 }
 
 fn hostname(parts: &Parts<'_>) -> Result<String> {
@@ -247,6 +252,46 @@ fn host_devices() -> Vec<Value> {
         }
     }
     devices
+}
+
+/// The process object of an exec: the container's own with what was asked for over it.
+///
+/// # Errors
+/// `InvalidArgument`: something in the wish.
+pub(crate) fn exec_process(
+    stored: &[u8],
+    wish: &ProcessSpec,
+    user: Option<&User>,
+) -> Result<Vec<u8>> {
+    let mut spec: Value = serde_json::from_slice(stored)
+        .map_err(|error| Error::corrupt(format!("the container's spec: {error}")))?;
+    let mut process = spec["process"].take();
+    if wish.args.first().is_none_or(String::is_empty) {
+        return Err(Error::invalid("which command? say what to run"));
+    }
+    if wish.args.iter().any(|arg| arg.contains('\0')) {
+        return Err(Error::invalid("an argument has a NUL in it"));
+    }
+    process["args"] = json!(wish.args);
+    let base: Vec<String> = process["env"]
+        .as_array()
+        .map(|env| env.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
+        .unwrap_or_default();
+    let mut env = merge_env(&base, &wish.env)?;
+    if wish.has_terminal && !env.iter().any(|v| v.starts_with("TERM=")) {
+        env.push("TERM=xterm".into());
+    }
+    process["env"] = json!(env);
+    process["terminal"] = wish.has_terminal.into();
+    if !wish.workdir.is_empty() {
+        process["cwd"] = checked_workdir(&wish.workdir)?.into();
+    }
+    if let Some(user) = user {
+        process["user"] = json!({
+            "uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids,
+        });
+    }
+    Ok(serde_json::to_vec(&process).expect("a JSON value is JSON"))
 }
 
 /// Checks a spec that the user brought, and puts it where the runtime will find the root filesystem.
@@ -364,6 +409,29 @@ mod tests {
             made(&ContainerSpec::default(), &bare).unwrap_err().class(),
             Class::InvalidArgument
         );
+    }
+
+    #[test]
+    fn an_exec_is_the_containers_process_with_another_command() {
+        let base = made(&ContainerSpec::default(), &image()).unwrap();
+        let base = serde_json::to_vec(&base).unwrap();
+        let wish = ProcessSpec {
+            args: vec!["id".into()],
+            env: vec!["A=9".into()],
+            workdir: "/else".into(),
+            ..ProcessSpec::default()
+        };
+        let user = User { uid: 5, gid: 6, additional_gids: vec![7] };
+        let bytes = exec_process(&base, &wish, Some(&user)).unwrap();
+        let process: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(process["args"], json!(["id"]));
+        assert_eq!(process["env"], json!(["A=9", "PATH=/bin"]));
+        assert_eq!(process["cwd"], "/else");
+        assert_eq!(process["user"], json!({ "uid": 5, "gid": 6, "additionalGids": [7] }));
+        assert_eq!(process["noNewPrivileges"], true);
+        let nothing = ProcessSpec::default();
+        let error = exec_process(&base, &nothing, None).unwrap_err();
+        assert_eq!(error.class(), Class::InvalidArgument);
     }
 
     #[test]

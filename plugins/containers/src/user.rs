@@ -56,6 +56,20 @@ impl<'t> Wish<'t> {
         Ok(Self { user, group: group.transpose()? })
     }
 
+    /// The numbers, by the files of a running container.
+    ///
+    /// # Errors
+    /// As [`Wish::resolve`]; `FailedPrecondition`: it has ended.
+    pub(crate) fn resolve_in_process(&self, pid: u32) -> Result<User> {
+        if let Some(user) = self.without_files() {
+            return Ok(user);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
+            .map_err(|_| Error::precondition("the container has ended"))?;
+        self.resolve(&root)
+    }
+
     /// The numbers, if the image's files can add nothing: for root.
     pub(crate) fn without_files(&self) -> Option<User> {
         match (self.user, self.group) {

@@ -79,9 +79,9 @@ impl EventLog {
 
 impl Handler<Publish> for EventLog {
     type Result = ResponseFuture<Result<u64>>;
-    fn handle(&mut self, Publish(event): Publish, _: &mut Cell<Self>) -> Self::Result {
+    fn handle(&mut self, Publish(events): Publish, _: &mut Cell<Self>) -> Self::Result {
         let metadata = self.metadata.clone();
-        Box::pin(async move { metadata.send(Commit { steps: vec![], events: vec![event] }).await })
+        Box::pin(async move { metadata.send(Commit { steps: vec![], events }).await })
     }
 }
 

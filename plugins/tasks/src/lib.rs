@@ -1,1 +1,11 @@
-//! x
+//! tasks.local: containers and runtimes brought together.
+//!
+//! It finds a container's runtime and passes calls on; makes container and task in one for `run`; and
+//! removes ephemeral containers when their task has ended, whether or not the client that wanted that
+//! is still there. It keeps no truth: containers are records, tasks are the runtime's.
+
+mod ephemeral;
+mod plugin;
+mod router;
+
+pub use plugin::LocalTasks;

@@ -2,6 +2,7 @@
 
 use capstan_schema::{ContainerId, Labels, Mount, Namespace};
 
+use crate::contract::runtime::ProcessSpec;
 use crate::contract::{Listed, Page};
 
 /// A mount that the user asked for.
@@ -170,6 +171,21 @@ pub struct MakeSpec {
     pub spec: ContainerSpec,
 }
 
+/// The OCI process object of an exec: the container's own process with what was asked for over it.
+///
+/// `InvalidArgument`: something in the wish. `NotFound`: the container, or a user by name.
+#[derive(Clone, Debug)]
+pub struct MakeProcess {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// Of which container.
+    pub id: ContainerId,
+    /// What the user asked for.
+    pub process: ProcessSpec,
+    /// The container's init process, in whose root users are looked up.
+    pub init_pid: u32,
+}
+
 crate::contract! {
     /// The contract of kind `containers`.
     Containers ("containers") as ContainersAddr {
@@ -180,5 +196,6 @@ crate::contract! {
         delete: Delete => (),
         rootfs: Rootfs => Vec<Mount>,
         make_spec: MakeSpec => Vec<u8>,
+        make_process: MakeProcess => Vec<u8>,
     }
 }

@@ -77,9 +77,9 @@ impl Filter {
     }
 }
 
-/// Logs an event that goes with no other change. Answers its cursor.
+/// Logs events that go with no other change, in order and at once. Answers the cursor of the last.
 #[derive(Clone, Debug)]
-pub struct Publish(pub NewEvent);
+pub struct Publish(pub Vec<NewEvent>);
 
 /// Reads matching events behind a cursor. Does not wait.
 #[derive(Clone, Debug)]

@@ -51,6 +51,10 @@ pub struct DeleteContainer {
     pub id: ContainerId,
 }
 
+/// Says that whoever made a container with [`Run`] is gone. What was not started is removed.
+#[derive(Clone, Debug)]
+pub struct Abandon(pub TaskKey);
+
 /// Readies an additional process. Answers its exec id and paths. Otherwise as `runtime::Exec`.
 #[derive(Clone, Debug)]
 pub struct Exec {
@@ -71,6 +75,7 @@ crate::contract! {
         run: Run => TaskInfo,
         delete: Delete => Exit,
         delete_container: DeleteContainer => (),
+        abandon: Abandon => (),
         exec: Exec => (String, StdioPaths),
     }
     shared {

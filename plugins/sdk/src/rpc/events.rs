@@ -81,7 +81,7 @@ impl wire::events::Server for Server {
             for field in params.get_fields()? {
                 event = event.with(field.get_key()?.to_str()?, field.get_value()?.to_str()?);
             }
-            self.link.send(Publish(event)).await
+            self.link.send(Publish(vec![event])).await
         };
         answer!(results, work, |out, cursor| out.set_cursor(cursor))
     }

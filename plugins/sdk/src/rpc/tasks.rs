@@ -1,5 +1,6 @@
 //! `Tasks`, `Task` and `Process` of task.capnp.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use capnp::capability::Client;
@@ -12,7 +13,7 @@ use crate::contract::runtime::{
     CloseStdin, DeleteExec, Exit, Inspect, Kill, List, ProcessSpec, Processes, Resize, Start,
     StartExec, Status, Stdio, TaskInfo, TaskKey, Wait,
 };
-use crate::contract::tasks::{Create, Delete, Exec, Run};
+use crate::contract::tasks::{Abandon, Create, Delete, Exec, Run};
 
 struct Server {
     link: Link<Tasks>,
@@ -81,7 +82,12 @@ impl Server {
     }
 
     fn task(&self, key: TaskKey) -> wire::task::Client {
-        capnp_rpc::new_client(TaskServer { link: self.link.clone(), key })
+        self.task_from(key, false)
+    }
+
+    fn task_from(&self, key: TaskKey, is_from_run: bool) -> wire::task::Client {
+        let link = self.link.clone();
+        capnp_rpc::new_client(TaskServer { link, key, is_unstarted: Cell::new(is_from_run) })
     }
 }
 
@@ -120,7 +126,7 @@ impl wire::tasks::Server for Server {
         };
         answer!(results, work, |out, info| {
             write_info(&info, out.reborrow().init_info());
-            out.set_task(self.task(info.key));
+            out.set_task(self.task_from(info.key, true));
         })
     }
 
@@ -157,6 +163,18 @@ impl wire::tasks::Server for Server {
 struct TaskServer {
     link: Link<Tasks>,
     key: TaskKey,
+    /// Made by `run`, and nobody has started it: it goes if its maker goes.
+    is_unstarted: Cell<bool>,
+}
+
+impl Drop for TaskServer {
+    fn drop(&mut self) {
+        if self.is_unstarted.get() {
+            let (link, key) = (self.link.clone(), self.key.clone());
+            // What cannot be told now is found at the next start of the daemon.
+            actix_rt::spawn(async move { link.send(Abandon(key)).await });
+        }
+    }
 }
 
 impl wire::task::Server for TaskServer {
@@ -165,6 +183,7 @@ impl wire::task::Server for TaskServer {
         _params: wire::task::StartParams,
         mut results: wire::task::StartResults,
     ) -> capnp::Result<()> {
+        self.is_unstarted.set(false);
         let work = self.link.send(Start(self.key.clone()));
         answer!(results, work, |out, pid| out.set_pid(pid))
     }

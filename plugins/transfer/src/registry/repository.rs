@@ -113,6 +113,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::resolve`]; `Corrupt` if the registry has another size of it, or sends
     /// another range. `InvalidArgument`: the offset is behind the end.
+    #[cfg(test)]
     pub(crate) async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream> {
         retry(self.config(), || self.try_blob(descriptor, offset)).await
     }

@@ -1,0 +1,96 @@
+//! The commands, each one call of libcontainer.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::signal::Signal;
+use libcontainer::syscall::syscall::SyscallType;
+
+use crate::args::{Args, Command};
+use crate::workload::Program;
+
+/// Does what the command line says.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.command {
+        Command::Create { bundle } => create(args, bundle),
+        Command::Start => Ok(load(args)?.start()?),
+        Command::Exec { process } => exec(args, process),
+        Command::Kill { signal } => {
+            let signal = Signal::try_from(signal.as_str())
+                .with_context(|| format!("signal {signal:?}: there is none"))?;
+            Ok(load(args)?.kill(signal, false)?)
+        }
+        Command::Delete { is_forced } => delete(args, *is_forced),
+        Command::State => {
+            let container = load(args)?;
+            let state = serde_json::to_string_pretty(&container.state)?;
+            // The one thing that goes to stdout (runtime-spec, runtime.md, "Query State").
+            std::io::Write::write_all(&mut std::io::stdout(), state.as_bytes())?;
+            Ok(())
+        }
+    }
+}
+
+/// Relative paths are relative to where we were started; libcontainer changes its directory.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("find {}", path.display()))
+}
+
+fn builder(args: &Args) -> Result<ContainerBuilder> {
+    let pid_file = args.pid_file.as_deref().map(absolute).transpose()?;
+    let console = args.console_socket.as_deref().map(absolute).transpose()?;
+    Ok(ContainerBuilder::new(args.id.clone(), SyscallType::default())
+        .with_executor(Program)
+        .with_root_path(absolute(&args.root)?)?
+        .with_pid_file(pid_file)?
+        .with_console_socket(console)
+        .validate_id()?)
+}
+
+fn create(args: &Args, bundle: &Path) -> Result<()> {
+    std::fs::create_dir_all(&args.root).with_context(|| format!("make {}", args.root.display()))?;
+    builder(args)?
+        .as_init(absolute(bundle)?)
+        .with_systemd(args.is_systemd_cgroup)
+        .with_detach(true)
+        .build()?;
+    Ok(())
+}
+
+fn exec(args: &Args, process: &Path) -> Result<()> {
+    builder(args)?.as_tenant().with_process(Some(absolute(process)?)).with_detach(true).build()?;
+    Ok(())
+}
+
+fn container_dir(args: &Args) -> Result<PathBuf> {
+    if args.id.is_empty() || args.id.contains('/') || args.id.starts_with('.') {
+        bail!("container id {:?} is none", args.id);
+    }
+    Ok(absolute(&args.root)?.join(&args.id))
+}
+
+fn load(args: &Args) -> Result<Container> {
+    let dir = container_dir(args)?;
+    if !dir.is_dir() {
+        bail!("container {} does not exist", args.id);
+    }
+    Ok(Container::load(dir)?)
+}
+
+/// With `--force` that there is nothing is fine, as with runc.
+fn delete(args: &Args, is_forced: bool) -> Result<()> {
+    let dir = container_dir(args)?;
+    if is_forced && !dir.is_dir() {
+        return Ok(());
+    }
+    match Container::load(dir.clone()) {
+        Ok(mut container) => Ok(container.delete(is_forced)?),
+        // A create that broke off left no state worth reading.
+        Err(_) if is_forced => {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

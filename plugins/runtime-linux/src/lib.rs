@@ -1,0 +1,25 @@
+//! runtime.linux: a shim behind each task, and an OCI runtime behind each shim.
+//!
+//! The shim owns the truth: a record beside its socket, synced before anybody is told. What is kept
+//! here is a copy, which answers at once and never waits for a shim. When the daemon starts it reads
+//! the records, connects to the shims that live, and says of the others what their records say.
+//!
+//! ```text
+//! <state>/runtime.linux/tasks/<namespace>/<id>/   config.json, rootfs/, io/, record, shim.sock, ...
+//! <state>/runtime.linux/oci/<namespace>/          the runtimes' own directories
+//! ```
+//!
+//! Invariant: nothing of a container runs in the daemon's process, and the daemon mounts nothing for it.
+
+mod config;
+mod failure;
+mod launch;
+mod plugin;
+mod publish;
+mod record;
+mod recover;
+mod shim;
+mod task;
+
+pub use config::{Config, RuntimeConfig};
+pub use plugin::LinuxRuntime;

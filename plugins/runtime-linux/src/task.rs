@@ -1,0 +1,144 @@
+//! A task, as the daemon knows it: a copy of what its shim knows, that answers at once.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use capstan_sdk::contract::runtime::{Exit, Status, StdioPaths, TaskInfo, TaskKey};
+use capstan_sdk::{Error, Result};
+use tokio::sync::{Mutex, watch};
+
+use crate::shim::Shim;
+
+/// The file in a task's directory that says that its exit is in the event log.
+pub(crate) const TOLD: &str = "exit-told";
+
+/// Shared by all calls that concern the task. One thread, so cells are enough.
+pub(crate) struct Task {
+    pub(crate) key: TaskKey,
+    pub(crate) dir: PathBuf,
+    /// The first word of the command, for errors.
+    pub(crate) command: String,
+    info: RefCell<TaskInfo>,
+    exit: watch::Sender<Option<Exit>>,
+    /// `None` when the shim is gone.
+    shim: RefCell<Option<Shim>>,
+    /// Set when the shim has hung up.
+    pub(crate) hangup: watch::Sender<bool>,
+    /// Keeps start, delete and the like apart.
+    pub(crate) step: Mutex<()>,
+    /// Being deleted: that the shim hangs up is no news then.
+    pub(crate) is_going: Cell<bool>,
+}
+
+impl Task {
+    pub(crate) fn new(
+        dir: PathBuf,
+        command: String,
+        info: TaskInfo,
+        shim: Option<Shim>,
+    ) -> Rc<Self> {
+        let exit = info.exit.clone();
+        let is_gone = shim.is_none();
+        Rc::new(Self {
+            key: info.key.clone(),
+            dir,
+            command,
+            info: RefCell::new(info),
+            exit: watch::Sender::new(exit),
+            shim: RefCell::new(shim),
+            hangup: watch::Sender::new(is_gone),
+            step: Mutex::new(()),
+            is_going: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn info(&self) -> TaskInfo {
+        self.info.borrow().clone()
+    }
+
+    /// The way to the shim.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`: the shim is gone, and with it the container.
+    pub(crate) fn shim(&self) -> Result<Shim> {
+        self.shim.borrow().clone().ok_or_else(|| {
+            Error::precondition(format!(
+                "the shim of container {} is gone; delete the task (capstan tasks delete {})",
+                self.key.id, self.key.id
+            ))
+        })
+    }
+
+    pub(crate) fn has_shim(&self) -> bool {
+        self.shim.borrow().is_some()
+    }
+
+    pub(crate) fn set_runtime(&self, name: String) {
+        self.info.borrow_mut().runtime = name;
+    }
+
+    pub(crate) fn set_running(&self, pid: u32, at_unix_ns: i64) {
+        let mut info = self.info.borrow_mut();
+        // It may have ended before we heard that it was started.
+        if info.status == Status::Created {
+            info.status = Status::Running;
+        }
+        info.pid = pid;
+        info.started_at_unix_ns = at_unix_ns;
+    }
+
+    /// The first news counts: a shim that dies later does not change how its container ended.
+    pub(crate) fn set_exit(&self, exit: &Exit) -> bool {
+        let is_first = self.exit.send_if_modified(|known| {
+            let is_first = known.is_none();
+            known.get_or_insert_with(|| exit.clone());
+            is_first
+        });
+        if is_first {
+            let mut info = self.info.borrow_mut();
+            info.status = Status::Stopped;
+            info.exit = Some(exit.clone());
+        }
+        is_first
+    }
+
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        self.exit.borrow().clone()
+    }
+
+    pub(crate) async fn wait(&self) -> Exit {
+        let mut exit = self.exit.subscribe();
+        let exit = exit.wait_for(Option::is_some).await.expect("we hold the sender");
+        exit.clone().expect("it was waited for")
+    }
+
+    /// The shim has hung up.
+    pub(crate) fn set_gone(&self) {
+        self.shim.replace(None);
+        self.info.borrow_mut().shim_pid = 0;
+        self.hangup.send_replace(true);
+    }
+
+    /// Waits until the shim has hung up.
+    pub(crate) async fn gone(&self) {
+        let mut hangup = self.hangup.subscribe();
+        let _ = hangup.wait_for(|&is_gone| is_gone).await;
+    }
+
+    /// Where the FIFOs of an exec are: the shim makes them, we tell.
+    pub(crate) fn exec_paths(
+        &self,
+        exec_id: &str,
+        has_stdin: bool,
+        has_terminal: bool,
+    ) -> StdioPaths {
+        let dir = self.dir.join("io").join(exec_id);
+        let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+        StdioPaths {
+            stdin: if has_stdin { path("stdin") } else { String::new() },
+            stdout: path("stdout"),
+            stderr: if has_terminal { String::new() } else { path("stderr") },
+        }
+    }
+}

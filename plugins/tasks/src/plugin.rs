@@ -1,0 +1,303 @@
+//! The plugin.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read as _;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{
+    Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
+};
+use capstan_sdk::contract::Tasks;
+use capstan_sdk::contract::containers::{self, Container, MakeProcess, Rootfs};
+use capstan_sdk::contract::runtime::{
+    self, CloseStdin, DeleteExec, Exit, Inspect, Kill, List, ProcessInfo, Processes, Resize, Start,
+    StartExec, Status, Stdio, StdioPaths, TaskInfo, TaskKey, Wait, check_exec_id, no_such_task,
+};
+use capstan_sdk::contract::tasks::{
+    Abandon, Create, Delete, DeleteContainer, Exec, Run, TasksAddr,
+};
+use capstan_sdk::{Class, Context, Error, Exports, Info, Plugin, Result, export_plugin, rpc};
+use tracing::warn;
+
+use crate::ephemeral::Ephemerals;
+use crate::router::Router;
+
+/// tasks.local.
+pub struct LocalTasks {
+    shared: Rc<Shared>,
+}
+
+impl std::fmt::Debug for LocalTasks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LocalTasks")
+    }
+}
+
+export_plugin!(LocalTasks);
+
+/// It has none.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {}
+
+struct Shared {
+    router: Router,
+    ephemerals: Ephemerals,
+    /// Made by `run` and not started yet: if the start fails, the container goes.
+    unstarted: RefCell<HashSet<TaskKey>>,
+}
+
+impl Plugin for LocalTasks {
+    const INFO: Info = Info {
+        id: "tasks.local",
+        version: env!("CARGO_PKG_VERSION"),
+        about: "containers and runtimes brought together",
+        requires: &["containers", "runtime"],
+        rank: 0,
+    };
+    type Config = Config;
+
+    async fn build(_config: Config, context: Context) -> Result<Self> {
+        let router = Router::new(context)?;
+        let ephemerals = Ephemerals::new(router.clone());
+        Ok(Self { shared: Rc::new(Shared { router, ephemerals, unstarted: RefCell::default() }) })
+    }
+
+    fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
+        exports.contract::<Tasks>(TasksAddr::from(addr));
+        let link = context.link_self::<Tasks>();
+        exports.service(move |_peer, namespace| rpc::tasks::serve(link.clone(), namespace));
+    }
+}
+
+impl Actor for LocalTasks {
+    type Context = Cell<Self>;
+
+    fn started(&mut self, cell: &mut Cell<Self>) {
+        cell.spawn(self.shared.ephemerals.clone().recover().into_actor(self));
+    }
+}
+
+/// A name that no other exec of the task has.
+fn random_exec_id() -> Result<String> {
+    let mut bytes = [0; 6];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| Error::io("read /dev/urandom", error))?;
+    Ok(bytes.iter().fold("x".to_owned(), |id, byte| format!("{id}{byte:02x}")))
+}
+
+impl Shared {
+    async fn make_task(
+        &self,
+        key: &TaskKey,
+        container: &Container,
+        stdio: Stdio,
+    ) -> Result<TaskInfo> {
+        let (namespace, id) = (key.namespace.clone(), key.id.clone());
+        let rootfs = self.router.containers.send(Rootfs { namespace, id }).await?;
+        let create = runtime::Create {
+            key: key.clone(),
+            runtime: container.runtime.clone(),
+            spec: Arc::from(container.spec.as_slice()),
+            rootfs,
+            stdio,
+            has_terminal: has_terminal(&container.spec),
+        };
+        self.router.runtime(&container.runtime)?.send(create).await
+    }
+
+    async fn create(self: Rc<Self>, create: Create) -> Result<TaskInfo> {
+        let container = self.router.container(&create.key).await?;
+        let info = self.make_task(&create.key, &container, create.stdio).await?;
+        if container.is_ephemeral {
+            self.ephemerals.keep(&create.key);
+        }
+        Ok(info)
+    }
+
+    async fn run(self: Rc<Self>, run: Run) -> Result<TaskInfo> {
+        let Run { namespace, id, spec, stdio } = run;
+        let key = TaskKey { namespace: namespace.clone(), id: id.clone() };
+        let create = containers::Create { namespace, id, spec };
+        let container = self.router.containers.send(create).await?;
+        match self.make_task(&key, &container, stdio).await {
+            Ok(info) => {
+                self.unstarted.borrow_mut().insert(key.clone());
+                if container.is_ephemeral {
+                    self.ephemerals.keep(&key);
+                }
+                Ok(info)
+            }
+            Err(error) => {
+                self.undo(&key).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a container that came to nothing, with its task.
+    async fn undo(&self, key: &TaskKey) {
+        self.unstarted.borrow_mut().remove(key);
+        if let Err(error) = self.ephemerals.remove(key).await {
+            warn!(task = %key, %error, "a container that came to nothing could not be removed");
+        }
+    }
+
+    async fn start(self: Rc<Self>, key: TaskKey) -> Result<u32> {
+        let runtime = self.router.runtime_of(&key).await?;
+        let started = runtime.send(Start(key.clone())).await;
+        let is_from_run = self.unstarted.borrow_mut().remove(&key);
+        if started.is_err() && is_from_run {
+            self.undo(&key).await;
+        }
+        started
+    }
+
+    async fn wait(self: Rc<Self>, wait: Wait) -> Result<Exit> {
+        if wait.exec_id.is_empty()
+            && let Some(outcome) = self.ephemerals.outcome(&wait.key)
+        {
+            return outcome.await;
+        }
+        self.router.runtime_of(&wait.key).await?.send(wait).await
+    }
+
+    async fn delete(self: Rc<Self>, delete: Delete) -> Result<Exit> {
+        let Delete { key, is_forced } = delete;
+        let container = self.router.container(&key).await?;
+        let runtime = self.router.runtime(&container.runtime)?;
+        let exit = runtime.send(runtime::Delete { key: key.clone(), is_forced }).await?;
+        self.unstarted.borrow_mut().remove(&key);
+        if container.is_ephemeral {
+            self.ephemerals.remove(&key).await?;
+        }
+        Ok(exit)
+    }
+
+    async fn delete_container(self: Rc<Self>, delete: DeleteContainer) -> Result<()> {
+        let DeleteContainer { namespace, id } = delete;
+        let key = TaskKey { namespace: namespace.clone(), id: id.clone() };
+        let runtime = self.router.runtime_of(&key).await?;
+        match runtime.send(Inspect(key)).await {
+            Ok(_) => Err(Error::precondition(format!(
+                "container {id} has a task; delete that first (capstan tasks delete {id})"
+            ))),
+            Err(error) if error.class() == Class::NotFound => {
+                self.router.containers.send(containers::Delete { namespace, id }).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn abandon(self: Rc<Self>, key: TaskKey) -> Result<()> {
+        if !self.unstarted.borrow().contains(&key) {
+            return Ok(());
+        }
+        let runtime = self.router.runtime_of(&key).await?;
+        if runtime.send(Inspect(key.clone())).await?.status == Status::Created {
+            self.undo(&key).await;
+        }
+        Ok(())
+    }
+
+    async fn exec(self: Rc<Self>, exec: Exec) -> Result<(String, StdioPaths)> {
+        let Exec { key, exec_id, process, stdio } = exec;
+        let exec_id = match exec_id.is_empty() {
+            true => random_exec_id()?,
+            false => exec_id,
+        };
+        check_exec_id(&exec_id)?;
+        let runtime = self.router.runtime_of(&key).await?;
+        let info = runtime.send(Inspect(key.clone())).await?;
+        let has_terminal = process.has_terminal;
+        let make = MakeProcess {
+            namespace: key.namespace.clone(),
+            id: key.id.clone(),
+            process,
+            init_pid: info.pid,
+        };
+        let process = Arc::from(self.router.containers.send(make).await?);
+        let exec_id_text = exec_id.clone();
+        let exec = runtime::Exec { key, exec_id, process, stdio, has_terminal };
+        let paths = runtime.send(exec).await?;
+        Ok((exec_id_text, paths))
+    }
+
+    async fn inspect(self: Rc<Self>, key: TaskKey) -> Result<TaskInfo> {
+        match self.router.runtime_of(&key).await {
+            Ok(runtime) => runtime.send(Inspect(key)).await,
+            // Without a container there is no task: that is the better thing to say.
+            Err(error) if error.class() == Class::NotFound => Err(no_such_task(&key)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(self: Rc<Self>, list: List) -> Result<Vec<TaskInfo>> {
+        let mut all = Vec::new();
+        for runtime in self.router.runtimes()? {
+            match runtime.send(list.clone()).await {
+                Ok(tasks) => all.extend(tasks),
+                // One runtime that is down does not hide what the others know.
+                Err(error) => warn!(?runtime, %error, "its tasks are not listed"),
+            }
+        }
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(all)
+    }
+}
+
+fn has_terminal(spec: &[u8]) -> bool {
+    let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
+    spec["process"]["terminal"].as_bool().unwrap_or(false)
+}
+
+macro_rules! handlers {
+    ($($message:ty => $reply:ty, |$shared:ident, $value:ident| $work:expr;)*) => {$(
+        impl Handler<$message> for LocalTasks {
+            type Result = ResponseFuture<Result<$reply>>;
+            fn handle(&mut self, $value: $message, _: &mut Cell<Self>) -> Self::Result {
+                let $shared = Rc::clone(&self.shared);
+                Box::pin(async move { $work })
+            }
+        }
+    )*};
+}
+
+handlers! {
+    Create => TaskInfo, |shared, create| shared.create(create).await;
+    Run => TaskInfo, |shared, run| shared.run(run).await;
+    Start => u32, |shared, start| shared.start(start.0).await;
+    Wait => Exit, |shared, wait| shared.wait(wait).await;
+    Delete => Exit, |shared, delete| shared.delete(delete).await;
+    DeleteContainer => (), |shared, delete| shared.delete_container(delete).await;
+    Abandon => (), |shared, abandon| shared.abandon(abandon.0).await;
+    Exec => (String, StdioPaths), |shared, exec| shared.exec(exec).await;
+    Inspect => TaskInfo, |shared, inspect| shared.inspect(inspect.0).await;
+    List => Vec<TaskInfo>, |shared, list| shared.list(list).await;
+}
+
+/// Messages that go to the container's runtime as they are.
+macro_rules! passed_on {
+    ($($message:ty => $reply:ty, |$value:ident| $key:expr;)*) => {$(
+        impl Handler<$message> for LocalTasks {
+            type Result = ResponseFuture<Result<$reply>>;
+            fn handle(&mut self, $value: $message, _: &mut Cell<Self>) -> Self::Result {
+                let shared = Rc::clone(&self.shared);
+                Box::pin(async move { shared.router.runtime_of($key).await?.send($value).await })
+            }
+        }
+    )*};
+}
+
+passed_on! {
+    Kill => (), |kill| &kill.key;
+    StartExec => u32, |start| &start.key;
+    DeleteExec => Exit, |delete| &delete.key;
+    Processes => Vec<ProcessInfo>, |processes| &processes.0;
+    Resize => (), |resize| &resize.key;
+    CloseStdin => (), |close| &close.key;
+}

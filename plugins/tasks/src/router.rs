@@ -1,0 +1,49 @@
+//! From a task to the runtime that has it.
+
+use capstan_sdk::contract::containers::{Container, Get};
+use capstan_sdk::contract::runtime::TaskKey;
+use capstan_sdk::contract::{Containers, Runtime};
+use capstan_sdk::{Context, Link, Result};
+
+/// Finds runtimes.
+#[derive(Clone, Debug)]
+pub(crate) struct Router {
+    context: Context,
+    pub(crate) containers: Link<Containers>,
+}
+
+impl Router {
+    pub(crate) fn new(context: Context) -> Result<Self> {
+        let containers = context.link::<Containers>()?;
+        Ok(Self { context, containers })
+    }
+
+    pub(crate) async fn container(&self, key: &TaskKey) -> Result<Container> {
+        let get = Get { namespace: key.namespace.clone(), id: key.id.clone() };
+        self.containers.send(get).await
+    }
+
+    /// The plugin for a runtime's name: the one that is called so, else the preferred one, which knows
+    /// several runtimes by name.
+    pub(crate) fn runtime(&self, name: &str) -> Result<Link<Runtime>> {
+        if !name.is_empty()
+            && let Ok(own) = self.context.link_named::<Runtime>(name)
+        {
+            return Ok(own);
+        }
+        self.context.link::<Runtime>()
+    }
+
+    /// The runtime that has a container's task.
+    pub(crate) async fn runtime_of(&self, key: &TaskKey) -> Result<Link<Runtime>> {
+        let container = self.container(key).await?;
+        self.runtime(&container.runtime)
+    }
+
+    /// All runtime plugins.
+    pub(crate) fn runtimes(&self) -> Result<Vec<Link<Runtime>>> {
+        let plugins = self.context.kernel().plugins();
+        let names = plugins.iter().filter_map(|plugin| plugin.id.strip_prefix("runtime."));
+        names.map(|name| self.context.link_named::<Runtime>(name)).collect()
+    }
+}

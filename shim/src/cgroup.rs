@@ -1,0 +1,187 @@
+//! The container's cgroups: which processes are in them, and an end to all of those.
+//!
+//! Invariant: nothing is ever killed in a cgroup that is the root of its hierarchy, or that the shim
+//! itself is in or below. A mistake there would end the machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use capstan_schema::{Error, Result};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Cgroups of `/proc/<pid>/cgroup` as `(controllers, path)`; empty controllers are the unified hierarchy.
+fn memberships(text: &str) -> Vec<(String, String)> {
+    let line = |line: &str| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        Some((controllers.to_owned(), path.to_owned()))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// Where hierarchies are mounted, as `(controllers, mount point, root of the mount)`.
+fn hierarchies(mountinfo: &str) -> Vec<(Vec<String>, PathBuf, String)> {
+    let line = |line: &str| {
+        let (before, behind) = line.split_once(" - ")?;
+        let mut before = before.split(' ').skip(3);
+        let (root, place) = (before.next()?, before.next()?);
+        let mut behind = behind.split(' ');
+        let kind = behind.next()?;
+        let options = behind.nth(1).unwrap_or_default();
+        let controllers = match kind {
+            "cgroup2" => vec![String::new()],
+            "cgroup" => options.split(',').map(str::to_owned).collect(),
+            _ => return None,
+        };
+        Some((controllers, PathBuf::from(place), root.to_owned()))
+    };
+    mountinfo.lines().filter_map(line).collect()
+}
+
+/// Whether `path` is the root, or `own` is it or below it.
+fn is_ours(path: &str, own: &str) -> bool {
+    let path = path.trim_end_matches('/');
+    path.is_empty()
+        || path.split('/').any(|part| part == "..")
+        || own == path
+        || own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// The directories of the cgroups that a process is in, without those that are not its container's alone.
+pub(crate) fn of(pid: u32) -> Result<Vec<String>> {
+    let read = |path: &str| {
+        fs::read_to_string(path).map_err(|error| Error::io(format!("read {path}"), error))
+    };
+    let theirs = memberships(&read(&format!("/proc/{pid}/cgroup"))?);
+    let ours = memberships(&read("/proc/self/cgroup")?);
+    Ok(directories(&theirs, &ours, &hierarchies(&read("/proc/self/mountinfo")?)))
+}
+
+fn directories(
+    theirs: &[(String, String)],
+    ours: &[(String, String)],
+    hierarchies: &[(Vec<String>, PathBuf, String)],
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for (controllers, path) in theirs {
+        let own = ours.iter().find(|(name, _)| name == controllers).map_or("/", |(_, path)| path);
+        if is_ours(path, own) {
+            continue;
+        }
+        let first = controllers.split(',').next().unwrap_or_default();
+        let place = hierarchies.iter().find(|(names, _, _)| names.iter().any(|n| n == first));
+        if let Some((_, place, root)) = place {
+            // A mount may show only a part of the hierarchy.
+            let below = match root.as_str() {
+                "/" => path.as_str(),
+                root => match path.strip_prefix(root) {
+                    Some(below) => below,
+                    None => continue,
+                },
+            };
+            let dir = place.join(below.trim_start_matches('/')).to_string_lossy().into_owned();
+            if !found.contains(&dir) {
+                found.push(dir);
+            }
+        }
+    }
+    found
+}
+
+/// All processes in a cgroup and in those below it.
+fn members(dir: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        found.extend(procs.lines().filter_map(|line| line.trim().parse::<u32>().ok()));
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+    }
+    found.retain(|&pid| pid != 0);
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// All processes of the container. Any of its cgroups knows them; the first that exists is asked.
+pub(crate) fn processes(dirs: &[String]) -> Vec<u32> {
+    dirs.iter().map(Path::new).find(|dir| dir.is_dir()).map(members).unwrap_or_default()
+}
+
+/// Sends a signal to every process of the container. Each is held by a descriptor between the look
+/// and the signal, so that a number that was used again is not hit.
+pub(crate) fn signal_all(dirs: &[String], signal: Signal) {
+    if signal == Signal::KILL {
+        // One write, and nothing can fork away from it.
+        for dir in dirs {
+            let _ = fs::write(Path::new(dir).join("cgroup.kill"), "1");
+        }
+    }
+    let held: Vec<_> =
+        processes(dirs).into_iter().filter_map(|pid| Some((pid, hold(pid)?))).collect();
+    let still = processes(dirs);
+    for (pid, process) in held {
+        if still.binary_search(&pid).is_ok() {
+            let _ = pidfd_send_signal(&process, signal);
+        }
+    }
+}
+
+fn hold(pid: u32) -> Option<std::os::fd::OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_and_what_we_are_in_are_never_touched() {
+        for (path, own, want) in [
+            ("/", "/", true),
+            ("", "/", true),
+            ("//", "/x", true),
+            ("/a", "/", false),
+            ("/a", "/a", true),
+            ("/a", "/a/b", true),
+            ("/a/", "/a/b", true),
+            ("/a", "/ab", false),
+            ("/a/b", "/a", false),
+            ("/../a", "/x", true),
+            ("/a/../..", "/x", true),
+        ] {
+            assert_eq!(is_ours(path, own), want, "{path} for {own}");
+        }
+    }
+
+    #[test]
+    fn directories_are_found_on_every_layout() {
+        let mounts = hierarchies(
+            "31 25 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+             32 25 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+             33 25 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+             34 25 0:30 /part /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+             22 1 8:1 / / rw - ext4 /dev/vda rw\n",
+        );
+        let theirs = memberships(
+            "5:cpu:/c/web\n4:memory:/part/c/web\n3:name=systemd:/c/web\n2:pids:/c/web\n1:blkio:/\n0::/\n",
+        );
+        let ours = memberships("5:cpu:/\n4:memory:/part\n3:name=systemd:/\n0::/\n");
+        let want = [
+            "/sys/fs/cgroup/cpu/c/web",
+            "/sys/fs/cgroup/memory/c/web",
+            "/sys/fs/cgroup/systemd/c/web",
+        ];
+        assert_eq!(directories(&theirs, &ours, &mounts), want);
+
+        let unified = hierarchies("33 25 0:29 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        let dirs = directories(&memberships("0::/c/web\n"), &memberships("0::/d\n"), &unified);
+        assert_eq!(dirs, ["/sys/fs/cgroup/c/web"]);
+        assert!(directories(&memberships("0::/\n"), &memberships("0::/d\n"), &unified).is_empty());
+    }
+}

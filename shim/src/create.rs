@@ -1,0 +1,215 @@
+//! Create: mounts, streams, the runtime, and the init process that waits to be started.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use capstan_schema::shim_capnp::{create_params, raw_mount};
+use capstan_schema::{Error, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::cgroup;
+use crate::process::Process;
+use crate::record::Entry;
+use crate::runtime::Runtime;
+use crate::stdio::{Streams, Wish};
+use crate::task::{Container, Task};
+use crate::terminal::{ConsoleSocket, Terminal};
+
+/// The container's root filesystem, in the task's directory; the spec says the same.
+const ROOTFS: &str = "rootfs";
+
+/// Where the runtime writes init's number.
+const PID_FILE: &str = "init.pid";
+
+/// The runtime's program as it is run: bound read-only, so that a container that gets hold of it
+/// through /proc/self/exe cannot change it for others (CVE-2019-5736).
+const PROGRAM: &str = "runtime";
+
+/// What the daemon asked for, in plain values.
+pub(crate) struct Wanted {
+    id: String,
+    program: String,
+    root: String,
+    is_systemd_cgroup: bool,
+    mounts: Vec<RawMount>,
+    stdio: Wish,
+    has_terminal: bool,
+    is_unified_hidden: bool,
+}
+
+struct RawMount {
+    kind: String,
+    source: String,
+    flags: u64,
+    data: String,
+    is_read_only_bind: bool,
+    workdir: String,
+}
+
+impl RawMount {
+    fn read(reader: raw_mount::Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            kind: reader.get_type()?.to_str()?.into(),
+            source: reader.get_source()?.to_str()?.into(),
+            flags: reader.get_flags(),
+            data: reader.get_data()?.to_str()?.into(),
+            is_read_only_bind: reader.get_read_only_bind(),
+            workdir: reader.get_workdir()?.to_str()?.into(),
+        })
+    }
+
+    fn mount(&self, home: &Path, target: &Path) -> Result<()> {
+        let fail = |error: nix::Error| {
+            Error::io(format!("mount {} on {}", self.source, target.display()), error)
+        };
+        let flags = MsFlags::from_bits_truncate(self.flags);
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let (kind, data) = (some(&self.kind), some(&self.data));
+        let go = |dir: &Path| {
+            std::env::set_current_dir(dir)
+                .map_err(|error| Error::io(format!("enter {}", dir.display()), error))
+        };
+        if !self.workdir.is_empty() {
+            go(Path::new(&self.workdir))?;
+        }
+        let source = Some(self.source.as_str());
+        let mounted = mount(source, target, kind.as_deref(), flags, data.as_deref()).map_err(fail);
+        if !self.workdir.is_empty() {
+            go(home)?;
+        }
+        mounted?;
+        if self.is_read_only_bind {
+            let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+impl Wanted {
+    pub(crate) fn read(reader: create_params::Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            id: reader.get_id()?.to_str()?.into(),
+            program: reader.get_runtime()?.to_str()?.into(),
+            root: reader.get_runtime_root()?.to_str()?.into(),
+            is_systemd_cgroup: reader.get_systemd_cgroup(),
+            mounts: reader.get_rootfs()?.iter().map(RawMount::read).collect::<Result<_>>()?,
+            stdio: Wish::read(reader.get_stdio()?)?,
+            has_terminal: reader.get_terminal(),
+            is_unified_hidden: reader.get_hide_unified_cgroup(),
+        })
+    }
+}
+
+impl Task {
+    /// Creates the container; answers init's number.
+    ///
+    /// After an error nothing of it is left, and the shim ends when the daemon lets go of it.
+    pub(crate) async fn create(self: &Rc<Self>, wanted: Wanted) -> Result<u32> {
+        let _step = self.step.lock().await;
+        if self.container.borrow().is_some() {
+            return Err(Error::already_exists("the task has a container"));
+        }
+        self.is_creating.set(true);
+        let created = self.try_create(wanted).await;
+        self.is_creating.set(false);
+        created
+    }
+
+    async fn try_create(self: &Rc<Self>, wanted: Wanted) -> Result<u32> {
+        let target = self.dir.join(ROOTFS);
+        for mount in &wanted.mounts {
+            mount.mount(&self.dir, &target)?;
+        }
+        if wanted.is_unified_hidden {
+            // Ours alone, as all mounts are; that it is not there is fine.
+            let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
+        }
+        let runtime = Runtime {
+            program: bind_program(&self.dir, &wanted.program)?,
+            root: wanted.root,
+            id: wanted.id,
+            is_systemd_cgroup: wanted.is_systemd_cgroup,
+        };
+        let mut streams = Streams::make(&self.dir, "init", &wanted.stdio, wanted.has_terminal)?;
+        let console = match wanted.has_terminal {
+            true => Some(ConsoleSocket::listen("console.sock".into())?),
+            false => None,
+        };
+        let mut args = vec!["--bundle", ".", "--pid-file", PID_FILE];
+        if let Some(console) = &console {
+            args.extend(["--console-socket", console.name()]);
+        }
+        let ends = streams.ends.take();
+        if let Err(error) = runtime.run(&self.reaper, "create", &args, ends).await {
+            self.undo(&runtime).await;
+            return Err(error);
+        }
+        match self.adopt(&runtime, streams, console, &wanted.program) {
+            Ok(pid) => Ok(pid),
+            Err(error) => {
+                self.container.replace(None);
+                self.undo(&runtime).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes over what the runtime has made.
+    fn adopt(
+        self: &Rc<Self>,
+        runtime: &Runtime,
+        mut streams: Streams,
+        console: Option<ConsoleSocket>,
+        program: &str,
+    ) -> Result<u32> {
+        let terminal = match (console, streams.terminal.take()) {
+            (Some(console), Some(ends)) => Some(Terminal::attach(console.take()?, ends)?),
+            _ => None,
+        };
+        let pid = read_pid(PID_FILE)?;
+        let cgroups = cgroup::of(pid).unwrap_or_default();
+        let paths = streams.paths.clone();
+        let init = Process::new(pid, streams, terminal);
+        self.note(Entry::Created {
+            id: &runtime.id,
+            pid,
+            runtime: program,
+            runtime_root: &runtime.root,
+            has_terminal: init.terminal.borrow().is_some(),
+            paths: &paths,
+            cgroups: &cgroups,
+        })?;
+        self.watch_init(&init);
+        let container = Container { runtime: runtime.clone(), init, cgroups };
+        self.container.replace(Some(Rc::new(container)));
+        Ok(pid)
+    }
+
+    /// Removes what a create that failed may have left in the runtime.
+    async fn undo(&self, runtime: &Runtime) {
+        // It fails where there is nothing; then there is nothing to do.
+        let _ = runtime.run(&self.reaper, "delete", &["--force"], None).await;
+    }
+}
+
+/// A number that the runtime wrote.
+pub(crate) fn read_pid(file: &str) -> Result<u32> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Error::io(format!("read what the runtime wrote to {file}"), error))?;
+    match text.trim().parse::<u32>() {
+        Ok(pid) if pid > 1 => Ok(pid),
+        _ => Err(Error::internal(format!("the runtime wrote {text:?} as the number of a process"))),
+    }
+}
+
+fn bind_program(dir: &Path, program: &str) -> Result<String> {
+    let place = dir.join(PROGRAM);
+    std::fs::write(&place, "").map_err(|error| Error::io("make a place for the runtime", error))?;
+    let fail = |error: nix::Error| Error::io(format!("bind the runtime {program}"), error);
+    let bind = MsFlags::MS_BIND;
+    mount(Some(program), &place, None::<&str>, bind, None::<&str>).map_err(fail)?;
+    let read_only = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, &place, None::<&str>, read_only, None::<&str>).map_err(fail)?;
+    Ok(place.to_string_lossy().into_owned())
+}

@@ -1,0 +1,128 @@
+//! Execs: additional processes in the container.
+
+use std::cell::RefCell;
+use std::fs;
+use std::rc::Rc;
+
+use capstan_schema::{Error, Result};
+
+use crate::create::read_pid;
+use crate::process::{Exit, Process};
+use crate::record::now_unix_ns;
+use crate::stdio::{Streams, Wish};
+use crate::task::Task;
+use crate::terminal::{ConsoleSocket, Terminal};
+
+/// A process that is ready to run, runs, or ran.
+pub(crate) struct Exec {
+    id: String,
+    process_json: Vec<u8>,
+    has_terminal: bool,
+    /// Taken when it starts.
+    streams: RefCell<Option<Streams>>,
+    pub(crate) process: RefCell<Option<Rc<Process>>>,
+}
+
+impl Task {
+    /// Readies an exec: its streams are there when this returns.
+    pub(crate) fn prepare_exec(
+        &self,
+        id: &str,
+        process_json: Vec<u8>,
+        wish: &Wish,
+        has_terminal: bool,
+    ) -> Result<()> {
+        let container = self.container()?;
+        if !container.init.is_started.get() || container.init.exit().is_some() {
+            return Err(Error::precondition("the container does not run"));
+        }
+        // The id becomes a file name: the daemon has checked it, and so do we.
+        if id.is_empty() || id == "init" || id.contains('/') || id.starts_with('.') {
+            return Err(Error::invalid(format!("exec id {id:?}: use letters, digits and dashes")));
+        }
+        if self.execs.borrow().contains_key(id) {
+            return Err(Error::already_exists(format!("the task has an exec {id:?}")));
+        }
+        let streams = Streams::make(&self.dir, id, wish, has_terminal)?;
+        let exec = Exec {
+            id: id.to_owned(),
+            process_json,
+            has_terminal,
+            streams: RefCell::new(Some(streams)),
+            process: RefCell::new(None),
+        };
+        self.execs.borrow_mut().insert(id.to_owned(), Rc::new(exec));
+        Ok(())
+    }
+
+    /// Runs a readied exec; answers its number. After an error it is forgotten.
+    pub(crate) async fn start_exec(self: &Rc<Self>, id: &str) -> Result<u32> {
+        let exec = self.exec(id)?;
+        let started = self.try_start_exec(&exec).await;
+        if started.is_err() && exec.process.borrow().is_none() {
+            self.execs.borrow_mut().remove(id);
+        }
+        started
+    }
+
+    async fn try_start_exec(self: &Rc<Self>, exec: &Rc<Exec>) -> Result<u32> {
+        let container = self.container()?;
+        let twice = || Error::precondition(format!("exec {:?} was started before", exec.id));
+        let mut streams = exec.streams.take().ok_or_else(twice)?;
+        // Runtimes log and leave files under one name: one exec starts at a time.
+        let _step = self.step.lock().await;
+        let file = |kind: &str| format!("exec-{}.{kind}", exec.id);
+        let (spec, pid_file) = (file("json"), file("pid"));
+        fs::write(&spec, &exec.process_json)
+            .map_err(|error| Error::io(format!("write {spec}"), error))?;
+        let console = match exec.has_terminal {
+            true => Some(ConsoleSocket::listen(file("sock"))?),
+            false => None,
+        };
+        let mut args = vec!["--detach", "--process", &spec, "--pid-file", &pid_file];
+        if let Some(console) = &console {
+            args.extend(["--console-socket", console.name()]);
+        }
+        let ends = streams.ends.take();
+        let ran = container.runtime.run(&self.reaper, "exec", &args, ends).await;
+        let pid = ran.and_then(|()| read_pid(&pid_file));
+        for left in [&spec, &pid_file] {
+            let _ = fs::remove_file(left);
+        }
+        let pid = pid?;
+        let terminal = match (console, streams.terminal.take()) {
+            (Some(console), Some(ends)) => Some(Terminal::attach(console.take()?, ends)?),
+            _ => None,
+        };
+        let process = Process::new(pid, streams, terminal);
+        process.is_started.set(true);
+        self.watch_exec(&process);
+        exec.process.replace(Some(process));
+        Ok(pid)
+    }
+
+    fn watch_exec(&self, process: &Rc<Process>) {
+        let ended = self.reaper.ended(process.pid);
+        let process = Rc::clone(process);
+        tokio::task::spawn_local(async move {
+            let status = ended.await.unwrap_or(255);
+            process.finish_streams().await;
+            process.set_exit(Exit { status, at_unix_ns: now_unix_ns() });
+        });
+    }
+
+    /// Forgets an exec; answers how it ended, if it ever ran.
+    pub(crate) fn delete_exec(&self, id: &str) -> Result<Option<Exit>> {
+        let exec = self.exec(id)?;
+        let process = exec.process.borrow().clone();
+        let exit =
+            match &process {
+                None => None,
+                Some(process) => Some(process.exit().ok_or_else(|| {
+                    Error::precondition(format!("exec {id:?} runs; kill it first"))
+                })?),
+            };
+        self.execs.borrow_mut().remove(id);
+        Ok(exit)
+    }
+}

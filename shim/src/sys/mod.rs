@@ -1,0 +1,4 @@
+//! What needs `unsafe`: one file per family of system calls, with safe wrappers.
+
+pub(crate) mod signal;
+pub(crate) mod watch;

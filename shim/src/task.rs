@@ -1,0 +1,158 @@
+//! The task: one container, from before its creation to its deletion.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use capstan_schema::{Error, Result};
+use rustix::process::Signal;
+use tokio::sync::{Mutex, Notify};
+
+use crate::cgroup;
+use crate::exec::Exec;
+use crate::process::{Exit, Process};
+use crate::reap::Reaper;
+use crate::record::{Entry, Record, now_unix_ns};
+use crate::runtime::Runtime;
+
+/// What exists of the container.
+pub(crate) struct Container {
+    pub(crate) runtime: Runtime,
+    pub(crate) init: Rc<Process>,
+    pub(crate) cgroups: Vec<String>,
+}
+
+/// Shared by all connections. One thread, so cells are enough; `step` keeps create, start and delete
+/// apart, which take their time.
+pub(crate) struct Task {
+    pub(crate) dir: PathBuf,
+    pub(crate) reaper: Reaper,
+    record: RefCell<Record>,
+    pub(crate) container: RefCell<Option<Rc<Container>>>,
+    pub(crate) execs: RefCell<BTreeMap<String, Rc<Exec>>>,
+    pub(crate) step: Mutex<()>,
+    pub(crate) is_creating: Cell<bool>,
+    /// The task is deleted: the shim ends.
+    pub(crate) done: Notify,
+}
+
+impl Task {
+    pub(crate) fn new(dir: PathBuf, record: Record, reaper: Reaper) -> Rc<Self> {
+        Rc::new(Self {
+            dir,
+            reaper,
+            record: RefCell::new(record),
+            container: RefCell::new(None),
+            execs: RefCell::default(),
+            step: Mutex::new(()),
+            is_creating: Cell::new(false),
+            done: Notify::new(),
+        })
+    }
+
+    pub(crate) fn container(&self) -> Result<Rc<Container>> {
+        let container = self.container.borrow();
+        container.clone().ok_or_else(|| Error::precondition("the container has not been created"))
+    }
+
+    /// Whether there is anything that must not be left alone.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.container.borrow().is_none() && !self.is_creating.get()
+    }
+
+    /// Writes down what happened.
+    pub(crate) fn note(&self, entry: Entry<'_>) -> Result<i64> {
+        self.record.borrow_mut().append(entry)
+    }
+
+    /// The process that a name means; the empty one is init.
+    pub(crate) fn process(&self, exec_id: &str) -> Result<Rc<Process>> {
+        if exec_id.is_empty() {
+            return Ok(Rc::clone(&self.container()?.init));
+        }
+        let exec = self.exec(exec_id)?;
+        let process = exec.process.borrow();
+        process
+            .clone()
+            .ok_or_else(|| Error::precondition(format!("exec {exec_id} has not been started")))
+    }
+
+    pub(crate) fn exec(&self, exec_id: &str) -> Result<Rc<Exec>> {
+        let execs = self.execs.borrow();
+        execs
+            .get(exec_id)
+            .cloned()
+            .ok_or_else(|| Error::not_found(format!("the task has no exec {exec_id:?}")))
+    }
+
+    /// Waits for the end of init, writes it down, and only then tells.
+    pub(crate) fn watch_init(self: &Rc<Self>, init: &Rc<Process>) {
+        let (task, init) = (Rc::clone(self), Rc::clone(init));
+        let ended = task.reaper.ended(init.pid);
+        tokio::task::spawn_local(async move {
+            let status = ended.await.unwrap_or(255);
+            init.finish_streams().await;
+            let at_unix_ns = match task.note(Entry::Exited(status)) {
+                Ok(at_unix_ns) => at_unix_ns,
+                Err(error) => {
+                    // A full disk must not hide an end from those who can still be told.
+                    eprintln!("capstan-shim: {error}");
+                    now_unix_ns()
+                }
+            };
+            init.set_exit(Exit { status, at_unix_ns });
+        });
+    }
+
+    /// Starts the user's process.
+    pub(crate) async fn start(&self) -> Result<u32> {
+        let _step = self.step.lock().await;
+        let container = self.container()?;
+        if container.init.is_started.get() || container.init.exit().is_some() {
+            return Err(Error::precondition("the container was started before"));
+        }
+        container.runtime.run(&self.reaper, "start", &[], None).await?;
+        container.init.is_started.set(true);
+        self.note(Entry::Started)?;
+        Ok(container.init.pid)
+    }
+
+    pub(crate) fn kill(&self, exec_id: &str, signal: Signal, is_to_all: bool) -> Result<()> {
+        if is_to_all {
+            let container = self.container()?;
+            cgroup::signal_all(&container.cgroups, signal);
+            // A container that shares its host's cgroup has none of its own: init at least.
+            if container.cgroups.is_empty() {
+                return container.init.signal(signal);
+            }
+            return Ok(());
+        }
+        self.process(exec_id)?.signal(signal)
+    }
+
+    /// Removes the container from its runtime. With `is_forced` what runs is killed first.
+    pub(crate) async fn delete(&self, is_forced: bool) -> Result<Exit> {
+        let _step = self.step.lock().await;
+        let container = self.container()?;
+        let init = &container.init;
+        if init.exit().is_none() {
+            if !is_forced && init.is_started.get() {
+                return Err(Error::precondition(
+                    "the task runs; kill it first, or delete it with --force",
+                ));
+            }
+            // It may end by itself just now.
+            let _ = init.signal(Signal::KILL);
+        }
+        let exit = init.wait().await;
+        // Without a pid namespace of their own, other processes have not ended with init.
+        cgroup::signal_all(&container.cgroups, Signal::KILL);
+        container.runtime.run(&self.reaper, "delete", &["--force"], None).await?;
+        self.note(Entry::Deleted)?;
+        self.container.replace(None);
+        self.execs.borrow_mut().clear();
+        self.done.notify_one();
+        Ok(exit)
+    }
+}
