@@ -1,1 +1,45 @@
-//! x
+//! differ.tar: unpacks layer archives (OCI image-spec, layer.md) into trees.
+//!
+//! It never leaves the tree: every path is opened beneath a root descriptor, by the kernel's own
+//! rules, and no link is ever followed out of it. It never guesses: a record that is malformed, or
+//! that two well-known readers read in two ways, refuses the layer. It runs no other program, and
+//! changes nothing that belongs to the whole process, such as the umask.
+//!
+//! How the pieces fit, in the order in which the bytes pass:
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `media_type` | which compression a layer must have |
+//! | `stream` | decompression, the digest of what comes out, limits on bytes and ratio |
+//! | `pipe` | the stream on a thread of its own |
+//! | `archive`, `header`, `pax`, `sparse` | the tar format: from bytes to entries |
+//! | `name` | names of an archive: cleaned, whiteouts told from files |
+//! | `apply`, `form` | what an entry does to a tree, in either form of deletions |
+//! | `beneath` | directories below the root, opened and kept; removal |
+//! | `attributes` | owner, mode, times, extended attributes |
+//! | `settle` | what a layer takes from its parents |
+//! | `plugin`, `config` | the actor and its limits |
+//!
+//! Invariant: `beneath` and `attributes` alone name files; all else works on what they opened.
+
+mod apply;
+mod archive;
+mod attributes;
+mod beneath;
+mod config;
+mod error;
+mod form;
+mod header;
+mod media_type;
+mod name;
+mod pax;
+mod pipe;
+mod plugin;
+mod settle;
+mod sparse;
+mod stream;
+
+pub use apply::apply;
+pub use config::Config;
+pub use plugin::TarDiffer;
+pub use settle::settle;

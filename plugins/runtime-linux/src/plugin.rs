@@ -28,11 +28,8 @@ use crate::launch::{self, Dirs};
 use crate::publish::Publisher;
 use crate::record::TaskRecord;
 use crate::recover::{self, Found};
-use crate::shim::{CreateParams, Shim};
+use crate::shim::{CreateParams, FAREWELL, Shim};
 use crate::task::{TOLD, Task};
-
-/// How long a shim that has nothing left to do may take to end.
-const FAREWELL: Duration = Duration::from_secs(3);
 
 /// runtime.linux.
 pub struct LinuxRuntime {
@@ -388,10 +385,13 @@ impl Shared {
         self.find(&key)?;
         let exit = if task.has_shim() {
             task.is_going.set(true);
-            match task.shim()?.delete(delete.is_forced).await {
+            let shim = task.shim()?;
+            match shim.delete(delete.is_forced).await {
                 Ok(exit) => {
                     task.set_exit(&exit);
-                    let _ = tokio::time::timeout(FAREWELL, task.gone()).await;
+                    if let Err(error) = shim.dismiss(task.info().shim_pid).await {
+                        warn!(task = %key, %error, "the task is deleted");
+                    }
                     exit
                 }
                 // It went away meanwhile: what its record says counts.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use capstan_sdk::contract::runtime::{Exit, Status, TaskInfo, TaskKey};
 use capstan_sdk::{ContainerId, Error, Namespace, Result, blocking};
@@ -12,6 +13,10 @@ use crate::launch::{self, Dirs};
 use crate::record::TaskRecord;
 use crate::shim::Shim;
 use crate::task::Task;
+
+/// How long a boot waits for the shims, which are all asked at once. The record of one that is hung
+/// says nearly as much, and what it knows more comes when it goes on.
+const SHORTLY: Duration = Duration::from_secs(1);
 
 /// A task that was found, with the connection to its shim if that lives.
 pub(crate) struct Found {
@@ -68,7 +73,7 @@ async fn one(dirs: &Dirs, key: TaskKey) -> Option<Found> {
     };
     let command = command(&spec);
     match Shim::connect(&dir).await {
-        Ok((shim, hangup)) => match shim.state().await {
+        Ok((shim, hangup)) => match shim.state(SHORTLY).await {
             Ok(state) => {
                 let mut info = base(&key, &record);
                 if state.is_created {

@@ -11,9 +11,11 @@ use capstan_schema::task_capnp;
 use capstan_sdk::contract::runtime::{Exit, ProcessInfo, Status, Stdio};
 use capstan_sdk::mount::RawMount;
 use capstan_sdk::rpc::tasks::write_stdio;
-use capstan_sdk::{Class, Error, Result};
+use capstan_sdk::{Class, Error, Result, blocking};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::UnixStream;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::compat::{TokioAsyncReadCompatExt as _, TokioAsyncWriteCompatExt as _};
 
 /// How long a shim may take for what it does at once. One that takes longer is stopped, or hung.
@@ -22,10 +24,14 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(10);
 /// How long a runtime may take behind a shim.
 pub(crate) const PATIENT: Duration = Duration::from_secs(120);
 
+/// How long a shim that has nothing left to do may take to end.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(3);
+
 /// A connection to a shim.
 #[derive(Clone)]
 pub(crate) struct Shim {
     client: shim::Client,
+    connection: AbortHandle,
 }
 
 /// What a shim says of its task.
@@ -98,7 +104,7 @@ impl Shim {
             // How it ends does not matter: that it ends is the news.
             let _ = system.await;
         });
-        (Self { client }, hangup)
+        (Self { client, connection: hangup.abort_handle() }, hangup)
     }
 
     /// Connects to the shim in a task's directory, however long its path is.
@@ -198,8 +204,9 @@ impl Shim {
         Ok(Some(read_exit(reply.get_exit()?)))
     }
 
-    pub(crate) async fn state(&self) -> Result<State> {
-        let response = ask!(PROMPT, self.client.state_request());
+    /// What it is at; `deadline` is the caller's, because a boot waits for this one.
+    pub(crate) async fn state(&self, deadline: Duration) -> Result<State> {
+        let response = ask!(deadline, self.client.state_request());
         let state = response.get()?.get_state()?;
         let status = match state.get_status()? {
             task_capnp::Status::Created => Status::Created,
@@ -241,10 +248,33 @@ impl Shim {
         Ok(())
     }
 
+    /// Removes the container. The shim then only waits for us to hang up.
     pub(crate) async fn delete(&self, is_forced: bool) -> Result<Exit> {
         let mut request = self.client.delete_request();
         request.get().set_force(is_forced);
         let response = ask!(PATIENT, request);
         Ok(read_exit(response.get()?.get_exit()?))
+    }
+
+    /// Hangs up on a shim that has nothing left to do, and waits until its process has ended: what it
+    /// had mounted is gone then.
+    ///
+    /// # Errors
+    /// `Unavailable`: it did not end within [`FAREWELL`]. It is left alone.
+    pub(crate) async fn dismiss(&self, pid: u32) -> Result<()> {
+        // Opened while it lives, so the number is its own and no later process's.
+        let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let handle = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        self.connection.abort();
+        let Some(handle) = handle else { return Ok(()) };
+        blocking::run("wait for a shim to end", move || {
+            let deadline = Timespec::try_from(FAREWELL).expect("a constant that fits");
+            match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&deadline)) {
+                Ok(0) => Err(Error::unavailable(format!("shim process {pid} does not end"))),
+                Ok(_) => Ok(()),
+                Err(error) => Err(Error::io(format!("wait for shim process {pid}"), error)),
+            }
+        })
+        .await
     }
 }

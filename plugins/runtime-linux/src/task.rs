@@ -120,12 +120,6 @@ impl Task {
         self.hangup.send_replace(true);
     }
 
-    /// Waits until the shim has hung up.
-    pub(crate) async fn gone(&self) {
-        let mut hangup = self.hangup.subscribe();
-        let _ = hangup.wait_for(|&is_gone| is_gone).await;
-    }
-
     /// Where the FIFOs of an exec are: the shim makes them, we tell.
     pub(crate) fn exec_paths(
         &self,

@@ -1,0 +1,13 @@
+//! The public face: layers in, trees out. Needs root, as the daemon does.
+
+mod bytes;
+mod forms;
+mod gnu_tar;
+mod hostile;
+mod layer;
+mod limits;
+mod plugin;
+mod settle;
+mod things;
+mod tree;
+mod whiteouts;
