@@ -97,10 +97,7 @@ impl Client {
     ///
     /// # Errors
     /// Those of [`open`](Self::open), if the service was never there. `Unavailable`: the connection broke.
-    pub async fn call<T>(
-        &self,
-        promise: impl Future<Output = capnp::Result<T>>,
-    ) -> Result<T> {
+    pub async fn call<T>(&self, promise: impl Future<Output = capnp::Result<T>>) -> Result<T> {
         match promise.await {
             Ok(answer) => Ok(answer),
             Err(error) => {
@@ -125,4 +122,3 @@ fn explain(error: capnp::Error) -> Error {
     }
     error
 }
-

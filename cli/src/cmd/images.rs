@@ -2,9 +2,9 @@
 
 use std::io::Write as _;
 
-use capstan_client::schema::{Platform, Reference};
 use capstan_client::schema::image_capnp::{image, images};
 use capstan_client::schema::transfer_capnp::transfer;
+use capstan_client::schema::{Platform, Reference};
 use clap::Subcommand;
 
 use crate::exit::Outcome;

@@ -35,7 +35,9 @@ pub(crate) fn dispatch(action: Action) -> Result<()> {
 
 fn print(text: &str) -> Result<()> {
     use std::io::Write as _;
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Error::io("write to stdout", error))
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| Error::io("write to stdout", error))
 }
 
 fn run(config: Config) -> Result<()> {

@@ -40,8 +40,9 @@ impl health::Server for Server {
             out.set_serving(status.state == PluginState::Running);
             out.set_detail(detail(status));
         } else {
-            let error =
-                Error::not_found(format!("plugin {wanted:?} is not there; see `capstan plugins ls`"));
+            let error = Error::not_found(format!(
+                "plugin {wanted:?} is not there; see `capstan plugins ls`"
+            ));
             error.write(out.init_error());
         }
         Ok(())

@@ -66,8 +66,9 @@ impl introspection::Server for Server {
         match self.0.plugins().iter().find(|status| status.id == id) {
             Some(status) => write(status, results.get().init_plugin()),
             None => {
-                let error =
-                    Error::not_found(format!("plugin {id:?} is not there; see `capstan plugins ls`"));
+                let error = Error::not_found(format!(
+                    "plugin {id:?} is not there; see `capstan plugins ls`"
+                ));
                 error.write(results.get().init_error());
             }
         }

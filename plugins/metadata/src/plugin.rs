@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use actix::{
-    Actor, ActorContext as _, ActorFutureExt as _, Addr, AsyncContext as _, Context as Cell, Handler,
-    ResponseFuture, WrapFuture as _,
+    Actor, ActorContext as _, ActorFutureExt as _, Addr, AsyncContext as _, Context as Cell,
+    Handler, ResponseFuture, WrapFuture as _,
 };
 use capstan_sdk::contract::Metadata;
 use capstan_sdk::contract::metadata::{
@@ -47,7 +47,8 @@ impl Plugin for RedbMetadata {
     async fn build(config: Config, context: Context) -> Result<Self> {
         let path = context.root_dir()?.join("metadata.redb");
         let database =
-            blocking::run("open the database", move || store::open(&path, config.cache_mib)).await?;
+            blocking::run("open the database", move || store::open(&path, config.cache_mib))
+                .await?;
         let database = Arc::new(database);
         let (writer, ended) = Writer::start(Arc::clone(&database))?;
         Ok(Self { database, writer, writer_ended: Some(ended) })

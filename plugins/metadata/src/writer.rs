@@ -222,14 +222,12 @@ impl<'t> Change<'t> {
         for step in steps {
             let verdict = match step {
                 Step::Put { key, .. } | Step::Delete(key) => key::encode(key).map(drop),
-                Step::GuardEmpty(namespace) => {
-                    match read::is_in_use(&self.records, namespace)? {
-                        None => Ok(()),
-                        Some(bucket) => Err(Error::precondition(format!(
-                            "namespace {namespace} is not empty: it has {bucket}; remove them first"
-                        ))),
-                    }
-                }
+                Step::GuardEmpty(namespace) => match read::is_in_use(&self.records, namespace)? {
+                    None => Ok(()),
+                    Some(bucket) => Err(Error::precondition(format!(
+                        "namespace {namespace} is not empty: it has {bucket}; remove them first"
+                    ))),
+                },
                 Step::Guard { key, expect, error } => match key::encode(key) {
                     Err(error) => Err(error),
                     Ok(bytes) => {

@@ -95,9 +95,7 @@ fn a_namespace_is_made_by_the_first_thing_in_it() {
             link.send(steps(vec![put(&key("a", "1"), "v")])).await.unwrap();
             assert!(link.send(Get(record.clone())).await.unwrap().is_some());
             // Emptied and removed, it comes back with the next thing.
-            let remove = vec![
-                Step::Delete(key("a", "1")),
-            ];
+            let remove = vec![Step::Delete(key("a", "1"))];
             link.send(steps(remove)).await.unwrap();
             let remove = vec![Step::GuardEmpty(ns("a")), Step::Delete(record.clone())];
             link.send(steps(remove)).await.unwrap();
@@ -146,7 +144,8 @@ fn the_log_has_one_order_and_says_what_was_trimmed() {
 fn many_writers_are_all_answered_and_all_kept() {
     run(|| async {
         let (mut bench, link) = bench().await;
-        let write = |number: usize| link.send(steps(vec![put(&key("a", &number.to_string()), "v")]));
+        let write =
+            |number: usize| link.send(steps(vec![put(&key("a", &number.to_string()), "v")]));
         let answers = futures::future::join_all((0..1000).map(write)).await;
         assert!(answers.iter().all(Result::is_ok));
         bench.stop::<RedbMetadata>().await;

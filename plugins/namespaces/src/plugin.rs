@@ -145,9 +145,7 @@ impl Handler<List> for LocalNamespaces {
         Box::pin(async move {
             let limit = scan.page.limit;
             let rows = metadata.send(scan).await?;
-            Listed::decode(&rows, limit, |name, bytes| {
-                record::read(Namespace::parse(name)?, bytes)
-            })
+            Listed::decode(&rows, limit, |name, bytes| record::read(Namespace::parse(name)?, bytes))
         })
     }
 }

@@ -1,6 +1,18 @@
 //! Made by `cargo xtask schema` from schema/capnp. Do not edit.
 
-#![allow(missing_docs, unreachable_pub, elided_lifetimes_in_paths, unsafe_code, clippy::all, clippy::allow_attributes_without_reason, clippy::unimplemented, clippy::cast_possible_truncation, clippy::needless_pass_by_value, clippy::wildcard_imports, reason = "generated")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    elided_lifetimes_in_paths,
+    unsafe_code,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::unimplemented,
+    clippy::cast_possible_truncation,
+    clippy::needless_pass_by_value,
+    clippy::wildcard_imports,
+    reason = "generated"
+)]
 
 #[rustfmt::skip]
 pub mod common_capnp;
