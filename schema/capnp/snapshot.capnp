@@ -32,8 +32,8 @@ interface Snapshotter {
   # Of an active snapshot or a view. FailedPrecondition: committed.
 
   commit @3 (name :Text, key :Text, labels :List(Common.Label)) -> (error :Common.Error);
-  # Syncs the tree and makes it immutable under `name`; `key` is consumed.
-  # FailedPrecondition: `key` is committed, or a view. AlreadyExists: name.
+  # Syncs the tree and makes it immutable under `name`; `key` is consumed,
+  # and its labels with it. FailedPrecondition: `key` is committed, or a view. AlreadyExists: name.
 
   remove @4 (key :Text) -> (error :Common.Error);
   # FailedPrecondition: it has children.

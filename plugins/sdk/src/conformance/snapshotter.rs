@@ -49,6 +49,7 @@ pub async fn run(link: &Link<Snapshotter>, place: &Path) {
     suite("pages").pages().await;
     suite("race").one_winner_per_key().await;
     suite("rebase").rebase().await;
+    suite("labels").labels_of_a_key_end_with_it().await;
     namespaces_are_apart(suite("ns-a"), suite("ns-b")).await;
 }
 
@@ -344,6 +345,28 @@ impl Suite {
             assert!(outcome.is_ok() || class(outcome) == Class::AlreadyExists);
         }
         self.remove("key").await.expect("remove");
+    }
+
+    /// An unpack marks its drafts, and what still has the mark after a crash is swept.
+    async fn labels_of_a_key_end_with_it(self) {
+        let labels = |name: &str| Labels::from([(name.to_owned(), "1".to_owned())]);
+        let prepare = Prepare {
+            namespace: self.namespace.clone(),
+            key: "key".into(),
+            parent: String::new(),
+            labels: labels("draft"),
+        };
+        self.link.send(prepare).await.expect("prepare");
+        assert_eq!(self.info("key").await.expect("stat").labels, labels("draft"));
+        let commit = Commit {
+            namespace: self.namespace.clone(),
+            name: "name".into(),
+            key: "key".into(),
+            rebase: None,
+            labels: labels("final"),
+        };
+        self.link.send(commit).await.expect("commit");
+        assert_eq!(self.info("name").await.expect("stat").labels, labels("final"));
     }
 
     async fn rebase(self) {

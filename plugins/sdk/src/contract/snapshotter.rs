@@ -114,7 +114,7 @@ pub struct Commit {
     /// Puts it on another committed parent than it was prepared on; only for a snapshotter with
     /// [`Abilities::can_rebase`], and only for one that was prepared on nothing.
     pub rebase: Option<String>,
-    /// Added to the labels that it has.
+    /// Its labels from now on: those of the active snapshot end with it.
     pub labels: Labels,
 }
 

@@ -269,7 +269,7 @@ impl Ledger {
         snapshot.info.key = name.into();
         snapshot.info.kind = Kind::Committed;
         snapshot.info.updated_at_unix_ns = clock::now_unix_ns();
-        snapshot.info.labels.extend(labels);
+        snapshot.info.labels = labels;
         if name != key {
             steps.push(Step::absent(self.key(namespace, name), self.taken(name)));
             steps.push(Step::Delete(self.key(namespace, key)));
