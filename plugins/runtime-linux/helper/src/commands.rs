@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::Process;
 use libcontainer::signal::Signal;
 use libcontainer::syscall::syscall::SyscallType;
 
 use crate::args::{Args, Command};
+use crate::bundle::Bundle;
 use crate::workload::Program;
 
 /// Does what the command line says.
@@ -24,7 +26,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Command::Delete { is_forced } => delete(args, *is_forced),
         Command::State => {
-            let container = load(args)?;
+            let mut container = load(args)?;
+            container.state.bundle = bundle(args)?.original()?;
             let state = serde_json::to_string_pretty(&container.state)?;
             // The one thing that goes to stdout (runtime-spec, runtime.md, "Query State").
             std::io::Write::write_all(&mut std::io::stdout(), state.as_bytes())?;
@@ -38,29 +41,53 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("find {}", path.display()))
 }
 
-fn builder(args: &Args) -> Result<ContainerBuilder> {
+fn bundle(args: &Args) -> Result<Bundle> {
+    Ok(Bundle::of(&absolute(&args.root)?, &args.id))
+}
+
+fn builder(args: &Args, bundle: &Bundle) -> Result<ContainerBuilder> {
     let pid_file = args.pid_file.as_deref().map(absolute).transpose()?;
     let console = args.console_socket.as_deref().map(absolute).transpose()?;
     Ok(ContainerBuilder::new(args.id.clone(), SyscallType::default())
-        .with_executor(Program)
+        .with_executor(Program { filter: bundle.filter()? })
         .with_root_path(absolute(&args.root)?)?
         .with_pid_file(pid_file)?
         .with_console_socket(console)
         .validate_id()?)
 }
 
-fn create(args: &Args, bundle: &Path) -> Result<()> {
-    std::fs::create_dir_all(&args.root).with_context(|| format!("make {}", args.root.display()))?;
-    builder(args)?
-        .as_init(absolute(bundle)?)
+fn create(args: &Args, original: &Path) -> Result<()> {
+    let root = absolute(&args.root)?;
+    let dir = container_dir(args)?;
+    std::fs::create_dir_all(&root).with_context(|| format!("make {}", root.display()))?;
+    if dir.exists() {
+        bail!("container {} exists", args.id);
+    }
+    let bundle = Bundle::make(&root, &args.id, &absolute(original)?)?;
+    let created = builder(args, &bundle)?
+        .as_init(bundle.dir())
         .with_systemd(args.is_systemd_cgroup)
         .with_detach(true)
-        .build()?;
+        .build();
+    if let Err(error) = created {
+        // The first error is the one to tell; a bundle that stays goes with `delete --force`.
+        let _ = bundle.remove();
+        return Err(error.into());
+    }
     Ok(())
 }
 
 fn exec(args: &Args, process: &Path) -> Result<()> {
-    builder(args)?.as_tenant().with_process(Some(absolute(process)?)).with_detach(true).build()?;
+    let bundle = bundle(args)?;
+    let process = absolute(process)?;
+    if bundle.filter()?.is_some() {
+        let text = std::fs::read(&process).with_context(|| format!("read {}", process.display()))?;
+        let process: Process = serde_json::from_slice(&text).context("read the process to start")?;
+        if process.no_new_privileges() != Some(true) {
+            bail!("container {} has noNewPrivileges, so what is started in it must", args.id);
+        }
+    }
+    builder(args, &bundle)?.as_tenant().with_process(Some(process)).with_detach(true).build()?;
     Ok(())
 }
 
@@ -82,15 +109,14 @@ fn load(args: &Args) -> Result<Container> {
 /// With `--force` that there is nothing is fine, as with runc.
 fn delete(args: &Args, is_forced: bool) -> Result<()> {
     let dir = container_dir(args)?;
-    if is_forced && !dir.is_dir() {
-        return Ok(());
-    }
     match Container::load(dir.clone()) {
-        Ok(mut container) => Ok(container.delete(is_forced)?),
+        Ok(mut container) => container.delete(is_forced)?,
+        Err(_) if is_forced && !dir.is_dir() => {}
         // A create that broke off left no state worth reading.
         Err(_) if is_forced => {
-            std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
+            std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
     }
+    bundle(args)?.remove()
 }

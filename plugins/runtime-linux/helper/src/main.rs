@@ -6,7 +6,9 @@
 //! by libseccomp or the container is not created.
 
 mod args;
+mod bundle;
 mod commands;
+mod filter;
 mod log;
 mod workload;
 

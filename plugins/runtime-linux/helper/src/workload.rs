@@ -9,6 +9,7 @@ use std::process::Command;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use seccompiler::BpfProgram;
 
 /// What a shell gives for a program that is there but cannot be run.
 const NOT_EXECUTABLE: i32 = 126;
@@ -16,7 +17,10 @@ const NOT_EXECUTABLE: i32 = 126;
 /// Becomes the program of the spec. Unlike libcontainer's own it takes a program that only its owner
 /// may run, and gives SIGPIPE back its default, which Rust programs turn off.
 #[derive(Clone)]
-pub(crate) struct Program;
+pub(crate) struct Program {
+    /// What the kernel is to refuse it, if that is not libcontainer's to install.
+    pub(crate) filter: Option<BpfProgram>,
+}
 
 /// What the daemon looks for in the runtime's words (runtime-linux, failure.rs), to tell 126 from 127.
 fn missing(name: &str) -> String {
@@ -61,7 +65,13 @@ impl Executor for Program {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let bad = ExecutorValidationError::ArgValidationError;
         let args = args(spec).ok_or_else(|| bad("the spec has no process.args".into()))?;
-        find(&args[0], &search_path(spec)).map(drop).map_err(bad)
+        find(&args[0], &search_path(spec)).map_err(bad)?;
+        // Here, where libcontainer has just done so if it was its own: a failure is one of `create`.
+        if let Some(filter) = &self.filter {
+            seccompiler::apply_filter(filter)
+                .map_err(|error| bad(format!("install the seccomp profile: {error}")))?;
+        }
+        Ok(())
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {

@@ -1,0 +1,44 @@
+//! Images made once with umoci and skopeo (data/make-images.sh), kept under the target directory.
+//!
+//! `busybox`: one layer, Debian's busybox-static. `minbase`: a Debian system by mmdebstrap. `big`: ten
+//! layers with 300 MB and 30,000 files, whiteouts, links, owners and modes.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::DockerRegistry;
+use crate::disk::succeed;
+use crate::programs::target;
+
+const SCRIPT: &str = include_str!("../data/make-images.sh");
+
+/// A storage directory of docker-registry that has these images, and maybe more.
+///
+/// Tests run at the same time: the first makes an image and the others wait.
+pub fn storage(images: &[&str]) -> PathBuf {
+    let dir = target().join("images");
+    let storage = dir.join("registry");
+    fs::create_dir_all(&storage).expect("make a directory for images");
+    let lock = File::create(dir.join("lock")).expect("make the lock of the images");
+    flock(&lock, FlockOperation::LockExclusive).expect("lock the images");
+    for image in images {
+        // What was made by another script is made anew.
+        let made = dir.join(format!("{image}.made"));
+        if fs::read_to_string(&made).is_ok_and(|script| script == SCRIPT) {
+            continue;
+        }
+        let registry = DockerRegistry::serve(&storage);
+        succeed(
+            Command::new("bash")
+                .args(["-c", SCRIPT, "make-images"])
+                .arg(&dir)
+                .arg(registry.address())
+                .arg(image),
+        );
+        fs::write(&made, SCRIPT).expect("note that an image is made");
+    }
+    storage
+}

@@ -1,0 +1,25 @@
+//! The harness: real binaries, real registries, real mounts, for the tests, the demo and the benchmark.
+//!
+//! A [`Host`] is a throw-away place on a disk of its own with a daemon in it; [`DockerRegistry`] is
+//! Debian's registry with the images of [`fixtures`]; [`FakeRegistry`] is one of ours that can be wrong
+//! in every way, with [`Image`]s made by hand.
+//!
+//! It drives programs and never links them. What cannot be done is a panic that says what and why:
+//! the callers are tests.
+
+mod disk;
+mod docker_registry;
+mod fake_registry;
+pub mod fixtures;
+mod host;
+mod image;
+mod programs;
+mod remains;
+
+pub use disk::Disk;
+pub use docker_registry::DockerRegistry;
+pub use fake_registry::{FakeRegistry, Fault};
+pub use host::{Host, Output};
+pub use image::{Image, Layer, digest};
+pub use programs::{find, program};
+pub use remains::Remains;

@@ -1,0 +1,3 @@
+//! The tests against the real binaries.
+
+mod first;
