@@ -17,24 +17,40 @@ pub struct Disk {
     /// Holds the image and the mount point.
     _dir: TempDir,
     path: PathBuf,
+    is_mounted: bool,
 }
 
 impl Disk {
     /// A fresh ext4 of `mib` MiB. The file is sparse: only what is written takes space.
     pub fn ext4(mib: u64) -> Self {
-        let dir = tempfile::Builder::new().prefix("capstan-").tempdir().expect("make a directory");
-        let image = dir.path().join("disk.img");
+        Self::try_ext4(mib).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same, for those that can do without.
+    ///
+    /// # Errors
+    /// What could not be done, such as a mount where there is no loop device.
+    pub fn try_ext4(mib: u64) -> Result<Self, String> {
+        let mut disk = Self::directory();
+        let image = disk.path.with_file_name("disk.img");
         File::create(&image)
             .and_then(|file| file.set_len(mib << 20))
             .unwrap_or_else(|error| panic!("make {}: {error}", image.display()));
-        let path = dir.path().join("d");
-        std::fs::create_dir(&path).expect("make a mount point");
-        succeed(Command::new(find("mkfs.ext4")).args(["-q", "-F"]).arg(&image));
-        succeed(Command::new(find("mount")).args(["-o", "loop"]).arg(&image).arg(&path));
-        Self { _dir: dir, path }
+        attempt(Command::new(find("mkfs.ext4")).args(["-q", "-F"]).arg(&image))?;
+        attempt(Command::new(find("mount")).args(["-o", "loop"]).arg(&image).arg(&disk.path))?;
+        disk.is_mounted = true;
+        Ok(disk)
     }
 
-    /// Where it is mounted.
+    /// None: a directory on the machine's own, as slow and as full as that is.
+    pub fn directory() -> Self {
+        let dir = tempfile::Builder::new().prefix("capstan-").tempdir().expect("make a directory");
+        let path = dir.path().join("d");
+        std::fs::create_dir(&path).expect("make a mount point");
+        Self { _dir: dir, path, is_mounted: false }
+    }
+
+    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -42,6 +58,9 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        if !self.is_mounted {
+            return;
+        }
         if let Err(error) = umount2(&self.path, MntFlags::empty()) {
             eprintln!("unmount {}: {error}; it is detached", self.path.display());
             let _ = umount2(&self.path, MntFlags::MNT_DETACH);
@@ -51,11 +70,14 @@ impl Drop for Disk {
 
 /// Runs a command that must succeed.
 pub(crate) fn succeed(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("run {command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    attempt(command).unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn attempt(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("run {command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{command:?}: {}\n{}", output.status, errors.trim_end()))
 }

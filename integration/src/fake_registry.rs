@@ -12,8 +12,10 @@ use crate::image::MANIFEST;
 /// What goes wrong with a blob.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// The connection breaks after so many bytes of it, each time.
+    /// The connection breaks before the byte at this offset, each time.
     CutAfter(usize),
+    /// Each answer breaks off after so many bytes.
+    CutEvery(usize),
     /// These bytes are sent in its place, with their own length.
     Instead(Vec<u8>),
 }
@@ -26,6 +28,8 @@ struct Shelf {
     faults: BTreeMap<String, Fault>,
     /// Digests that were asked for, in order.
     asked: Vec<String>,
+    /// Digest to bytes that were sent.
+    sent: BTreeMap<String, usize>,
 }
 
 /// A running one. Its thread ends with the process.
@@ -75,6 +79,11 @@ impl FakeRegistry {
     pub fn asked_for(&self, digest: &str) -> usize {
         self.shelf().asked.iter().filter(|asked| *asked == digest).count()
     }
+
+    /// How many bytes of it were sent.
+    pub fn sent_of(&self, digest: &str) -> usize {
+        self.shelf().sent.get(digest).copied().unwrap_or(0)
+    }
 }
 
 fn serve(stream: TcpStream, shelf: &Mutex<Shelf>) -> std::io::Result<()> {
@@ -120,12 +129,20 @@ fn answer(
     };
     let (blob, cut) = match fault {
         Some(Fault::Instead(bytes)) => (bytes, None),
-        Some(Fault::CutAfter(count)) => (blob, Some(count)),
+        Some(Fault::CutAfter(at)) => (blob, Some(at)),
+        Some(Fault::CutEvery(count)) => {
+            let end = offset + count;
+            let is_inside = end < blob.len();
+            (blob, is_inside.then_some(end))
+        }
         None => (blob, None),
     };
     let offset = offset.min(blob.len());
     let status = if offset > 0 { "206 Partial Content" } else { "200 OK" };
-    write!(to, "HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nDocker-Content-Digest: {name}\r\n")?;
+    write!(
+        to,
+        "HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nDocker-Content-Digest: {name}\r\n"
+    )?;
     if offset > 0 {
         let (last, all) = (blob.len() - 1, blob.len());
         write!(to, "Content-Range: bytes {offset}-{last}/{all}\r\n")?;
@@ -134,16 +151,11 @@ fn answer(
     if method == "HEAD" {
         return Ok(true);
     }
-    match cut {
-        Some(cut) => {
-            to.write_all(&blob[offset.min(cut)..cut.min(blob.len())])?;
-            Ok(false)
-        }
-        None => {
-            to.write_all(&blob[offset..])?;
-            Ok(true)
-        }
-    }
+    let end = cut.map_or(blob.len(), |cut| cut.clamp(offset, blob.len()));
+    to.write_all(&blob[offset..end])?;
+    let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+    *shelf.sent.entry(name).or_default() += end - offset;
+    Ok(cut.is_none())
 }
 
 type Found = (&'static str, String, Vec<u8>, Option<Fault>);

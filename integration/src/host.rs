@@ -63,7 +63,11 @@ impl Host {
 
     /// A disk alone.
     pub fn without_daemon(mib: u64) -> Self {
-        let disk = Disk::ext4(mib);
+        Self::on(Disk::ext4(mib))
+    }
+
+    /// On a disk that is there, without a daemon.
+    pub fn on(disk: Disk) -> Self {
         let unique = disk.path().parent().and_then(Path::file_name).expect("a directory of ours");
         let cgroup = format!("/{}", unique.to_string_lossy().to_lowercase());
         let host = Self { daemon: None, cgroup, disk };
@@ -89,6 +93,11 @@ impl Host {
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
         self.disk.path().join("config.toml")
+    }
+
+    /// The cgroup that holds its containers.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
     }
 
     /// The daemon's root directory.

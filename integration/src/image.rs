@@ -15,7 +15,6 @@ pub fn digest(bytes: &[u8]) -> String {
 }
 
 /// A layer under construction.
-#[derive(Default)]
 pub struct Layer {
     tar: tar::Builder<Vec<u8>>,
 }
@@ -26,13 +25,26 @@ impl std::fmt::Debug for Layer {
     }
 }
 
+impl Default for Layer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Layer {
     /// An empty one.
     pub fn new() -> Self {
         Self { tar: tar::Builder::new(Vec::new()) }
     }
 
-    fn add(mut self, kind: tar::EntryType, name: &str, mode: u32, link: &str, bytes: &[u8]) -> Self {
+    fn add(
+        mut self,
+        kind: tar::EntryType,
+        name: &str,
+        mode: u32,
+        link: &str,
+        bytes: &[u8],
+    ) -> Self {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
@@ -77,10 +89,16 @@ impl Layer {
         }
         layer = layer
             .file("bin/busybox", 0o755, &bytes)
-            .file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n")
+            .file(
+                "etc/passwd",
+                0o644,
+                b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n",
+            )
             .file("etc/group", 0o644, b"root:x:0:\nuser:x:1000:\n");
         let list = std::process::Command::new(busybox).arg("--list").output().expect("run busybox");
-        for applet in String::from_utf8_lossy(&list.stdout).lines().filter(|name| *name != "busybox") {
+        for applet in
+            String::from_utf8_lossy(&list.stdout).lines().filter(|name| *name != "busybox")
+        {
             layer = layer.symlink(&format!("bin/{applet}"), "busybox");
         }
         layer
@@ -119,7 +137,8 @@ impl Image {
             "config": { "Cmd": ["/bin/sh"], "Env": ["PATH=/bin"] },
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
-        let mut image = Self { blobs: BTreeMap::new(), manifest: String::new(), layers: Vec::new() };
+        let mut image =
+            Self { blobs: BTreeMap::new(), manifest: String::new(), layers: Vec::new() };
         let mut descriptors = Vec::new();
         for layer in layers {
             let descriptor = image.put("application/vnd.oci.image.layer.v1.tar+gzip", layer);

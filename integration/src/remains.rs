@@ -40,10 +40,10 @@ impl Remains {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            let is_here = fs::read_link(entry.path().join("cwd")).is_ok_and(|at| at.starts_with(dir));
+            let is_here =
+                fs::read_link(entry.path().join("cwd")).is_ok_and(|at| at.starts_with(dir));
             let groups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-            let is_contained =
-                groups.lines().any(|line| line.split('/').any(|part| part == name));
+            let is_contained = groups.lines().any(|line| line.split('/').any(|part| part == name));
             if is_here || is_contained {
                 let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
                 found.processes.push((pid, command.replace('\0', " ")));

@@ -6,11 +6,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::{root, run};
+use crate::command::{cargo, root, run};
 
 /// The programs beside the shim: package and binary.
 const PROGRAMS: [(&str, &str); 3] = [
@@ -21,6 +20,14 @@ const PROGRAMS: [(&str, &str); 3] = [
 
 /// The only target that the shim is built for, for now.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What is chosen of the workspace for tests, everywhere: with another choice of packages or features
+/// cargo builds the dependencies again.
+pub(crate) const FOR_TESTS: [&str; 3] = ["--workspace", "--features", "capstan-daemon/probe"];
+
+/// A small test to be built with the programs: where there is a test, what only tests depend on counts
+/// for the features of all, as it does when they are run.
+const ANY_TEST: &str = "conformance";
 
 /// What the binaries are for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,17 +46,20 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
     });
     fs::create_dir_all(&out)?;
     let mut cargo = cargo();
-    cargo.arg("build").env("CAPSTAN_REVISION", revision());
-    for (package, _) in PROGRAMS {
-        cargo.args(["--package", package]);
-    }
+    cargo.arg("build");
     let built = match kind {
         Kind::Release => {
             cargo.arg("--release");
+            for (package, _) in PROGRAMS {
+                cargo.args(["--package", package]);
+            }
             "target/release"
         }
         Kind::Test => {
-            cargo.args(["--features", "capstan-daemon/probe"]);
+            cargo.args(FOR_TESTS).args(["--test", ANY_TEST]);
+            for (_, binary) in PROGRAMS {
+                cargo.args(["--bin", binary]);
+            }
             "target/debug"
         }
     };
@@ -59,13 +69,6 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
     }
     install(&shim()?, &out)?;
     Ok(out)
-}
-
-/// Cargo, as this was started by it.
-pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root());
-    command
 }
 
 fn shim() -> Result<PathBuf> {
@@ -84,15 +87,4 @@ fn install(file: &Path, dir: &Path) -> Result<()> {
     fs::copy(file, &fresh).with_context(|| format!("copy {}", file.display()))?;
     fs::rename(&fresh, &to)?;
     Ok(())
-}
-
-/// The commit that is built, with a `+` if there is more than that.
-fn revision() -> String {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").current_dir(root()).args(args).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return String::new() };
-    let is_clean = git(&["status", "--porcelain"]).is_some_and(|changes| changes.is_empty());
-    format!("{commit}{}", if is_clean { "" } else { "+" })
 }

@@ -1,35 +1,39 @@
 //! capstan's build tool: `cargo xtask TASK`. One file per task.
 
+mod bench;
 mod build;
+mod ci;
+mod command;
+mod demo;
+mod packages;
 mod schema;
+mod tidy;
 
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
+
+use crate::build::Kind;
+use crate::packages::Set;
 
 const HELP: &str = "\
 usage: cargo xtask TASK
 
-  build              build the binaries into target/capstan
+  build [--test]     build the binaries into target/capstan (--test: for tests, into target/capstan-test)
   schema [--check]   make schema/src/generated from schema/capnp (--check: fail if it is stale)
+  tidy               check what no compiler checks: layout, dependencies between crates, sizes, words
+  ci                 the whole gate: format, tidy, schema, clippy, build, all tests
+  demo               show the binaries at work: pull, run, exec, a daemon that dies and comes back
+  bench [ARGS]       measure them beside containerd, runc and crun
+
+Debian packages that a task needs are installed by it, as root; it says which.
 ";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let result = match args.as_slice() {
-        ["build"] => build::build(build::Kind::Release).map(drop),
-        ["build", "--test"] => build::build(build::Kind::Test).map(drop),
-        ["schema"] => schema::generate(),
-        ["schema", "--check"] => schema::check(),
-        _ => {
-            eprint!("{HELP}");
-            return ExitCode::from(2);
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match perform(&args) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -37,17 +41,30 @@ fn main() -> ExitCode {
     }
 }
 
-/// The root of the checkout.
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a directory in it").into()
+fn perform(args: &[&str]) -> Result<ExitCode> {
+    match args {
+        ["build"] => build(Kind::Release)?,
+        ["build", "--test"] => build(Kind::Test)?,
+        ["schema"] => schema::generate()?,
+        ["schema", "--check"] => schema::check()?,
+        ["tidy"] => tidy::tidy()?,
+        ["ci"] => return ci::ci(),
+        ["demo"] => demo::demo()?,
+        ["bench", args @ ..] => bench::bench(args)?,
+        ["help" | "-h" | "--help"] => print_help(),
+        _ => {
+            print_help();
+            return Ok(ExitCode::from(2));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a command to its end, with our output as its own.
-fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("run {:?}", command.get_program()))?;
-    if !status.success() {
-        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
-        bail!("{} {}: {status}", command.get_program().to_string_lossy(), args.join(" "));
-    }
-    Ok(())
+fn build(kind: Kind) -> Result<()> {
+    packages::install(Set::Build)?;
+    build::build(kind).map(drop)
+}
+
+fn print_help() {
+    eprint!("{HELP}");
 }

@@ -6,7 +6,27 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::root;
+use crate::command::root;
+
+/// The head of `mod.rs`, as rustfmt would have it.
+const HEAD: &str = "\
+//! Made by `cargo xtask schema` from schema/capnp. Do not edit.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    elided_lifetimes_in_paths,
+    unsafe_code,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::unimplemented,
+    clippy::cast_possible_truncation,
+    clippy::needless_pass_by_value,
+    clippy::wildcard_imports,
+    reason = \"generated\"
+)]
+
+";
 
 fn generated() -> PathBuf {
     root().join("schema/src/generated")
@@ -52,12 +72,7 @@ fn generate_into(out: &Path) -> Result<()> {
     }
     command.run().context("the capnp compiler (Debian package capnproto)")?;
     names.sort();
-    let mut module = String::from(
-        "//! Made by `cargo xtask schema` from schema/capnp. Do not edit.\n\n\
-         #![allow(missing_docs, unreachable_pub, elided_lifetimes_in_paths, unsafe_code, clippy::all, clippy::allow_attributes_without_reason, clippy::unimplemented, \
-         clippy::cast_possible_truncation, clippy::needless_pass_by_value, clippy::wildcard_imports, \
-         reason = \"generated\")]\n\n",
-    );
+    let mut module = String::from(HEAD);
     for name in names {
         module.push_str(&format!("#[rustfmt::skip]\npub mod {name};\n"));
     }

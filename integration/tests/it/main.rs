@@ -1,3 +1,10 @@
-//! The tests against the real binaries.
+//! The tests against the real binaries. One module per theme.
 
-mod first;
+mod bad_input;
+mod cli;
+mod plugins;
+mod pull;
+mod run;
+mod security;
+mod survival;
+mod tasks;

@@ -254,7 +254,7 @@ impl LocalContainers {
         if let Some(user) = Wish::parse(&text)?.without_files() {
             return Ok(user);
         }
-        let place = self.place.clone();
+        let (place, mounts) = (self.place.clone(), mount::for_reading(&mounts));
         blocking::run("look users up", move || {
             mount::with_mounted(&mounts, &place, |root| Wish::parse(&text)?.resolve(&root))
         })

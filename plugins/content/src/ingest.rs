@@ -1,8 +1,8 @@
 //! Ingests: bytes on their way to become a blob.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::Read as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,8 +24,8 @@ const QUEUE: usize = 16;
 
 /// `ingest/`, with one directory per ingest.
 ///
-/// The one writer of an ingest holds a lock on its data file, so that a writer of an instance of the
-/// plugin that has ended, and still lives, is seen as well.
+/// The one writer of an ingest holds a lock on its directory until that is gone, so that a writer of
+/// an instance of the plugin that has ended, and still lives, is seen as well.
 #[derive(Clone, Debug)]
 pub(crate) struct Ingests {
     dir: PathBuf,
@@ -41,7 +41,8 @@ impl Ingests {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(fail)?;
         for entry in fs::read_dir(&dir).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
-            if let Err(error) = read_record(&path) {
+            let Ok(Some(_lock)) = claim(&path) else { continue };
+            if let Err(error) = open_left(&path) {
                 debug!(path = %path.display(), %error, "an ingest that cannot be resumed is swept");
                 if let Err(error) = fs::remove_dir_all(&path) {
                     warn!(path = %path.display(), %error, "it could not be swept");
@@ -83,40 +84,70 @@ impl Ingests {
     pub(crate) fn abort(&self, namespace: &Namespace, reference: &str) -> Result<()> {
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path(namespace, reference);
-        let fail = |error| Error::io(format!("ingest {reference:?}"), error);
-        let file = options().open(path.join("data")).map_err(fail)?;
-        lock(&file, reference)?;
-        fs::remove_dir_all(&path).map_err(fail)
+        let place = || format!("ingest {reference:?}");
+        let _lock = claim(&path)
+            .map_err(|error| error.at(place()))?
+            .ok_or_else(|| Error::not_found(format!("{}: there is none", place())))?;
+        fs::remove_dir_all(&path).map_err(|error| Error::io(place(), error))
     }
 
     /// Opens the writer of an ingest, hashing what an earlier writer left.
     pub(crate) fn writer(&self, open: &OpenIngest) -> Result<Writer> {
         let path = self.path(&open.namespace, &open.reference);
         let at = |error: Error| error.at(format!("ingest {:?}", open.reference));
-        let (record, file) = {
+        let (lock, record, file) = {
             let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-            let opened = if path.exists() { resume(&path, open) } else { begin(&path, open) };
-            let (record, file) = opened.map_err(at)?;
-            lock(&file, &open.reference)?;
-            (record, file)
+            begin_or_resume(&path, open).map_err(at)?
         };
         let reader =
             File::open(path.join("data")).map_err(|error| at(Error::io("open it", error)))?;
         let algorithm = record.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
         let mut hasher = Hasher::new(algorithm);
         let offset = rehash(&file, &mut hasher).map_err(at)?;
-        Ok(Writer { record, path, file, reader: Arc::new(reader), hasher, offset })
+        Ok(Writer { record, path, file, reader: Arc::new(reader), hasher, offset, lock })
     }
 }
 
-/// Makes this file's owner the one writer; the lock goes when the file is closed.
-fn lock(file: &File, reference: &str) -> Result<()> {
-    file.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => Error::unavailable(format!(
-            "ingest {reference:?} has a writer; wait for it, or use another name"
-        )),
-        TryLockError::Error(error) => Error::io(format!("lock ingest {reference:?}"), error),
-    })
+/// Makes whoever has this file the one writer of the ingest in a directory, until it is closed. `None`:
+/// there is no such directory.
+///
+/// # Errors
+/// `Unavailable`: it has a writer.
+fn claim(path: &Path) -> Result<Option<File>> {
+    loop {
+        let dir = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|error| Error::io("open it", error))?,
+        };
+        dir.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                Error::unavailable("it has a writer; wait for it, or use another name")
+            }
+            TryLockError::Error(error) => Error::io("lock it", error),
+        })?;
+        // Its writer may have ended, and removed it, between the two steps.
+        let inode = |about: std::io::Result<Metadata>| about.ok().map(|about| about.ino());
+        if inode(dir.metadata()) == inode(fs::metadata(path)) {
+            return Ok(Some(dir));
+        }
+    }
+}
+
+fn begin_or_resume(path: &Path, open: &OpenIngest) -> Result<(File, IngestRecord, File)> {
+    if let Some(lock) = claim(path)? {
+        match open_left(path) {
+            Ok((record, file)) => {
+                check_same(&record, open)?;
+                return Ok((lock, record, file));
+            }
+            // A daemon was killed after it had given the data its name, or before there was any.
+            Err(error) => {
+                debug!(path = %path.display(), %error, "an ingest that cannot be resumed begins anew");
+                fs::remove_dir_all(path).map_err(|error| Error::io("sweep it", error))?;
+            }
+        }
+    }
+    begin(path, open)
 }
 
 fn unix_ns(time: std::time::SystemTime) -> Option<i64> {
@@ -142,9 +173,10 @@ fn read_record(path: &Path) -> Result<IngestRecord> {
 }
 
 /// The data file first, the record last: a directory with a record is complete.
-fn begin(path: &Path, open: &OpenIngest) -> Result<(IngestRecord, File)> {
+fn begin(path: &Path, open: &OpenIngest) -> Result<(File, IngestRecord, File)> {
     let fail = |error| Error::io("begin", error);
     DirBuilder::new().mode(0o700).create(path).map_err(fail)?;
+    let lock = claim(path)?.ok_or_else(|| fail(ErrorKind::NotFound.into()))?;
     let file = options().create_new(true).open(path.join("data")).map_err(fail)?;
     let record = IngestRecord {
         namespace: open.namespace.clone(),
@@ -155,11 +187,17 @@ fn begin(path: &Path, open: &OpenIngest) -> Result<(IngestRecord, File)> {
     };
     fs::write(path.join("record.new"), record.write()).map_err(fail)?;
     fs::rename(path.join("record.new"), path.join("record")).map_err(fail)?;
-    Ok((record, file))
+    Ok((lock, record, file))
 }
 
-fn resume(path: &Path, open: &OpenIngest) -> Result<(IngestRecord, File)> {
+/// What an earlier writer left: both record and data, or there is nothing to resume.
+fn open_left(path: &Path) -> Result<(IngestRecord, File)> {
     let record = read_record(path)?;
+    let data = options().open(path.join("data"));
+    Ok((record, data.map_err(|error| Error::io("open its data", error))?))
+}
+
+fn check_same(record: &IngestRecord, open: &OpenIngest) -> Result<()> {
     let differs = |what: &str, was: String| {
         Error::precondition(format!(
             "it was begun with {what} {was}; abort it (capstan content abort), then begin anew"
@@ -173,9 +211,7 @@ fn resume(path: &Path, open: &OpenIngest) -> Result<(IngestRecord, File)> {
     if record.total > 0 && open.total > 0 && record.total != open.total {
         return Err(differs("size", record.total.to_string()));
     }
-    let file =
-        options().open(path.join("data")).map_err(|error| Error::io("open its data", error))?;
-    Ok((record, file))
+    Ok(())
 }
 
 fn options() -> OpenOptions {
@@ -201,12 +237,13 @@ fn rehash(mut file: &File, hasher: &mut Hasher) -> Result<u64> {
 pub(crate) struct Writer {
     record: IngestRecord,
     path: PathBuf,
-    /// Locked.
     file: File,
-    /// For those who read along; opened apart, so that they do not hold the lock.
+    /// For those who read along.
     reader: Arc<File>,
     hasher: Hasher,
     offset: u64,
+    /// The directory, locked; the last to go.
+    lock: File,
 }
 
 /// What is left to do with a verified ingest: move the file to the name and commit the record.
@@ -277,7 +314,8 @@ impl Writer {
         total: u64,
         name: impl Fn(&Verified<'_>) -> Result<()>,
     ) -> Result<(Digest, u64)> {
-        let Self { record, path, file, hasher, offset, .. } = self;
+        // The lock is held until the directory is gone.
+        let Self { record, path, file, hasher, offset, lock: _lock, reader: _ } = self;
         let digest = hasher.finish();
         let verdict = check(&record, offset, &digest, expected, total);
         if let Err(error) = verdict {

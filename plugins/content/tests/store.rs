@@ -52,6 +52,16 @@ async fn store(link: &Link<Content>, namespace: &str, bytes: &'static [u8]) -> R
     Ok(ingest.commit(None, 0).await?.0)
 }
 
+/// The thread of a writer that went away may still be on its way out.
+async fn patiently(link: &Link<Content>, open: OpenIngest) -> Result<Ingest> {
+    loop {
+        match link.send(open.clone()).await {
+            Err(error) if error.class() == Class::Unavailable => tokio::task::yield_now().await,
+            answer => return answer,
+        }
+    }
+}
+
 fn class<T>(result: Result<T>) -> Class {
     result.err().expect("it fails").class()
 }
@@ -118,12 +128,8 @@ fn an_ingest_is_resumed_where_it_stopped() {
         bench.stop::<LocalContent>().await;
         bench.start::<LocalContent>("").await.unwrap();
         assert_eq!(link.send(Ingests(ns("a"))).await.unwrap()[0].offset, 5);
-        let open = async |expected: Option<&str>, total: u64| loop {
-            match link.send(ingest("x", expected, total)).await {
-                // The thread of the writer that went away may still be on its way out.
-                Err(error) if error.class() == Class::Unavailable => tokio::task::yield_now().await,
-                answer => return answer,
-            }
+        let open = async |expected: Option<&str>, total: u64| {
+            patiently(&link, ingest("x", expected, total)).await
         };
         assert_eq!(class(open(Some(OTHER_DIGEST), 0).await), Class::FailedPrecondition);
         assert_eq!(class(open(None, 99).await), Class::FailedPrecondition);
@@ -131,6 +137,50 @@ fn an_ingest_is_resumed_where_it_stopped() {
         assert_eq!(writer.info.offset, 5);
         fill(&writer, &HELLO[5..]).await;
         assert_eq!(writer.commit(None, 0).await.unwrap().0.as_str(), HELLO_DIGEST);
+    });
+}
+
+/// A daemon was killed between the data's move to its name and the end of the ingest: the next pull
+/// failed with `NotFound: open its data`, for ever.
+#[test]
+fn what_a_kill_left_without_data_begins_anew() {
+    run(|| async {
+        let (mut bench, link) = bench().await;
+        for is_restarted in [false, true] {
+            let writer = link.send(ingest("x", Some(HELLO_DIGEST), 13)).await.unwrap();
+            fill(&writer, &HELLO[..5]).await;
+            for entry in std::fs::read_dir(bench.root().join("content.local/ingest")).unwrap() {
+                std::fs::remove_file(entry.unwrap().path().join("data")).unwrap();
+            }
+            drop(writer);
+            if is_restarted {
+                bench.stop::<LocalContent>().await;
+                bench.start::<LocalContent>("").await.unwrap();
+            }
+            let writer = patiently(&link, ingest("x", Some(HELLO_DIGEST), 13)).await.unwrap();
+            assert_eq!(writer.info.offset, 0);
+            writer.abort().await.unwrap();
+        }
+        assert_eq!(store(&link, "a", HELLO).await.unwrap().as_str(), HELLO_DIGEST);
+    });
+}
+
+/// Who opened an ingest while its writer gave it its name got `NotFound: open its data`.
+#[test]
+fn an_ingest_that_is_just_ending_has_a_writer() {
+    run(|| async {
+        let (_bench, link) = bench().await;
+        for round in 0..200_u32 {
+            let first = link.send(ingest("x", None, 0)).await.unwrap();
+            first.write(Bytes::from(round.to_string())).await.unwrap();
+            let (committed, second) =
+                futures::join!(first.commit(None, 0), link.send(ingest("x", None, 0)));
+            committed.unwrap();
+            match second {
+                Ok(second) => second.abort().await.unwrap(),
+                Err(error) => assert_eq!(error.class(), Class::Unavailable, "{error}"),
+            }
+        }
     });
 }
 

@@ -155,13 +155,14 @@ impl State {
         transaction.commit().map_err(fail)?;
         self.newest = newest;
         self.known.extend(fresh);
+        // Before the answers: who has one finds its event at the head of the log.
+        self.publish.send_if_modified(|head| std::mem::replace(head, newest) != newest);
         for (request, answer) in batch.drain(..).zip(answers) {
             if let (Order::Commit(commit), Ok(_)) = (&request.order, &answer) {
                 forget(&mut self.known, commit);
             }
             request.answer(answer);
         }
-        self.publish.send_if_modified(|head| std::mem::replace(head, newest) != newest);
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ use crate::publish::Publisher;
 use crate::record::TaskRecord;
 use crate::recover::{self, Found};
 use crate::shim::{CreateParams, FAREWELL, Shim};
-use crate::task::{TOLD, Task};
+use crate::task::Task;
 
 /// runtime.linux.
 pub struct LinuxRuntime {
@@ -168,6 +168,8 @@ impl Shared {
                 if let Ok(exit) = shared.follow(&watched, &shim).await
                     && watched.set_exit(&exit)
                 {
+                    // A start that is under way is told first, however soon the end came.
+                    let _step = watched.step.lock().await;
                     shared.tell_exit(&watched);
                 }
             });
@@ -197,22 +199,18 @@ impl Shared {
         }
     }
 
-    fn tell_exit(&self, task: &Task) {
-        let Some(exit) = task.exit() else { return };
-        let told = task.dir.join(TOLD);
-        if told.exists() {
-            return;
-        }
+    fn tell_exit(&self, task: &Rc<Task>) {
+        let Some(exit) = task.untold_exit() else { return };
         info!(task = %task.key, status = exit.status, lost = exit.lost, "exited");
         let mut fields = vec![field("pid", task.info().pid), field("exitStatus", exit.status)];
         if !exit.lost.is_empty() {
             fields.push(field("lost", &exit.lost));
         }
-        self.publisher.tell_once(&task.key, "/tasks/exit", &fields, told);
+        self.publisher.tell_exit(task, &fields);
     }
 
     /// A shim hung up that was not told to go.
-    async fn lost(&self, task: &Task) {
+    async fn lost(&self, task: &Rc<Task>) {
         let dir = task.dir.clone();
         let record = TaskRecord::read(&dir).unwrap_or_default();
         if record.created.is_none() || record.is_deleted {

@@ -1,6 +1,6 @@
 //! Events of tasks, in the order in which things happened, without anybody waiting for the disk.
 
-use std::path::PathBuf;
+use std::rc::Rc;
 
 use capstan_sdk::contract::Events;
 use capstan_sdk::contract::events::{NewEvent, Publish};
@@ -9,13 +9,15 @@ use capstan_sdk::{Link, Result};
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::task::Task;
+
 /// Events in one commit at most.
 const BATCH: usize = 256;
 
-/// An event, and a file that says that it was told; for exits, which a later daemon may have to tell.
+/// An event; with the task, if it is an exit, which a later daemon may have to tell.
 struct Item {
     event: NewEvent,
-    told: Option<PathBuf>,
+    exited: Option<Rc<Task>>,
 }
 
 /// The way to the log. Unbounded on purpose: an event is small, comes from a process that started or
@@ -35,39 +37,34 @@ impl Publisher {
         self.send(key, topic, fields, None);
     }
 
-    /// Tells something, and makes the file `told` once that is in the log.
-    pub(crate) fn tell_once(
+    /// Tells that a task has ended, and has that noted when it is in the log.
+    pub(crate) fn tell_exit(&self, task: &Rc<Task>, fields: &[(&str, String)]) {
+        self.send(&task.key, "/tasks/exit", fields, Some(Rc::clone(task)));
+    }
+
+    fn send(
         &self,
         key: &TaskKey,
         topic: &str,
         fields: &[(&str, String)],
-        told: PathBuf,
+        exited: Option<Rc<Task>>,
     ) {
-        self.send(key, topic, fields, Some(told));
-    }
-
-    fn send(&self, key: &TaskKey, topic: &str, fields: &[(&str, String)], told: Option<PathBuf>) {
         let mut event = NewEvent::new(&key.namespace, topic).with("id", &key.id);
         for (name, value) in fields {
             event = event.with(name, value);
         }
         // It fails only while the plugin ends.
-        let _ = self.0.send(Item { event, told });
+        let _ = self.0.send(Item { event, exited });
     }
 }
 
 async fn run(events: Link<Events>, mut receiver: mpsc::UnboundedReceiver<Item>) {
     let mut batch = Vec::new();
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
-        let (list, told): (Vec<NewEvent>, Vec<Option<PathBuf>>) =
-            batch.drain(..).map(|item| (item.event, item.told)).unzip();
+        let (list, exited): (Vec<NewEvent>, Vec<Option<Rc<Task>>>) =
+            batch.drain(..).map(|item| (item.event, item.exited)).unzip();
         match publish(&events, list).await {
-            Ok(()) => {
-                for path in told.into_iter().flatten() {
-                    // The task may be deleted by now; then nobody will ask.
-                    let _ = std::fs::write(path, "");
-                }
-            }
+            Ok(()) => exited.iter().flatten().for_each(|task| task.note_told()),
             Err(error) => warn!(%error, "events of tasks are not in the log"),
         }
     }

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, watch};
 use crate::shim::Shim;
 
 /// The file in a task's directory that says that its exit is in the event log.
-pub(crate) const TOLD: &str = "exit-told";
+const TOLD: &str = "exit-told";
 
 /// Shared by all calls that concern the task. One thread, so cells are enough.
 pub(crate) struct Task {
@@ -27,8 +27,10 @@ pub(crate) struct Task {
     pub(crate) hangup: watch::Sender<bool>,
     /// Keeps start, delete and the like apart.
     pub(crate) step: Mutex<()>,
-    /// Being deleted: that the shim hangs up is no news then.
+    /// Being deleted: that the shim hangs up is no news then, and its directory is not to be touched.
     pub(crate) is_going: Cell<bool>,
+    /// Its exit is in the event log, or on its way there.
+    is_exit_told: Cell<bool>,
 }
 
 impl Task {
@@ -40,6 +42,7 @@ impl Task {
     ) -> Rc<Self> {
         let exit = info.exit.clone();
         let is_gone = shim.is_none();
+        let is_exit_told = dir.join(TOLD).exists();
         Rc::new(Self {
             key: info.key.clone(),
             dir,
@@ -50,6 +53,7 @@ impl Task {
             hangup: watch::Sender::new(is_gone),
             step: Mutex::new(()),
             is_going: Cell::new(false),
+            is_exit_told: Cell::new(is_exit_told),
         })
     }
 
@@ -105,6 +109,20 @@ impl Task {
 
     pub(crate) fn exit(&self) -> Option<Exit> {
         self.exit.borrow().clone()
+    }
+
+    /// The exit, if nobody was told of it yet: whoever asks tells.
+    pub(crate) fn untold_exit(&self) -> Option<Exit> {
+        let exit = self.exit()?;
+        (!self.is_exit_told.replace(true)).then_some(exit)
+    }
+
+    /// Its exit is in the log, so a later daemon need not tell it.
+    pub(crate) fn note_told(&self) {
+        if !self.is_going.get() {
+            // If this is lost, the exit is told twice, which is better than never.
+            let _ = std::fs::write(self.dir.join(TOLD), "");
+        }
     }
 
     pub(crate) async fn wait(&self) -> Exit {

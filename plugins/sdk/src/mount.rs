@@ -152,6 +152,32 @@ fn shorten(data: &str) -> Result<(String, String)> {
     Ok((short, common.to_owned()))
 }
 
+/// The same tree for somebody who only reads.
+///
+/// An overlay loses its upper layer, which becomes the topmost lower one: the kernel gives a writable
+/// layer to one mount at a time, and a volatile one never again.
+pub fn for_reading(mounts: &[Mount]) -> Vec<Mount> {
+    mounts
+        .iter()
+        .map(|mount| if mount.kind == "overlay" { folded(mount) } else { mount.clone() })
+        .collect()
+}
+
+fn folded(mount: &Mount) -> Mount {
+    let value = |name: &str| mount.options.iter().find_map(|option| option.strip_prefix(name));
+    let (Some(upper), Some(lower)) = (value("upperdir="), value("lowerdir=")) else {
+        return mount.clone();
+    };
+    let is_for_writing = |option: &&String| {
+        let words = ["upperdir=", "lowerdir=", "workdir="];
+        *option == "volatile" || words.iter().any(|word| option.starts_with(word))
+    };
+    let mut options: Vec<String> =
+        mount.options.iter().filter(|option| !is_for_writing(option)).cloned().collect();
+    options.push(format!("lowerdir={upper}:{lower}"));
+    Mount { options, ..mount.clone() }
+}
+
 /// Mounts `mounts` in order where nobody else can see it, hands the root of the tree to `work`,
 /// and lets the kernel unmount it all when `work` is done, or when the daemon dies.
 ///
@@ -232,6 +258,19 @@ mod tests {
         assert!(raw.kind.is_empty());
         let raw = RawMount::parse(&mount("bind", &["ro", "rw", "bind"])).unwrap();
         assert!(!raw.is_read_only_bind, "the last word counts");
+    }
+
+    /// A container with a user by name could not be run with `--rm`: its volatile upper layer had been
+    /// mounted before, to read /etc/passwd.
+    #[test]
+    fn a_reader_gets_no_upper_layer() {
+        let overlay =
+            mount("overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/b:/a", "volatile"]);
+        let read = for_reading(&[overlay, mount("bind", &["rw", "rbind"])]);
+        assert_eq!(read[0].options, ["lowerdir=/u:/b:/a"]);
+        assert_eq!(read[1], mount("bind", &["rw", "rbind"]));
+        let view = mount("overlay", &["lowerdir=/b:/a"]);
+        assert_eq!(for_reading(std::slice::from_ref(&view)), [view]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use libcontainer::oci_spec::runtime::{LinuxSeccompArgBuilder, LinuxSeccompOperator, Spec};
 use seccompiler::BpfProgram;
 
-use crate::filter;
+use crate::{filter, workdir};
 
 /// Of all bundles and filters of a root: no container's name begins so.
 const BUNDLES: &str = ".bundles";
@@ -46,6 +46,7 @@ impl Bundle {
         let mut spec = Spec::load(&path).with_context(|| format!("read {}", path.display()))?;
         spec.canonicalize_rootfs(original)
             .with_context(|| format!("find the root filesystem of {}", original.display()))?;
+        workdir::make(&spec)?;
         // What a create that was killed left there.
         bundle.remove()?;
         fs::create_dir_all(&bundle.dir)

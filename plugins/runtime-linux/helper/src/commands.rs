@@ -81,8 +81,10 @@ fn exec(args: &Args, process: &Path) -> Result<()> {
     let bundle = bundle(args)?;
     let process = absolute(process)?;
     if bundle.filter()?.is_some() {
-        let text = std::fs::read(&process).with_context(|| format!("read {}", process.display()))?;
-        let process: Process = serde_json::from_slice(&text).context("read the process to start")?;
+        let text =
+            std::fs::read(&process).with_context(|| format!("read {}", process.display()))?;
+        let process: Process =
+            serde_json::from_slice(&text).context("read the process to start")?;
         if process.no_new_privileges() != Some(true) {
             bail!("container {} has noNewPrivileges, so what is started in it must", args.id);
         }

@@ -10,6 +10,7 @@ mod bundle;
 mod commands;
 mod filter;
 mod log;
+mod workdir;
 mod workload;
 
 use std::process::ExitCode;

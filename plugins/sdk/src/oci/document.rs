@@ -192,12 +192,10 @@ mod tests {
         let own = |name: &str| of(&format!("\"mediaType\":\"{name}\",{manifest}"));
         check(OCI_MANIFEST, &own(OCI_MANIFEST), Ok("manifest"));
         check(OCI_MANIFEST, &own(OCI_INDEX), Err(Class::Corrupt));
-        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
-        check(
-            OCI_MANIFEST,
-            &of(&format!("\"annotations\":{deep},{manifest}")),
-            Err(Class::Corrupt),
-        );
+        // What nobody reads is skipped without recursion, so its depth costs no stack.
+        let deep = format!("{}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
+        check(OCI_MANIFEST, &of(&format!("\"annotations\":{deep},{manifest}")), Ok("manifest"));
+        check(OCI_MANIFEST, &of(&format!("\"config\":{deep},\"layers\":[]")), Err(Class::Corrupt));
         let many = vec![layer.as_str(); 1001].join(",");
         check(
             OCI_MANIFEST,

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use capnp::capability::Client;
-use capstan_schema::{ContainerId, Namespace, Result, read_texts, task_capnp as wire};
+use capstan_schema::{ContainerId, Error, Namespace, Result, read_texts, task_capnp as wire};
+use tokio::sync::oneshot;
 
 use super::{answer, containers, length, text};
 use crate::Link;
@@ -122,7 +123,7 @@ impl wire::tasks::Server for Server {
                 spec: containers::read_spec(params.get_spec()?)?,
                 stdio: read_stdio(params.get_stdio()?)?,
             };
-            self.link.send(message).await
+            run_for_caller(self.link.clone(), message).await
         };
         answer!(results, work, |out, info| {
             write_info(&info, out.reborrow().init_info());
@@ -158,6 +159,18 @@ impl wire::tasks::Server for Server {
             }
         })
     }
+}
+
+/// Makes a task that goes again if the caller, who drops this future, is not there when it is made.
+async fn run_for_caller(link: Link<Tasks>, run: Run) -> Result<TaskInfo> {
+    let (tell, told) = oneshot::channel();
+    actix_rt::spawn(async move {
+        if let Err(Ok(info)) = tell.send(link.send(run).await) {
+            // What cannot be told now is found at the next start of the daemon.
+            let _ = link.send(Abandon(info.key)).await;
+        }
+    });
+    told.await.unwrap_or_else(|_| Err(Error::unavailable("the daemon stops")))
 }
 
 struct TaskServer {

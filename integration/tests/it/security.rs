@@ -1,0 +1,124 @@
+//! What a container must not get at, looked for from inside.
+
+use capstan_integration::{DockerRegistry, Host};
+
+fn check_inside(runtime: &str) {
+    let registry = DockerRegistry::with(&["busybox"]);
+    let host = Host::new();
+    let image = registry.reference("busybox");
+    host.ok(&["images", "pull", "--plain-http", &image]);
+    let check = |command: &str, want: &str| {
+        let args = ["run", "--rm", "--runtime", runtime, &image, "sh", "-c", command];
+        assert_eq!(host.ok(&args).trim_end(), want, "{runtime}: {command}");
+    };
+    // Filter mode, and it refuses: new namespaces by unshare(2) and by clone(2) flags.
+    check("grep Seccomp: /proc/self/status | cut -f2", "2");
+    check("unshare -U true 2>/dev/null || echo refused", "refused");
+    check("grep NoNewPrivs /proc/self/status | cut -f2", "1");
+    // CVE-2022-24769: nothing inheritable.
+    check("grep CapInh /proc/self/status | cut -f2", "0000000000000000");
+    // CVE-2024-21626: no descriptor of the host. The shell has 0, 1 and 2; `ls` opens one more.
+    check("ls /proc/self/fd | wc -l", "4");
+    check("ls /proc/1/fd; true", "0\n1\n2");
+    // Masked and read-only paths.
+    check("cat /proc/kcore 2>/dev/null | head -c 1 | wc -c", "0");
+    check("echo 1 2>/dev/null > /proc/sys/kernel/core_pattern || echo refused", "refused");
+    check("echo b 2>/dev/null > /proc/sysrq-trigger || echo refused", "refused");
+    check("ls /sys/firmware | wc -l", "0");
+    check("mount -t tmpfs x /tmp 2>/dev/null || echo refused", "refused");
+    check("mknod /tmp/sda b 8 0 2>/dev/null; head -c 1 /tmp/sda 2>/dev/null | wc -c", "0");
+    // It sees its own processes and its own mounts.
+    check("ls /proc | grep -c '^[0-9]*$'", "3");
+    check(&format!("grep -c {} /proc/mounts || true", host.state().display()), "0");
+    host.assert_no_container();
+}
+
+#[test]
+fn a_container_of_the_embedded_runtime_is_closed() {
+    check_inside("embedded");
+}
+
+#[test]
+fn a_container_of_runc_is_closed() {
+    check_inside("runc");
+}
+
+/// A process that is started later is no freer than the first.
+#[test]
+fn an_exec_is_closed_too() {
+    let registry = DockerRegistry::with(&["busybox"]);
+    let host = Host::new();
+    let image = registry.reference("busybox");
+    for runtime in ["embedded", "runc", "crun"] {
+        let args = ["run", "-d", "--plain-http", "--runtime", runtime, "--name", "c", &image];
+        let mut args = args.to_vec();
+        args.extend(["sleep", "1000"]);
+        host.ok(&args);
+        let exec = |command: &str| host.ok(&["tasks", "exec", "c", "sh", "-c", command]);
+        assert_eq!(exec("grep Seccomp: /proc/self/status | cut -f2"), "2\n", "{runtime}");
+        assert_eq!(exec("unshare -U true 2>/dev/null || echo refused"), "refused\n", "{runtime}");
+        assert_eq!(
+            exec("grep CapInh /proc/self/status | cut -f2"),
+            "0000000000000000\n",
+            "{runtime}"
+        );
+        assert_eq!(exec("ls /proc/self/fd | wc -l"), "4\n", "{runtime}");
+        host.ok(&["tasks", "delete", "--force", "c"]);
+        host.ok(&["containers", "rm", "c"]);
+    }
+    host.assert_no_container();
+}
+
+/// A profile that cannot be applied is an error and no container, never skipped.
+#[test]
+fn a_seccomp_profile_is_applied_or_refused() {
+    let registry = DockerRegistry::with(&["busybox"]);
+    let host = Host::new();
+    let image = registry.reference("busybox");
+    host.ok(&["images", "pull", "--plain-http", &image]);
+    let profile = |name: &str, text: &str| {
+        std::fs::write(host.path(name), text).unwrap();
+        host.path(name).display().to_string()
+    };
+    let mkdir = profile(
+        "mkdir.json",
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":30}]}"#,
+    );
+    let command = "mkdir /tmp/x 2>&1 | grep -o 'Read-only file system'";
+    for runtime in ["embedded", "runc", "crun"] {
+        let args =
+            ["run", "--rm", "--runtime", runtime, "--seccomp", &mkdir, &image, "sh", "-c", command];
+        assert_eq!(host.ok(&args), "Read-only file system\n", "{runtime}");
+    }
+    for (number, bad) in
+        ["no json", "{}", r#"{"defaultAction":"SCMP_ACT_WHATEVER"}"#, "[]"].into_iter().enumerate()
+    {
+        let bad = profile(&format!("bad{number}.json"), bad);
+        let output = host.capstan(&["run", "--rm", "--seccomp", &bad, &image, "true"]);
+        assert_eq!(output.code, 125, "{}", output.stderr);
+    }
+    let output = host.capstan(&["run", "--rm", "--seccomp", "/does/not/exist", &image, "true"]);
+    assert_eq!(output.code, 125, "{}", output.stderr);
+    host.assert_no_container();
+}
+
+/// Directories of the daemon let nobody else in, and no socket is without a name in a directory.
+#[test]
+fn state_is_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let registry = DockerRegistry::with(&["busybox"]);
+    let host = Host::new();
+    let image = registry.reference("busybox");
+    host.ok(&["run", "-d", "--plain-http", "--name", "c", &image, "sleep", "1000"]);
+    let mode = |path: std::path::PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(host.root()), 0o700);
+    assert_eq!(mode(host.state()) & 0o066, 0);
+    assert_eq!(mode(host.state().join("runtime.linux/tasks/default/c")), 0o700);
+    assert_eq!(mode(host.path("capstan.sock")), 0o600);
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let ours = |line: &&str| line.contains('@') && line.contains("capstan");
+    assert_eq!(sockets.lines().filter(ours).count(), 0, "no abstract sockets");
+    host.ok(&["tasks", "delete", "--force", "c"]);
+    host.ok(&["containers", "rm", "c"]);
+    host.assert_no_container();
+}
