@@ -50,7 +50,7 @@ impl FakeRegistry {
             for stream in listener.incoming().flatten() {
                 let shelf = Arc::clone(&shared);
                 // A peer that hangs up is no matter.
-                std::thread::spawn(move || serve(stream, &shelf).ok());
+                std::thread::spawn(move || serve(&stream, &shelf).ok());
             }
         });
         Self { port, shelf }
@@ -86,7 +86,7 @@ impl FakeRegistry {
     }
 }
 
-fn serve(stream: TcpStream, shelf: &Mutex<Shelf>) -> std::io::Result<()> {
+fn serve(stream: &TcpStream, shelf: &Mutex<Shelf>) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?);
     loop {
         let mut first = String::new();
@@ -107,7 +107,7 @@ fn serve(stream: TcpStream, shelf: &Mutex<Shelf>) -> std::io::Result<()> {
         }
         let mut words = first.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        if !answer(&stream, method, path, offset, shelf)? {
+        if !answer(stream, method, path, offset, shelf)? {
             return stream.shutdown(std::net::Shutdown::Both);
         }
     }

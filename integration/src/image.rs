@@ -181,7 +181,21 @@ fn architecture() -> &'static str {
     }
 }
 
-pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+/// Bytes that do not compress, the same for the same seed.
+pub fn noise(length: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = || {
+        // xorshift32: enough for deflate to find nothing.
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// Bytes as a gzip file.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("write to memory")
 }

@@ -20,6 +20,6 @@ pub use disk::Disk;
 pub use docker_registry::DockerRegistry;
 pub use fake_registry::{FakeRegistry, Fault};
 pub use host::{Host, Output};
-pub use image::{Image, Layer, digest};
+pub use image::{Image, Layer, digest, gzip, noise};
 pub use programs::{find, program};
 pub use remains::Remains;

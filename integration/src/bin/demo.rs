@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use capstan_integration::{
-    Disk, DockerRegistry, FakeRegistry, Host, Image, Layer, Remains, program,
-};
+use capstan_integration::{Disk, DockerRegistry, FakeRegistry, Host, Image, Layer, Remains};
 use rustix::process::geteuid;
 use serde_json::json;
 
@@ -42,20 +40,20 @@ fn show() {
     let mut host = place();
     let (disk, cgroup) = (disk_of(&host), host.cgroup().to_owned());
     let registry = Registry::start(&host);
-    let demo = Stage { address: host.address() };
 
     tell("The daemon: one process in the foreground, with one file of configuration.");
     print_command(&format!("cat {}", host.config().display()));
     print(&fs::read_to_string(host.config()).expect("read the configuration"));
     start(&mut host);
     print_command(&format!("export CAPSTAN_ADDRESS={}", host.address()));
-    demo.ok("What runs in it: everything is a plugin.", &["plugins", "ls"]);
+    ok(&host, "What runs in it: everything is a plugin.", &["plugins", "ls"]);
 
-    show_image(&demo, &registry);
-    show_containers(&demo, &host, &registry.image);
-    show_survival(&demo, &mut host);
-    show_end(&demo);
-    demo.ok("All of this was written down, from the first event on.", &["events", "--since", "0"]);
+    show_image(&host, &registry);
+    show_containers(&host, &registry.image);
+    show_memory(&host);
+    show_survival(&mut host);
+    show_end(&host);
+    ok(&host, "All of this was written down.", &["events", "--since", "0"]);
     host.assert_no_container();
 
     tell("Stop the daemon.");
@@ -67,56 +65,62 @@ fn show() {
     say(&format!("The demo took {:.1} s.", begin.elapsed().as_secs_f64()));
 }
 
-fn show_image(demo: &Stage, registry: &Registry) {
+fn show_image(host: &Host, registry: &Registry) {
     let sentence = format!("Pull an image from {}.", registry.what);
-    demo.ok(&sentence, &["images", "pull", "--plain-http", &registry.image]);
-    demo.ok("It has a name,", &["images", "ls"]);
-    demo.ok("and is unpacked: a snapshot for each layer.", &["snapshots", "tree"]);
+    ok(host, &sentence, &["images", "pull", "--plain-http", &registry.image]);
+    ok(host, "It has a name,", &["images", "ls"]);
+    ok(host, "and is unpacked: a snapshot for each layer.", &["snapshots", "tree"]);
 }
 
-fn show_containers(demo: &Stage, host: &Host, image: &str) {
+fn show_containers(host: &Host, image: &str) {
     let script = "echo Hello from $(hostname), process $$ in here; exit 7";
-    demo.exits(
+    exits(
         7,
+        host,
         "Run a command in a container that goes away with it. Its exit code is the command's own.",
         &["run", "--rm", "--hostname", "demo", image, "--", "sh", "-c", script],
     );
-    demo.ok(
+    ok(
+        host,
         "Run another one in the background.",
         &["run", "--detach", "--name", NAME, image, "--", "sleep", "1000"],
     );
-    demo.ok("It is a task now,", &["tasks", "ls"]);
-    demo.ok("in which other commands can run,", &["tasks", "exec", NAME, "ps"]);
-    demo.ok("and stay.", &["tasks", "exec", "--detach", "--exec-id", "job", NAME, "sleep", "1000"]);
-    demo.ok("", &["tasks", "ps", NAME]);
-    demo.ok("Its files are a snapshot on top of the image's.", &["snapshots", "tree"]);
+    ok(host, "It is a task now,", &["tasks", "ls"]);
+    ok(host, "in which other commands can run,", &["tasks", "exec", NAME, "ps"]);
+    let job = ["tasks", "exec", "--detach", "--exec-id", "job", NAME, "sleep", "1000"];
+    ok(host, "and stay.", &job);
+    ok(host, "These are its processes now.", &["tasks", "ps", NAME]);
+    ok(host, "Its files are a snapshot on top of the image's.", &["snapshots", "tree"]);
+}
 
-    tell("What it takes of memory: the daemon, and the shim that is behind each task.");
+fn show_memory(host: &Host) {
+    tell("What it takes of memory: the daemon,");
     grep("^Pss:", &format!("/proc/{}/smaps_rollup", host.daemon_pid()));
+    tell("and the shim, one for each task.");
     grep("^Pss:", &format!("/proc/{}/smaps_rollup", parent_of(task_pid(host))));
 }
 
-fn show_survival(demo: &Stage, host: &mut Host) {
+fn show_survival(host: &mut Host) {
     let task = task_pid(host);
     tell("Kill the daemon in the middle of it all.");
     print_command(&format!("kill -KILL {}", host.daemon_pid()));
     host.kill();
-    demo.exits(7, "", &["tasks", "ls"]);
-    tell("The container is the shim's child and lives on.");
+    exits(7, host, "Nobody answers,", &["tasks", "ls"]);
+    tell("but the container is the shim's child and lives on.");
     grep("^Name:\\|^PPid:", &format!("/proc/{task}/status"));
     tell("Start the daemon again.");
     start(host);
-    demo.ok("It knows the container,", &["tasks", "ls"]);
+    ok(host, "It knows the container", &["tasks", "ls"]);
     assert_eq!(task_pid(host), task, "{NAME} is not the process that it was");
-    demo.ok("", &["tasks", "ps", NAME]);
-    demo.ok("and can do with it what it could.", &["tasks", "exec", NAME, "uptime"]);
+    ok(host, "and all that runs in it,", &["tasks", "ps", NAME]);
+    ok(host, "and can do with it what it could.", &["tasks", "exec", NAME, "uptime"]);
 }
 
-fn show_end(demo: &Stage) {
-    demo.ok("End the container: kill its task,", &["tasks", "kill", "--signal", "KILL", NAME]);
-    demo.exits(128 + 9, "see how it ended,", &["tasks", "wait", NAME]);
-    demo.ok("and delete the task, then the container.", &["tasks", "delete", NAME]);
-    demo.ok("", &["containers", "rm", NAME]);
+fn show_end(host: &Host) {
+    ok(host, "End the container: kill its task,", &["tasks", "kill", "--signal", "KILL", NAME]);
+    exits(128 + 9, host, "ask how it ended,", &["tasks", "wait", NAME]);
+    ok(host, "delete the task,", &["tasks", "delete", NAME]);
+    ok(host, "then the container.", &["containers", "rm", NAME]);
 }
 
 /// A disk of our own, or what there is.
@@ -220,45 +224,27 @@ fn start(host: &mut Host) {
     say(&format!("(ready after {})", Millis(begin.elapsed())));
 }
 
-/// Where commands are shown: typed, run, and what they print.
-struct Stage {
-    address: String,
+/// Shows a command that succeeds.
+fn ok(host: &Host, sentence: &str, args: &[&str]) {
+    exits(0, host, sentence, args);
 }
 
-impl Stage {
-    fn ok(&self, sentence: &str, args: &[&str]) {
-        self.exits(0, sentence, args);
+/// Shows a command that ends with an exit code: as it is typed, then what it prints.
+fn exits(code: i32, host: &Host, sentence: &str, args: &[&str]) {
+    let words: Vec<String> = args.iter().map(|word| quoted(word)).collect();
+    let typed = format!("capstan {}", words.join(" "));
+    tell(sentence);
+    print_command(&typed);
+    let begin = Instant::now();
+    let output = host.capstan(args);
+    let took = Millis(begin.elapsed());
+    print(&output.stdout);
+    print(&output.stderr);
+    match output.code {
+        0 => say(&format!("({took})")),
+        code => say(&format!("(exit code {code}, {took})")),
     }
-
-    fn exits(&self, code: i32, sentence: &str, args: &[&str]) {
-        if !sentence.is_empty() {
-            tell(sentence);
-        }
-        let words: Vec<String> = args.iter().map(|word| quoted(word)).collect();
-        let typed = format!("capstan {}", words.join(" "));
-        print_command(&typed);
-        let begin = Instant::now();
-        let output = Command::new(program("capstan"))
-            .args(args)
-            .env("CAPSTAN_ADDRESS", &self.address)
-            .env_remove("CAPSTAN_NAMESPACE")
-            .stdin(Stdio::null())
-            .output()
-            .expect("run capstan");
-        let took = Millis(begin.elapsed());
-        print(&String::from_utf8_lossy(&output.stdout));
-        print(&String::from_utf8_lossy(&output.stderr));
-        match output.status.code() {
-            Some(0) => say(&format!("({took})")),
-            Some(code) => say(&format!("(exit code {code}, {took})")),
-            None => say(&format!("({}, {took})", output.status)),
-        }
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "the exit code of `{typed}` is not as it should be"
-        );
-    }
+    assert_eq!(output.code, code, "`{typed}` does not end as it should");
 }
 
 struct Millis(Duration);
@@ -326,7 +312,6 @@ fn say(line: &str) {
     print(&format!("{line}\n"));
 }
 
-/// Whoever does not want to see more may hang up.
 fn print(text: &str) {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).expect("print");

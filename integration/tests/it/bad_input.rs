@@ -1,7 +1,7 @@
 //! Bad input: one line with the class and what to do, nothing half made, and the same command works
 //! once the cause is gone.
 
-use capstan_integration::{DockerRegistry, FakeRegistry, Fault, Host, Image, Layer, digest};
+use capstan_integration::{DockerRegistry, FakeRegistry, Fault, Host, Image, Layer, digest, gzip};
 
 use crate::pull::assert_nothing_half_made;
 
@@ -104,13 +104,6 @@ fn a_layer_that_is_damaged_gzip_or_no_tar() {
     // None of it stands in the way of a good one.
     let good = registry.offer("good", &Image::new(vec![Layer::new().busybox()]));
     assert_eq!(host.ok(&["run", "--rm", "--plain-http", &good, "echo", "fine"]), "fine\n");
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write as _;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use capstan_integration::{DockerRegistry, FakeRegistry, Fault, Host, Image, Layer, digest};
+use capstan_integration::{DockerRegistry, FakeRegistry, Fault, Host, Image, Layer, digest, noise};
 
 /// Every blob that has a name has the bytes of that name.
 fn assert_content_is_whole(host: &Host) -> usize {
@@ -110,9 +110,8 @@ fn layers_come_together_as_the_image_specification_says() {
 #[test]
 fn a_broken_fetch_resumes() {
     let registry = FakeRegistry::start();
-    // Random bytes: the blob is as long as the layer.
-    let noise: Vec<u8> =
-        (0..2_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    // It does not compress: the blob is as long as the layer.
+    let noise = noise(2_000_000, 1);
     let image = Image::new(vec![Layer::new().busybox().file("noise", 0o644, &noise)]);
     let reference = registry.offer("app", &image);
     let blob = image.layers[0].clone();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use capstan_integration::{DockerRegistry, FakeRegistry, Host, Image, Layer, digest};
+use capstan_integration::{DockerRegistry, FakeRegistry, Host, Image, Layer, digest, gzip, noise};
 
 /// `ID -> (STATUS, exit status)` of `tasks ls`.
 fn tasks(host: &Host) -> Vec<(String, String, Option<u64>)> {
@@ -54,8 +54,10 @@ fn five_containers(runtime: &str) {
     assert_eq!(host.ok(&["tasks", "exec", "c0", "echo", "here"]), "here\n");
     std::fs::write(gate.join("c0"), "").unwrap();
     assert_eq!(host.capstan(&["tasks", "wait", "c0"]).code, 42);
-    let exits = host.ok(&["events", "--since", "0", "/tasks/exit"]);
-    assert_eq!(exits.matches("/tasks/exit").count(), 2, "each exit is told once: {exits}");
+    let exits =
+        || host.ok(&["events", "--since", "0", "/tasks/exit"]).matches("/tasks/exit").count();
+    host.until("both exits are told", || exits() >= 2);
+    assert_eq!(exits(), 2, "each exit is told once");
     for number in 0..5 {
         let name = format!("c{number}");
         host.ok(&["tasks", "delete", "--force", &name]);
@@ -182,19 +184,12 @@ fn a_hundred_kills() {
 
 /// Busybox, and a layer of its own for each round, so that each has something to fetch and unpack.
 fn image(base: &[u8], round: u32) -> Image {
-    let noise: Vec<u8> = (0..400_000_u32)
-        .map(|n| (n.wrapping_add(round * 7919).wrapping_mul(2_654_435_761) >> 11) as u8)
-        .collect();
+    let noise = noise(400_000, round);
     let top = Layer::new()
         .file("round", 0o644, format!("round {round}\n").as_bytes())
         .file("noise", 0o644, &noise)
         .into_tar();
-    let blobs = [base, &top].map(|tar| {
-        use std::io::Write as _;
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(tar).unwrap();
-        encoder.finish().unwrap()
-    });
+    let blobs = [gzip(base), gzip(&top)];
     Image::of_blobs(blobs.to_vec(), &[digest(base), digest(&top)])
 }
 
@@ -205,7 +200,7 @@ impl Random {
     fn new() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let seed = u64::from(now.subsec_nanos()) | 1;
-        println!("seed {seed}");
+        eprintln!("seed {seed}");
         Self(seed)
     }
 

@@ -112,7 +112,8 @@ impl Daemon {
         command.current_dir(self.place.disk.path()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second descriptor")).stderr(log);
         let start = Instant::now();
-        let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+        let name = timed::name(&command);
+        let child = command.spawn().map_err(|error| format!("{name}: {error}"))?;
         self.process = Some(child);
         let mut is_listening = false;
         loop {
@@ -128,7 +129,7 @@ impl Daemon {
             if ended.is_some() || start.elapsed() > PATIENCE {
                 self.kill();
                 let how = ended.map_or("it is not up".to_owned(), |status| status.to_string());
-                return Err(format!("{command:?}: {how}: {}", self.log()));
+                return Err(format!("{name}: {how}: {}", self.log()));
             }
         }
     }
@@ -201,8 +202,11 @@ impl Daemon {
         Ok(list.stdout.lines().filter(is_running).count())
     }
 
-    /// Ends and removes containers.
+    /// Ends and removes containers, if there are any and it runs.
     pub(crate) fn remove(&self, ids: &[String]) -> Result<(), String> {
+        if ids.is_empty() || self.process.is_none() {
+            return Ok(());
+        }
         self.dialect
             .remove(&self.place, ids)
             .iter_mut()

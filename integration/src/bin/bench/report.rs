@@ -181,15 +181,18 @@ impl Table {
         Self { title, peers, rows: Vec::new() }
     }
 
+    /// Each once: what failed has failed in several rows.
     fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         for row in &self.rows {
             for (name, cell) in std::iter::once(&"ours").chain(self.peers).zip(row.cells()) {
                 if let Cell::Failed(why) = cell {
-                    failures.push(format!("{name}, {}: {why}", row.what));
+                    failures.push(format!("{name}: {why}"));
                 }
             }
         }
+        failures.sort();
+        failures.dedup();
         failures
     }
 

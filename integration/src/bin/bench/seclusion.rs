@@ -20,8 +20,8 @@ const DIR: &str = "CAPSTAN_BENCH_DIR";
 /// Where a v1 hugetlb hierarchy is mounted, on the `/run` of our own.
 const HUGETLB: &str = "/run/hugetlb";
 
-/// `exit` keeps the shell from replacing itself by its last command.
-const SHELL: &str = r#""$0" "$@"; code=$?; "$0" --sweep; exit $code"#;
+/// The trap keeps the shell from ending with what Ctrl-C ends, before it has swept.
+const SHELL: &str = r#"trap : INT; "$0" "$@"; code=$?; "$0" --sweep; exit $code"#;
 
 /// Whether this process is inside already.
 pub(crate) fn is_inside() -> bool {
@@ -30,6 +30,10 @@ pub(crate) fn is_inside() -> bool {
 
 /// Starts this program anew, inside; returns only on failure.
 pub(crate) fn enter() -> ExitCode {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("capstan-bench: needs root: it mounts disks and runs containers");
+        return ExitCode::FAILURE;
+    }
     let dir = tempfile::Builder::new()
         .prefix("capstan-bench-")
         .tempdir()
@@ -64,7 +68,9 @@ pub(crate) fn cgroup() -> String {
 pub(crate) fn prepare() {
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)
         .expect("mount a tmpfs");
-    if controllers().is_some_and(|controllers| !controllers.is_empty()) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_v1 = mounts.lines().any(|line| line.contains(" - cgroup ") && line.contains("hugetlb"));
+    if controllers().is_some() && !is_v1 {
         fs::create_dir(HUGETLB).expect("make a mount point");
         take_hugetlb();
     }
@@ -73,7 +79,14 @@ pub(crate) fn prepare() {
 /// Undoes what a run did outside, however it ended.
 pub(crate) fn sweep() {
     let dir = dir();
-    Remains::of(&dir, &cgroup()).end();
+    // The cgroup of a process that has just ended is busy for a moment.
+    for _ in 0..20 {
+        Remains::of(&dir, &cgroup()).end();
+        if Remains::of(&dir, &cgroup()).cgroups.is_empty() {
+            break;
+        }
+        sleep(Duration::from_millis(50));
+    }
     if Path::new(HUGETLB).is_dir() {
         give_hugetlb_back();
     }
@@ -82,7 +95,7 @@ pub(crate) fn sweep() {
     }
 }
 
-/// What the v2 hierarchy controls, if it is one of several.
+/// What the v2 hierarchy controls, on a hybrid layout.
 fn controllers() -> Option<String> {
     let text = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").ok()?;
     Some(text.trim().to_owned())

@@ -30,7 +30,7 @@ pub(crate) fn run(command: &mut Command) -> Result<Ended, String> {
     let copy = |file: &File| file.try_clone().expect("a second descriptor");
     command.stdin(Stdio::null()).stdout(copy(&stdout)).stderr(copy(&stderr));
     let start = Instant::now();
-    let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+    let mut child = command.spawn().map_err(|error| format!("{}: {error}", name(command)))?;
     let pidfd =
         pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("it is not waited for yet");
     let timeout = Timespec::try_from(PATIENCE).expect("it is short");
@@ -65,7 +65,7 @@ fn text(file: &mut File) -> String {
 }
 
 /// The program and its arguments, as one types them.
-fn name(command: &Command) -> String {
+pub(crate) fn name(command: &Command) -> String {
     let program = command.get_program().to_string_lossy();
     let mut words = vec![program.rsplit('/').next().unwrap_or(&program).to_owned()];
     words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
