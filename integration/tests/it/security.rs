@@ -1,6 +1,6 @@
 //! What a container must not get at, looked for from inside.
 
-use capstan_integration::{DockerRegistry, Host};
+use capstan_integration::{DockerRegistry, FakeRegistry, Host, Image, Layer};
 
 fn check_inside(runtime: &str) {
     let registry = DockerRegistry::with(&["busybox"]);
@@ -99,6 +99,47 @@ fn a_seccomp_profile_is_applied_or_refused() {
     }
     let output = host.capstan(&["run", "--rm", "--seccomp", "/does/not/exist", &image, "true"]);
     assert_eq!(output.code, 125, "{}", output.stderr);
+    host.assert_no_container();
+}
+
+/// An image that names a module of its own in nsswitch.conf had it loaded into the embedded runtime, with
+/// all rights, before the container was closed (the way of CVE-2019-14271).
+#[test]
+fn an_image_gets_no_code_into_the_runtime() {
+    let host = Host::new();
+    let source = host.path("evil.c");
+    let code = "#include <fcntl.h>\n__attribute__((constructor)) static void run(void) \
+                { open(\"/canary\", O_CREAT | O_WRONLY, 0600); }\n";
+    std::fs::write(&source, code).unwrap();
+    let library = host.path("libnss_evil.so.2");
+    let built = std::process::Command::new(capstan_integration::find("gcc"))
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status();
+    assert!(built.unwrap().success());
+    let library = std::fs::read(library).unwrap();
+    let mut layer = Layer::new().busybox().file("etc/nsswitch.conf", 0o644, b"passwd: evil\n");
+    for dir in ["lib", "lib64", "usr", "usr/lib", "usr/lib64"] {
+        layer = layer.dir(dir);
+    }
+    for dir in ["lib", "lib64", "usr/lib", "usr/lib64"] {
+        layer = layer.file(&format!("{dir}/libnss_evil.so.2"), 0o755, &library);
+    }
+    let registry = FakeRegistry::start();
+    let reference = registry.offer("evil", &Image::new(vec![layer]));
+    let check = |uid: &str, home: &str| {
+        let script = "ls /canary 2>/dev/null; echo $HOME";
+        let args = ["run", "--rm", "--plain-http", "--user", uid, &reference, "sh", "-c", script];
+        assert_eq!(host.ok(&args), format!("{home}\n"));
+    };
+    check("0", "/root");
+    check("4242", "/");
+    host.ok(&["run", "-d", "--name", "c", &reference, "sleep", "1000"]);
+    let script = "ls /canary 2>/dev/null; echo $HOME";
+    assert_eq!(host.ok(&["tasks", "exec", "c", "sh", "-c", script]), "/root\n");
+    assert_eq!(host.ok(&["tasks", "exec", "--user", "4242", "c", "sh", "-c", script]), "/\n");
+    host.ok(&["tasks", "delete", "--force", "c"]);
+    host.ok(&["containers", "rm", "c"]);
     host.assert_no_container();
 }
 

@@ -146,3 +146,19 @@ fn namespaces_see_their_own() {
     }
     host.assert_no_container();
 }
+
+/// The last task of a namespace took the namespace's directory with it while the next was being made.
+#[test]
+fn many_short_lives_at_once() {
+    let (_registry, host, image) = host();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    assert_eq!(host.ok(&["run", "--rm", &image, "echo", "here"]), "here\n");
+                }
+            });
+        }
+    });
+    host.assert_no_container();
+}

@@ -98,16 +98,10 @@ pub(crate) async fn launch(
 }
 
 /// Removes a task's directory. Nothing is mounted below it: mounts are in the shim's namespace.
+///
+/// The namespace's directory stays: another task may be on its way into it.
 pub(crate) async fn remove(dir: PathBuf) -> Result<()> {
-    blocking::run("remove a task's directory", move || {
-        tree::remove(&dir)?;
-        // The namespace's directory, if this was the last task in it.
-        if let Some(parent) = dir.parent() {
-            let _ = fs::remove_dir(parent);
-        }
-        Ok(())
-    })
-    .await
+    blocking::run("remove a task's directory", move || tree::remove(&dir)).await
 }
 
 /// Whether this machine has cgroups v1 with controllers left in v2: crun refuses that.

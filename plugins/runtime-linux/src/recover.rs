@@ -47,7 +47,12 @@ fn list(top: &Path) -> Result<Vec<TaskKey>> {
     };
     let mut keys = Vec::new();
     for namespace in names(top)? {
-        for id in names(&top.join(&namespace))? {
+        let dir = top.join(&namespace);
+        // Nobody makes tasks yet, so a namespace that has none can go.
+        if std::fs::remove_dir(&dir).is_ok() {
+            continue;
+        }
+        for id in names(&dir)? {
             match (Namespace::parse(&namespace), ContainerId::parse(&id)) {
                 (Ok(namespace), Ok(id)) => keys.push(TaskKey { namespace, id }),
                 _ => warn!(namespace, id, "a directory among the tasks is none"),

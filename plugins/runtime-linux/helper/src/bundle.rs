@@ -11,10 +11,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use libcontainer::oci_spec::runtime::{LinuxSeccompArgBuilder, LinuxSeccompOperator, Spec};
+use libcontainer::oci_spec::runtime::{
+    LinuxSeccompArgBuilder, LinuxSeccompOperator, Process, Spec,
+};
 use seccompiler::BpfProgram;
 
-use crate::{filter, workdir};
+use crate::{filter, home, workdir};
 
 /// Of all bundles and filters of a root: no container's name begins so.
 const BUNDLES: &str = ".bundles";
@@ -47,6 +49,10 @@ impl Bundle {
         spec.canonicalize_rootfs(original)
             .with_context(|| format!("find the root filesystem of {}", original.display()))?;
         workdir::make(&spec)?;
+        let tree = spec.root().as_ref().map(|root| root.path().clone());
+        if let (Some(tree), Some(process)) = (tree, spec.process_mut()) {
+            home::ensure(process, &tree)?;
+        }
         // What a create that was killed left there.
         bundle.remove()?;
         fs::create_dir_all(&bundle.dir)
@@ -74,6 +80,21 @@ impl Bundle {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
         }
+    }
+
+    /// Makes what is to be started in it as libcontainer is to see it; `remove` takes that away too.
+    pub(crate) fn adapt(&self, process: &Path) -> Result<(Process, PathBuf)> {
+        let text = fs::read(process).with_context(|| format!("read {}", process.display()))?;
+        let mut process: Process =
+            serde_json::from_slice(&text).context("read the process to start")?;
+        let spec = Spec::load(self.dir.join("config.json")).context("read the bundle")?;
+        if let Some(root) = spec.root() {
+            home::ensure(&mut process, root.path())?;
+        }
+        let path = self.dir.join(format!("process-{}.json", std::process::id()));
+        fs::write(&path, serde_json::to_vec(&process)?)
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok((process, path))
     }
 
     /// Where the caller's is.

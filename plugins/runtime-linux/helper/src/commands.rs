@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::Process;
 use libcontainer::signal::Signal;
 use libcontainer::syscall::syscall::SyscallType;
 
@@ -79,17 +78,18 @@ fn create(args: &Args, original: &Path) -> Result<()> {
 
 fn exec(args: &Args, process: &Path) -> Result<()> {
     let bundle = bundle(args)?;
-    let process = absolute(process)?;
-    if bundle.filter()?.is_some() {
-        let text =
-            std::fs::read(&process).with_context(|| format!("read {}", process.display()))?;
-        let process: Process =
-            serde_json::from_slice(&text).context("read the process to start")?;
-        if process.no_new_privileges() != Some(true) {
-            bail!("container {} has noNewPrivileges, so what is started in it must", args.id);
-        }
+    let (process, path) = bundle.adapt(&absolute(process)?)?;
+    if bundle.filter()?.is_some() && process.no_new_privileges() != Some(true) {
+        bail!("container {} has noNewPrivileges, so what is started in it must", args.id);
     }
-    builder(args, &bundle)?.as_tenant().with_process(Some(process)).with_detach(true).build()?;
+    let started = builder(args, &bundle)?
+        .as_tenant()
+        .with_process(Some(path.clone()))
+        .with_detach(true)
+        .build();
+    // If it stays, it goes with the bundle.
+    let _ = std::fs::remove_file(path);
+    started?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod args;
 mod bundle;
 mod commands;
 mod filter;
+mod home;
 mod log;
 mod workdir;
 mod workload;
