@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use libcontainer::oci_spec::runtime::{
-    LinuxSeccompArgBuilder, LinuxSeccompOperator, Process, Spec,
+    LinuxResources, LinuxSeccompArgBuilder, LinuxSeccompOperator, Process, Spec,
 };
 use seccompiler::BpfProgram;
 
@@ -87,7 +87,7 @@ impl Bundle {
         let text = fs::read(process).with_context(|| format!("read {}", process.display()))?;
         let mut process: Process =
             serde_json::from_slice(&text).context("read the process to start")?;
-        let spec = Spec::load(self.dir.join("config.json")).context("read the bundle")?;
+        let spec = self.spec()?;
         if let Some(root) = spec.root() {
             home::ensure(&mut process, root.path())?;
         }
@@ -95,6 +95,22 @@ impl Bundle {
         fs::write(&path, serde_json::to_vec(&process)?)
             .with_context(|| format!("write {}", path.display()))?;
         Ok((process, path))
+    }
+
+    /// Takes the limits out of what libcontainer sees.
+    pub(crate) fn take_resources(&self, spec: &mut Spec) -> Result<Option<LinuxResources>> {
+        let Some(linux) = spec.linux_mut() else { return Ok(None) };
+        let resources = linux.resources().clone();
+        linux.set_resources(None);
+        spec.save(self.dir.join("config.json"))
+            .with_context(|| format!("write to {}", self.dir.display()))?;
+        Ok(resources)
+    }
+
+    /// As libcontainer sees it.
+    pub(crate) fn spec(&self) -> Result<Spec> {
+        let path = self.dir.join("config.json");
+        Spec::load(&path).with_context(|| format!("read {}", path.display()))
     }
 
     /// Where the caller's is.

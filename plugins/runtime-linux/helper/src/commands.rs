@@ -10,6 +10,7 @@ use libcontainer::syscall::syscall::SyscallType;
 
 use crate::args::{Args, Command};
 use crate::bundle::Bundle;
+use crate::cgroup::{self, Entered};
 use crate::workload::Program;
 
 /// Does what the command line says.
@@ -63,16 +64,34 @@ fn create(args: &Args, original: &Path) -> Result<()> {
         bail!("container {} exists", args.id);
     }
     let bundle = Bundle::make(&root, &args.id, &absolute(original)?)?;
-    let created = builder(args, &bundle)?
+    let created = create_in(args, &bundle);
+    if created.is_err() {
+        // The first error is the one to tell; a bundle that stays goes with `delete --force`.
+        let _ = bundle.remove();
+    }
+    created
+}
+
+fn create_in(args: &Args, bundle: &Bundle) -> Result<()> {
+    let mut spec = bundle.spec()?;
+    let path = cgroup::path_of(&spec).filter(|_| !args.is_systemd_cgroup).map(Path::to_owned);
+    let Some(path) = path else { return build(args, bundle) };
+    let resources = bundle.take_resources(&mut spec)?;
+    let entered = Entered::enter(&path)?;
+    let created = build(args, bundle).and_then(|()| entered.limit(resources.as_ref()));
+    if created.is_err() {
+        // As above.
+        let _ = entered.leave();
+    }
+    created
+}
+
+fn build(args: &Args, bundle: &Bundle) -> Result<()> {
+    builder(args, bundle)?
         .as_init(bundle.dir())
         .with_systemd(args.is_systemd_cgroup)
         .with_detach(true)
-        .build();
-    if let Err(error) = created {
-        // The first error is the one to tell; a bundle that stays goes with `delete --force`.
-        let _ = bundle.remove();
-        return Err(error.into());
-    }
+        .build()?;
     Ok(())
 }
 
@@ -82,11 +101,17 @@ fn exec(args: &Args, process: &Path) -> Result<()> {
     if bundle.filter()?.is_some() && process.no_new_privileges() != Some(true) {
         bail!("container {} has noNewPrivileges, so what is started in it must", args.id);
     }
+    let spec = bundle.spec()?;
+    let entered = match cgroup::path_of(&spec).filter(|_| !args.is_systemd_cgroup) {
+        Some(path) => Some(Entered::enter(path)?),
+        None => None,
+    };
     let started = builder(args, &bundle)?
         .as_tenant()
         .with_process(Some(path.clone()))
         .with_detach(true)
         .build();
+    drop(entered);
     // If it stays, it goes with the bundle.
     let _ = std::fs::remove_file(path);
     started?;

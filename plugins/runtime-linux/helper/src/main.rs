@@ -7,6 +7,7 @@
 
 mod args;
 mod bundle;
+mod cgroup;
 mod commands;
 mod filter;
 mod home;
