@@ -97,7 +97,7 @@ mod tests {
             "default--default",
             "containerd.io",
             "foo.boo",
-            "swarmkit.docker.io",
+            "swarmkit.example.io",
             "zn--e9.org",
             "0912341234",
             "task.0.0123456789",

@@ -91,7 +91,11 @@ pub(crate) fn install(set: Set) -> Result<()> {
 
 fn apt<const N: usize>(args: [&str; N]) -> Command {
     let mut command = Command::new("apt-get");
-    command.arg("-q").args(args).env("DEBIAN_FRONTEND", "noninteractive");
+    // No progress: it is for a terminal, and may end in a log.
+    command
+        .args(["-q", "-o", "Dpkg::Use-Pty=0"])
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 

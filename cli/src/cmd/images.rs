@@ -183,8 +183,8 @@ async fn list(session: &Session, service: &images::Client, quiet: bool) -> Outco
     }
 }
 
-/// The name under which an image that a person named is stored: `busybox` is
-/// `docker.io/library/busybox:latest`. What is no reference is a name as it is.
+/// The name under which an image that a person named is stored: `busybox` gets the default domain, path
+/// and tag (schema, reference.rs). What is no reference is a name as it is.
 pub(crate) fn full_name(text: &str) -> String {
     Reference::parse_familiar(text).map_or_else(|_| text.to_owned(), |name| name.to_string())
 }

@@ -94,10 +94,12 @@ fn show_containers(host: &Host, image: &str) {
 }
 
 fn show_memory(host: &Host) {
+    // The pages of a program's file are divided by those that run it; what is anonymous is its own.
+    let pattern = r"^Pss:\|^Pss_Anon:\|^Pss_File:";
     tell("What it takes of memory: the daemon,");
-    grep("^Pss:", &format!("/proc/{}/smaps_rollup", host.daemon_pid()));
-    tell("and the shim, one for each task.");
-    grep("^Pss:", &format!("/proc/{}/smaps_rollup", parent_of(task_pid(host))));
+    grep(pattern, &format!("/proc/{}/smaps_rollup", host.daemon_pid()));
+    tell("and the shim, one for each task. They share the pages of their file.");
+    grep(pattern, &format!("/proc/{}/smaps_rollup", parent_of(task_pid(host))));
 }
 
 fn show_survival(host: &mut Host) {
@@ -107,7 +109,7 @@ fn show_survival(host: &mut Host) {
     host.kill();
     exits(7, host, "Nobody answers,", &["tasks", "ls"]);
     tell("but the container is the shim's child and lives on.");
-    grep("^Name:\\|^PPid:", &format!("/proc/{task}/status"));
+    grep(r"^Name:\|^PPid:", &format!("/proc/{task}/status"));
     tell("Start the daemon again.");
     start(host);
     ok(host, "It knows the container", &["tasks", "ls"]);
