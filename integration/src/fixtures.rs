@@ -9,35 +9,31 @@ use std::process::Command;
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::DockerRegistry;
 use crate::disk::succeed;
 use crate::programs::target;
+use crate::{DockerRegistry, find};
 
 const SCRIPT: &str = include_str!("../data/make-images.sh");
 
 /// A storage directory of docker-registry that has these images, and maybe more.
 ///
-/// Tests run at the same time: the first makes an image and the others wait.
+/// Tests run at the same time: the first that wants an image makes it, and others wait for that one.
 pub fn storage(images: &[&str]) -> PathBuf {
     let dir = target().join("images");
     let storage = dir.join("registry");
     fs::create_dir_all(&storage).expect("make a directory for images");
-    let lock = File::create(dir.join("lock")).expect("make the lock of the images");
-    flock(&lock, FlockOperation::LockExclusive).expect("lock the images");
     for image in images {
+        let lock = File::create(dir.join(format!("{image}.lock"))).expect("make an image's lock");
+        flock(&lock, FlockOperation::LockExclusive).expect("lock an image");
         // What was made by another script is made anew.
         let made = dir.join(format!("{image}.made"));
         if fs::read_to_string(&made).is_ok_and(|script| script == SCRIPT) {
             continue;
         }
         let registry = DockerRegistry::serve(&storage);
-        succeed(
-            Command::new("bash")
-                .args(["-c", SCRIPT, "make-images"])
-                .arg(&dir)
-                .arg(registry.address())
-                .arg(image),
-        );
+        let mut script = Command::new(find("bash"));
+        script.args(["-c", SCRIPT, "make-images"]).arg(&dir).arg(registry.address()).arg(image);
+        succeed(&mut script);
         fs::write(&made, SCRIPT).expect("note that an image is made");
     }
     storage

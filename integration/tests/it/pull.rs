@@ -1,8 +1,11 @@
 //! Pulls from Debian's registry, and from one that counts.
 
 use std::path::Path;
+use std::process::Command;
 
-use capstan_integration::{DockerRegistry, FakeRegistry, Fault, Host, Image, Layer, digest, noise};
+use capstan_integration::{
+    DockerRegistry, FakeRegistry, Fault, Host, Image, Layer, digest, find, noise,
+};
 
 /// Every blob that has a name has the bytes of that name.
 fn assert_content_is_whole(host: &Host) -> usize {
@@ -186,4 +189,47 @@ pub(crate) fn assert_nothing_half_made(host: &Host) {
     assert_eq!(host.ids(&["snapshots", "ls"]), Vec::<String>::new());
     assert_content_is_whole(host);
     assert!(host.remains().mounts.is_empty());
+}
+
+/// Ten layers with whiteouts, a replaced directory, links, owners and modes: the tree is the one that
+/// umoci makes of the same image, file by file.
+#[test]
+fn ten_layers_make_the_tree_that_umoci_makes() {
+    let registry = DockerRegistry::with(&["big"]);
+    let host = Host::new();
+    let image = registry.reference("big");
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let layout = format!("oci:{}:latest", host.path("layout").display());
+    run(Command::new(find("skopeo"))
+        .args(["copy", "-q", "--src-tls-verify=false"])
+        .args([format!("docker://{image}"), layout]));
+    let bundle = host.path("bundle");
+    run(Command::new(find("umoci"))
+        .args(["unpack", "--image"])
+        .arg(format!("{}:latest", host.path("layout").display()))
+        .arg(&bundle));
+    // All but what is mounted over a container's root. Directories have sizes of their own everywhere.
+    let script = "cd \"$0\"; list() { find bin etc opt root sbin usr var \"$@\" -print0 | sort -z; }; \
+                  list | xargs -0 stat -c '%n %f %u %g'; \
+                  list ! -type d | xargs -0 stat -c '%n %h %s'; \
+                  list -type f | xargs -0 sha256sum";
+    let busybox = find("busybox");
+    let want = run(Command::new(&busybox).args(["sh", "-c", script]).arg(bundle.join("rootfs")));
+    for snapshotter in ["overlay", "native"] {
+        let args =
+            ["run", "--rm", "--plain-http", "--net", "private", "--snapshotter", snapshotter];
+        let mut args = args.to_vec();
+        args.extend([image.as_str(), "sh", "-c", script, "/"]);
+        let got = host.ok(&args);
+        let differs = got.lines().zip(want.lines()).find(|(got, want)| got != want);
+        assert_eq!(differs, None, "{snapshotter}");
+        assert_eq!(got.lines().count(), want.lines().count(), "{snapshotter}");
+        assert!(got.lines().count() > 20_000, "{snapshotter}: so little?");
+    }
+    host.assert_no_container();
 }
