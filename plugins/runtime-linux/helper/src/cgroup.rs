@@ -9,8 +9,10 @@
 //! With version 2, libcontainer does it all.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use libcgroups::common::{CgroupManager as _, ControllerOpt};
@@ -19,13 +21,17 @@ use libcontainer::oci_spec::runtime::{LinuxResources, Spec};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, OFlags, open, statfs};
-use rustix::process::fchdir;
+use rustix::process::{Pid, PidfdFlags, Signal, fchdir, pidfd_open, pidfd_send_signal};
 
 /// Where the hierarchies are.
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// What statfs(2) says of a tmpfs, which is what holds the hierarchies of version 1.
 const TMPFS: i64 = 0x0102_1994;
+
+/// How long processes that are killed may take to be gone, and how often we look.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What libcontainer knows, and so removes.
 const CONTROLLERS: [&str; 12] = [
@@ -46,9 +52,6 @@ const CONTROLLERS: [&str; 12] = [
 /// The path of a spec's cgroups, if they can be entered here.
 pub(crate) fn path_of(spec: &Spec) -> Option<&Path> {
     let path = spec.linux().as_ref()?.cgroups_path().as_deref()?;
-    let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
-    let is_below_root =
-        path.is_absolute() && path.components().all(is_plain) && path.parent().is_some();
     // What a container is shown of the host's cgroups must be there when it is made.
     let shows = |source: &Path| {
         let source = fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
@@ -59,7 +62,7 @@ pub(crate) fn path_of(spec: &Spec) -> Option<&Path> {
         let source = mount.source().as_deref().filter(|source| source.is_absolute());
         kind.starts_with("cgroup") || source.is_some_and(shows)
     });
-    (is_below_root && !is_shown && is_version_1()).then_some(path)
+    (is_below_root(path) && !is_shown && is_version_1()).then_some(path)
 }
 
 /// Only where hierarchies are seen from their tops do paths say where a process is.
@@ -119,17 +122,61 @@ impl Entered {
         self.manager.apply(&options).context("set the limits of the cgroups")
     }
 
-    /// Leaves them, so that whoever ends what is in them does not end us, and removes those that
-    /// are empty then.
+    /// Leaves them, ends what is left in them of a container that came to nothing, and removes them.
     pub(crate) fn leave(self) -> Result<()> {
         self.see()?;
-        for (dir, before) in &self.dirs {
+        for (_, before) in &self.dirs {
             move_to(before)?;
-            // What is still in there goes with `delete --force`.
-            let _ = fs::remove_dir(dir);
         }
-        Ok(())
+        self.dirs.iter().try_for_each(|(dir, _)| end(dir))
     }
+}
+
+/// Kills what is in a cgroup, and removes it when all of that is gone.
+fn end(dir: &Path) -> Result<()> {
+    let procs = dir.join("cgroup.procs");
+    let pids = || -> Vec<Pid> {
+        let text = fs::read_to_string(&procs).unwrap_or_default();
+        text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match fs::remove_dir(dir) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {}
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", dir.display()));
+            }
+            _ => return Ok(()),
+        }
+        for pid in pids() {
+            // Still in here when we have its handle, it is not a later process of the same number.
+            if let Ok(handle) = pidfd_open(pid, PidfdFlags::empty())
+                && pids().contains(&pid)
+            {
+                let _ = pidfd_send_signal(&handle, Signal::KILL);
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Removes a spec's cgroups if nothing is in them; `false` if something is, or if they are not of
+/// version 1.
+pub(crate) fn remove_empty(spec: &Spec) -> bool {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let Some(path) = path.filter(|path| is_below_root(path) && is_version_1()) else {
+        return false;
+    };
+    let mounts = mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+    distinct(&mounts).all(|hierarchy| match fs::remove_dir(below(&hierarchy.point, path)) {
+        Ok(()) => true,
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    })
+}
+
+fn is_below_root(path: &Path) -> bool {
+    let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    path.is_absolute() && path.components().all(is_plain) && path.parent().is_some()
 }
 
 fn read(file: &str) -> Result<String> {
