@@ -259,6 +259,12 @@ impl Host {
         self.ok(&all).lines().map(str::to_owned).collect()
     }
 
+    /// Removes a container, with its task, whatever that does.
+    pub fn remove(&self, id: &str) {
+        self.ok(&["tasks", "delete", "--force", id]);
+        self.ok(&["containers", "rm", id]);
+    }
+
     /// What there is on this machine of this host, besides the daemon.
     pub fn remains(&self) -> Remains {
         Remains::of(self.disk.path(), &self.cgroup)

@@ -78,7 +78,10 @@ impl Remains {
             let _ = umount2(mount, MntFlags::MNT_DETACH);
         }
         for cgroup in self.cgroups.iter().rev() {
-            let _ = fs::remove_dir(cgroup);
+            // One is busy for a while after the last process in it has ended.
+            while fs::remove_dir(cgroup).is_err() && cgroup.exists() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 }

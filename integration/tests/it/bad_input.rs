@@ -216,8 +216,7 @@ fn a_name_that_is_in_use() {
     host.fails(&["containers", "create", "web", &image], 4, "AlreadyExists", &["web"]);
     // The first is none the worse.
     assert_eq!(host.ok(&["tasks", "exec", "web", "echo", "here"]), "here\n");
-    host.ok(&["tasks", "delete", "--force", "web"]);
-    host.ok(&["containers", "rm", "web"]);
+    host.remove("web");
     host.ok(&again);
     host.until("it has ended", || host.ok(&["tasks", "ls"]).contains("stopped"));
     host.ok(&["tasks", "delete", "web"]);

@@ -50,8 +50,7 @@ fn tables_have_the_columns_of_the_contract() {
     }
     let spec: serde_json::Value = serde_json::from_str(&host.ok(&["oci", "spec", &image])).unwrap();
     assert_eq!(spec["process"]["args"][0], "/bin/sh", "{spec}");
-    host.ok(&["tasks", "delete", "--force", "c"]);
-    host.ok(&["containers", "rm", "c"]);
+    host.remove("c");
     // An empty list is a header, an empty array, and no lines.
     assert_eq!(host.ok(&["tasks", "ls"]).lines().count(), 1);
     assert_eq!(host.json(&["tasks", "ls"]), serde_json::json!([]));

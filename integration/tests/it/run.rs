@@ -97,8 +97,7 @@ fn limits_are_set_in_the_cgroup() {
     assert_eq!(value("pids.max", "pids.max"), "50");
     let quota = value("cpu.cfs_quota_us", "cpu.max");
     assert_eq!(quota.split(' ').next().unwrap(), "50000");
-    host.ok(&["tasks", "delete", "--force", "web"]);
-    host.ok(&["containers", "rm", "web"]);
+    host.remove("web");
     host.assert_no_container();
 }
 

@@ -63,8 +63,7 @@ fn an_exec_is_closed_too() {
             "{runtime}"
         );
         assert_eq!(exec("ls /proc/self/fd | wc -l"), "4\n", "{runtime}");
-        host.ok(&["tasks", "delete", "--force", "c"]);
-        host.ok(&["containers", "rm", "c"]);
+        host.remove("c");
     }
     host.assert_no_container();
 }
@@ -138,8 +137,7 @@ fn an_image_gets_no_code_into_the_runtime() {
     let script = "ls /canary 2>/dev/null; echo $HOME";
     assert_eq!(host.ok(&["tasks", "exec", "c", "sh", "-c", script]), "/root\n");
     assert_eq!(host.ok(&["tasks", "exec", "--user", "4242", "c", "sh", "-c", script]), "/\n");
-    host.ok(&["tasks", "delete", "--force", "c"]);
-    host.ok(&["containers", "rm", "c"]);
+    host.remove("c");
     host.assert_no_container();
 }
 
@@ -159,7 +157,6 @@ fn state_is_private() {
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
     let ours = |line: &&str| line.contains('@') && line.contains("capstan");
     assert_eq!(sockets.lines().filter(ours).count(), 0, "no abstract sockets");
-    host.ok(&["tasks", "delete", "--force", "c"]);
-    host.ok(&["containers", "rm", "c"]);
+    host.remove("c");
     host.assert_no_container();
 }

@@ -60,8 +60,7 @@ fn five_containers(runtime: &str) {
     assert_eq!(exits(), 2, "each exit is told once");
     for number in 0..5 {
         let name = format!("c{number}");
-        host.ok(&["tasks", "delete", "--force", &name]);
-        host.ok(&["containers", "rm", &name]);
+        host.remove(&name);
     }
     host.assert_no_container();
 }
@@ -95,8 +94,7 @@ fn a_stop_leaves_containers_running() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     host.start();
     host.until("the ephemeral one is gone", || host.ids(&["containers", "ls"]) == ["long"]);
-    host.ok(&["tasks", "delete", "--force", "long"]);
-    host.ok(&["containers", "rm", "long"]);
+    host.remove("long");
     host.assert_no_container();
 }
 

@@ -111,8 +111,7 @@ fn a_terminal_is_one() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(6), "{text}");
     assert!(text.contains("/dev/pts/0") && text.contains("yes"), "{text}");
-    host.ok(&["tasks", "delete", "--force", "web"]);
-    host.ok(&["containers", "rm", "web"]);
+    host.remove("web");
     host.assert_no_container();
 }
 
