@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use actix::{Actor, Addr, AsyncContext as _};
 use capstan_schema::{Error, Result};
@@ -53,38 +54,79 @@ pub trait Plugin: Actor<Context = actix::Context<Self>> + Sized {
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports);
 }
 
-/// How a descriptor handles the plugin's configuration type.
-#[derive(Clone, Copy, Debug)]
-pub struct ConfigType {
-    /// The defaults, as TOML.
-    pub default: fn() -> toml::Table,
-    /// A section with the defaults filled in.
-    ///
-    /// Fails with the path of what does not decode.
-    pub complete: fn(&toml::Table) -> Result<toml::Table>,
+/// The same facts, as they are known of a plugin from anywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// `kind.name`.
+    pub id: Arc<str>,
+    /// The plugin's own version.
+    pub version: String,
+    /// One line.
+    pub about: String,
+    /// Kinds and ids; optional ones end with `?`.
+    pub requires: Arc<[String]>,
+    /// The highest of a kind is the preferred one.
+    pub rank: i32,
+    /// Compiler and SDK, as the plugin says; empty for what is compiled in.
+    pub built_with: String,
 }
 
-/// What a factory gives.
-pub type StartFuture = Pin<Box<dyn Future<Output = Result<Running>>>>;
+impl Manifest {
+    /// The part of the id before the first dot.
+    pub fn kind(&self) -> &str {
+        self.id.split('.').next().unwrap_or(&self.id)
+    }
+}
+
+impl From<&Info> for Manifest {
+    fn from(info: &Info) -> Self {
+        Self {
+            id: info.id.into(),
+            version: info.version.into(),
+            about: info.about.into(),
+            requires: info.requires.iter().map(|&requirement| requirement.to_owned()).collect(),
+            rank: info.rank,
+            built_with: String::new(),
+        }
+    }
+}
+
+/// What a factory's methods give.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What makes instances of one plugin, wherever it comes from: compiled in, a shared library, a process.
+pub trait Factory {
+    /// A configuration section with the defaults filled in.
+    ///
+    /// Fails with the path of what does not decode.
+    fn complete(&self, section: toml::Table) -> LocalFuture<'static, Result<toml::Table>>;
+
+    /// Makes an instance from a complete section.
+    fn start(
+        &self,
+        section: toml::Table,
+        context: Context,
+    ) -> LocalFuture<'static, Result<Running>>;
+}
 
 /// A live instance: what it offers, and a handle that ends when it ends.
 #[derive(Debug)]
 pub struct Running {
     /// What it offers.
     pub exports: Exports,
-    /// The actor's own task: resolves when the actor stopped, and says if it panicked.
-    pub actor: JoinHandle<()>,
+    /// Resolves when the instance has ended, with the reason; to abort it ends the instance.
+    pub actor: JoinHandle<String>,
 }
 
-/// A registered plugin. The same for every source: compiled in, shared library, remote process.
+/// A plugin that is compiled in.
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor {
     /// The constant facts.
     pub info: Info,
-    /// Its configuration type.
-    pub config: ConfigType,
-    /// The factory: a complete configuration section, and the context.
-    pub start: fn(toml::Table, Context) -> StartFuture,
+    /// The defaults of its configuration, as TOML.
+    pub default: fn() -> toml::Table,
+    complete: fn(&toml::Table) -> Result<toml::Table>,
+    start: fn(toml::Table, Context) -> LocalFuture<'static, Result<Running>>,
 }
 
 inventory::collect!(Descriptor);
@@ -94,7 +136,8 @@ impl Descriptor {
     pub const fn of<P: Plugin>() -> Self {
         Self {
             info: P::INFO,
-            config: ConfigType { default: default_config::<P>, complete: complete_config::<P> },
+            default: default_config::<P>,
+            complete: complete_config::<P>,
             start: start::<P>,
         }
     }
@@ -105,10 +148,20 @@ impl Descriptor {
         all.sort_by_key(|d| d.info.id);
         all
     }
+}
 
-    /// The part of the id before the first dot.
-    pub fn kind(&self) -> &'static str {
-        self.info.id.split('.').next().unwrap_or(self.info.id)
+impl Factory for Descriptor {
+    fn complete(&self, section: toml::Table) -> LocalFuture<'static, Result<toml::Table>> {
+        let complete = self.complete;
+        Box::pin(async move { complete(&section) })
+    }
+
+    fn start(
+        &self,
+        section: toml::Table,
+        context: Context,
+    ) -> LocalFuture<'static, Result<Running>> {
+        (self.start)(section, context)
     }
 }
 
@@ -130,21 +183,32 @@ fn complete_config<P: Plugin>(table: &toml::Table) -> Result<toml::Table> {
     Ok(encode(&decode::<P>(table)?))
 }
 
-fn start<P: Plugin>(config: toml::Table, context: Context) -> StartFuture {
+fn start<P: Plugin>(
+    config: toml::Table,
+    context: Context,
+) -> LocalFuture<'static, Result<Running>> {
     Box::pin(async move {
         let plugin = P::build(decode::<P>(&config)?, context.clone()).await?;
         // Not `Actor::start`: that hides the task, and the task is how an end is seen.
         let mut cell = actix::Context::new();
         cell.set_mailbox_capacity(MAILBOX);
         let addr = cell.address();
-        let actor = tokio::task::spawn_local(cell.into_future(plugin));
+        let life = cell.into_future(plugin);
+        let actor = tokio::task::spawn_local(async move {
+            life.await;
+            "it stopped by itself".to_owned()
+        });
         let mut exports = Exports::default();
         P::export(&addr, &context, &mut exports);
         Ok(Running { exports, actor })
     })
 }
 
-/// Registers a plugin type with the daemon that links its crate.
+/// Registers a plugin type, in all three forms.
+///
+/// Compiled in: with the daemon that links its crate. As a shared library (`crate-type = ["cdylib"]`): the SDK has
+/// the entry that the daemon looks for, and it finds the plugin here. In a process of its own: the daemon does that
+/// with any such library on demand, or a program calls [`remote`](crate::remote).
 #[macro_export]
 macro_rules! export_plugin {
     ($plugin:ty) => {

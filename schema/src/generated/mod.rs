@@ -21,6 +21,8 @@ pub mod container_capnp;
 #[rustfmt::skip]
 pub mod content_capnp;
 #[rustfmt::skip]
+pub mod differ_capnp;
+#[rustfmt::skip]
 pub mod event_capnp;
 #[rustfmt::skip]
 pub mod health_capnp;
@@ -29,11 +31,17 @@ pub mod image_capnp;
 #[rustfmt::skip]
 pub mod introspection_capnp;
 #[rustfmt::skip]
+pub mod metadata_capnp;
+#[rustfmt::skip]
 pub mod namespace_capnp;
+#[rustfmt::skip]
+pub mod plugin_capnp;
 #[rustfmt::skip]
 pub mod record_capnp;
 #[rustfmt::skip]
 pub mod root_capnp;
+#[rustfmt::skip]
+pub mod runtime_capnp;
 #[rustfmt::skip]
 pub mod shim_capnp;
 #[rustfmt::skip]

@@ -124,11 +124,11 @@ pub struct Delete {
 crate::contract! {
     /// The contract of kind `content`.
     Content ("content") as ContentAddr {
-        stat: Stat => BlobInfo,
-        list: List => Listed<BlobInfo>,
-        open: Open => OpenBlob,
-        open_ingest: OpenIngest => Ingest,
-        ingests: Ingests => Vec<IngestInfo>,
+        stat: Stat => BlobInfo [again],
+        list: List => Listed<BlobInfo> [again],
+        open: Open => OpenBlob [again],
+        open_ingest: OpenIngest => Ingest [again],
+        ingests: Ingests => Vec<IngestInfo> [again],
         abort: Abort => (),
         delete: Delete => (),
     }

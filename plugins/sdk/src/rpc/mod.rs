@@ -4,7 +4,7 @@
 //! A message is decoded once, here; what the daemon works on is plain Rust. A panic while a call is
 //! handled fails that call and nothing else.
 
-mod answer;
+pub(crate) mod answer;
 pub mod containers;
 pub mod content;
 pub mod events;
