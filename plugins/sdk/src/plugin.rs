@@ -96,6 +96,12 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// What makes instances of one plugin, wherever it comes from: compiled in, a shared library, a process.
 pub trait Factory {
+    /// What the next instance will be, where that can change from one to the next: a process says it when
+    /// it is there.
+    fn describe(&self) -> LocalFuture<'static, Result<Option<Manifest>>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// A configuration section with the defaults filled in.
     ///
     /// Fails with the path of what does not decode.

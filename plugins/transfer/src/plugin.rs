@@ -61,7 +61,7 @@ impl Plugin for LocalTransfer {
 }
 
 fn snapshotters(context: &Context) -> Result<Vec<Link<Snapshotter>>> {
-    let plugins = context.kernel().plugins();
+    let plugins = context.kernel()?.plugins();
     let names = plugins.iter().filter_map(|plugin| plugin.id.strip_prefix("snapshotter."));
     names.map(|name| context.link_named::<Snapshotter>(name)).collect()
 }
