@@ -23,11 +23,15 @@ pub mod content_capnp;
 #[rustfmt::skip]
 pub mod event_capnp;
 #[rustfmt::skip]
+pub mod gc_policy_capnp;
+#[rustfmt::skip]
 pub mod health_capnp;
 #[rustfmt::skip]
 pub mod image_capnp;
 #[rustfmt::skip]
 pub mod introspection_capnp;
+#[rustfmt::skip]
+pub mod metrics_capnp;
 #[rustfmt::skip]
 pub mod namespace_capnp;
 #[rustfmt::skip]
@@ -36,6 +40,8 @@ pub mod record_capnp;
 pub mod root_capnp;
 #[rustfmt::skip]
 pub mod shim_capnp;
+#[rustfmt::skip]
+pub mod sink_capnp;
 #[rustfmt::skip]
 pub mod snapshot_capnp;
 #[rustfmt::skip]
