@@ -10,8 +10,8 @@ use capstan_schema::{Error, Result};
 use tokio::task::JoinHandle;
 
 use crate::{
-    Context, Contract, DaemonInfo, Kernel, Link, Lookup, Plugin, PluginDescriptor, PluginStatus,
-    Provider,
+    Context, Contract, DaemonInfo, Kernel, Link, Lookup, Plugin, PluginDescriptor, PluginState,
+    PluginStatus, Provider,
 };
 
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Lookup for Table {
 
 impl Kernel for Table {
     fn plugins(&self) -> Vec<PluginStatus> {
-        Vec::new()
+        self.change(|providers| providers.values().map(status).collect())
     }
 
     fn daemon(&self) -> DaemonInfo {
@@ -57,6 +57,25 @@ impl Kernel for Table {
             address: String::new(),
             started_at_unix_ns: 0,
         }
+    }
+}
+
+fn status(provider: &Provider) -> PluginStatus {
+    PluginStatus {
+        id: provider.id.to_string(),
+        state: PluginState::Running,
+        source: "static",
+        version: String::new(),
+        restarts: 0,
+        about: String::new(),
+        requires: Vec::new(),
+        provides: Vec::new(),
+        last_error: String::new(),
+        generation: provider.generation,
+        calls: 0,
+        failures: 0,
+        config: String::new(),
+        started_at_unix_ns: 0,
     }
 }
 

@@ -25,6 +25,8 @@ pub mod differ_capnp;
 #[rustfmt::skip]
 pub mod event_capnp;
 #[rustfmt::skip]
+pub mod gc_policy_capnp;
+#[rustfmt::skip]
 pub mod health_capnp;
 #[rustfmt::skip]
 pub mod image_capnp;
@@ -32,6 +34,8 @@ pub mod image_capnp;
 pub mod introspection_capnp;
 #[rustfmt::skip]
 pub mod metadata_capnp;
+#[rustfmt::skip]
+pub mod metrics_capnp;
 #[rustfmt::skip]
 pub mod namespace_capnp;
 #[rustfmt::skip]
@@ -44,6 +48,8 @@ pub mod root_capnp;
 pub mod runtime_capnp;
 #[rustfmt::skip]
 pub mod shim_capnp;
+#[rustfmt::skip]
+pub mod sink_capnp;
 #[rustfmt::skip]
 pub mod snapshot_capnp;
 #[rustfmt::skip]

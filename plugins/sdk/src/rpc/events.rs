@@ -8,7 +8,7 @@ use capnp::capability::Client;
 use capstan_schema::{Error, Namespace, Result, event_capnp as wire, read_texts};
 use tokio::sync::watch;
 
-use super::{answer, length, text};
+use super::{answer, length, read_pairs, text, write_pairs};
 use crate::Link;
 use crate::contract::events::{Batch, Event, Filter, NewEvent, Publish, Read, Watch};
 use crate::contract::{Events, Page};
@@ -23,17 +23,32 @@ pub fn serve(link: Link<Events>, namespace: Namespace) -> Client {
     capnp_rpc::new_client::<wire::events::Client, _>(Server { link, namespace }).client
 }
 
-fn write(event: &Event, mut out: wire::event::Builder<'_>) {
+/// Reads an event of the log.
+pub(crate) fn read_event(reader: wire::event::Reader<'_>) -> Result<Event> {
+    let namespace = text(reader.get_namespace())?;
+    let namespace = match namespace.as_str() {
+        "" => None,
+        name => Some(Namespace::parse(name)?),
+    };
+    Ok(Event {
+        cursor: reader.get_cursor(),
+        time_unix_ns: reader.get_time_unix_ns(),
+        event: NewEvent {
+            namespace,
+            topic: text(reader.get_topic())?,
+            fields: read_pairs(reader.get_fields()?)?,
+        },
+    })
+}
+
+/// Writes an event of the log.
+pub(crate) fn write_event(event: &Event, mut out: wire::event::Builder<'_>) {
     out.set_cursor(event.cursor);
     out.set_time_unix_ns(event.time_unix_ns);
     out.set_namespace(event.event.namespace.as_ref().map(Namespace::as_str).unwrap_or_default());
     out.set_topic(&event.event.topic);
-    let mut fields = out.init_fields(length(&event.event.fields));
-    for (index, (key, value)) in (0..).zip(&event.event.fields) {
-        let mut field = fields.reborrow().get(index);
-        field.set_key(key);
-        field.set_value(value);
-    }
+    let fields = &event.event.fields;
+    write_pairs(fields, out.init_fields(length(fields)));
 }
 
 impl wire::events::Server for Server {
@@ -148,7 +163,7 @@ impl wire::subscription::Server for SubscriptionServer {
             out.set_missed(batch.missed);
             let mut list = out.init_events(length(&batch.events));
             for (index, event) in (0..).zip(&batch.events) {
-                write(event, list.reborrow().get(index));
+                write_event(event, list.reborrow().get(index));
             }
         })
     }

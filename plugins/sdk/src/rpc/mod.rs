@@ -8,10 +8,15 @@ pub(crate) mod answer;
 pub mod containers;
 pub mod content;
 pub mod events;
+pub mod gc_policy;
 pub mod images;
+pub mod metrics;
 pub mod namespaces;
+mod pairs;
+pub mod sink;
 pub mod snapshotter;
 pub mod tasks;
 pub mod transfer;
 
 pub(crate) use answer::{answer, length, text};
+pub(crate) use pairs::{read_pairs, write_pairs};
