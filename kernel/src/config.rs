@@ -137,7 +137,9 @@ impl Config {
             let section = self.plugins.remove(&*plugin.manifest.id).unwrap_or_default();
             let section = match plugin.factory.complete(section.clone()).await {
                 // A process that is not there yet checks its section when it is.
-                Err(error) if plugin.is_from_process() && error.class() == Class::Unavailable => section,
+                Err(error) if plugin.is_from_process() && error.class() == Class::Unavailable => {
+                    section
+                }
                 completed => completed?,
             };
             if !section.is_empty() {

@@ -178,7 +178,10 @@ fn show(plugin: plugin::Reader<'_>) -> Outcome {
         line("ABI", format!("{} ({})", plugin.get_abi(), plugin.get_built_with()?.to_str()?))?;
     }
     if plugin.get_pid() > 0 {
-        line("Process", format!("{} ({})", plugin.get_pid(), print::size(plugin.get_memory_bytes())))?;
+        line(
+            "Process",
+            format!("{} ({})", plugin.get_pid(), print::size(plugin.get_memory_bytes())),
+        )?;
     }
     line("Requires", read_texts(plugin.get_requires()?)?.join(", "))?;
     line("Provides", read_texts(plugin.get_provides()?)?.join(", "))?;

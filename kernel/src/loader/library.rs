@@ -43,7 +43,9 @@ impl Library {
         // SAFETY: the type is that of the one symbol of the ABI (plugins/sdk/ABI.md).
         let entry = unsafe { library.get::<extern "C" fn() -> *const Entry>(abi::SYMBOL) };
         let entry = entry.map_err(|_| {
-            Error::invalid("it is no plugin: it has no function capstan_plugin; see plugins/sdk/ABI.md")
+            Error::invalid(
+                "it is no plugin: it has no function capstan_plugin; see plugins/sdk/ABI.md",
+            )
         })?;
         let entry = entry();
         // Whatever was loaded stays: threads of it may run (the module's documentation).
@@ -67,7 +69,8 @@ impl Library {
 
 fn describe(error: &libloading::Error) -> String {
     // The system names the file by the descriptor, which says nothing to anybody.
-    let text = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    let text =
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     match text.split_once(": ") {
         Some((path, text)) if path.starts_with("/proc/self/fd/") => text.to_owned(),
         _ => text,
@@ -81,8 +84,7 @@ unsafe fn check(entry: *const Entry) -> Result<Library> {
         return Err(Error::invalid("it is no plugin: capstan_plugin() answers nothing"));
     }
     // SAFETY: as the caller says. Only these fields are read, one by one.
-    let (magic, version, size) =
-        unsafe { ((*entry).magic, (*entry).version, (*entry).size) };
+    let (magic, version, size) = unsafe { ((*entry).magic, (*entry).version, (*entry).size) };
     if magic != abi::MAGIC {
         return Err(Error::invalid("it is no plugin: what capstan_plugin() answers is no entry"));
     }
@@ -139,8 +141,7 @@ fn inherited() -> Result<(Library, [OwnedFd; 2])> {
     let image = number(&variable(ENVIRONMENT)?).ok_or_else(none)?;
     let sockets = variable(capstan_sdk::outside::ENVIRONMENT)?;
     let (stream, descriptors) = sockets.split_once(',').ok_or_else(none)?;
-    let numbers =
-        [image, number(stream).ok_or_else(none)?, number(descriptors).ok_or_else(none)?];
+    let numbers = [image, number(stream).ok_or_else(none)?, number(descriptors).ok_or_else(none)?];
     let mut owned = Vec::new();
     for number in numbers {
         // SAFETY: it is only borrowed, and looked at: fcntl fails on a number that is not open.

@@ -89,7 +89,11 @@ impl Loader {
     /// `InvalidArgument`: the section. Those of [`Loader::library`].
     pub async fn section(&self, id: &str, load: &Load) -> Result<Candidate> {
         let at = |error: Error| error.at(format!("[load.{id:?}]"));
-        let said = [!load.library.as_os_str().is_empty(), !load.command.is_empty(), !load.socket.is_empty()];
+        let said = [
+            !load.library.as_os_str().is_empty(),
+            !load.command.is_empty(),
+            !load.socket.is_empty(),
+        ];
         if said.iter().filter(|said| **said).count() != 1 {
             return Err(at(Error::invalid("say just one of library, command and socket")));
         }

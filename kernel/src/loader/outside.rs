@@ -65,7 +65,10 @@ enum Body {
     Thread(Option<oneshot::Receiver<i32>>),
     Process(Process),
     /// The connection that the sockets were sent over; it is closed with the session.
-    Peer { _connection: UnixStream, pid: u32 },
+    Peer {
+        _connection: UnixStream,
+        pid: u32,
+    },
 }
 
 fn pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd)> {
@@ -119,12 +122,19 @@ impl Outside {
                 let (variable, image) = library::arguments(image);
                 let argv = [program.to_string_lossy().into_owned(), "plugin-host".into()];
                 let environment = [(library::ENVIRONMENT, variable)];
-                let process =
-                    self.execute(&argv, &environment, Some(image), *limit, &their_stream, &their_descriptors);
+                let process = self.execute(
+                    &argv,
+                    &environment,
+                    Some(image),
+                    *limit,
+                    &their_stream,
+                    &their_descriptors,
+                );
                 Body::Process(process?)
             }
             Origin::Command { argv, limit } => {
-                let process = self.execute(argv, &[], None, *limit, &their_stream, &their_descriptors);
+                let process =
+                    self.execute(argv, &[], None, *limit, &their_stream, &their_descriptors);
                 Body::Process(process?)
             }
             Origin::Socket(path) => connect(path, &their_stream, &their_descriptors)?,
@@ -180,10 +190,8 @@ impl Outside {
     ) -> Result<Process> {
         let sockets = [number(stream), number(descriptors)];
         let mut environment = environment.to_vec();
-        environment.push((
-            capstan_sdk::outside::ENVIRONMENT,
-            format!("{},{}", sockets[0], sockets[1]),
-        ));
+        environment
+            .push((capstan_sdk::outside::ENVIRONMENT, format!("{},{}", sockets[0], sockets[1])));
         let pass: Vec<i32> = sockets.into_iter().chain(image).collect();
         Process::start(argv, &environment, &pass, limit, &self.0.name)
     }
@@ -221,7 +229,11 @@ impl Factory for Outside {
         })
     }
 
-    fn start(&self, section: toml::Table, context: Context) -> LocalFuture<'static, Result<Running>> {
+    fn start(
+        &self,
+        section: toml::Table,
+        context: Context,
+    ) -> LocalFuture<'static, Result<Running>> {
         Box::pin(self.clone().start(section, context))
     }
 }
@@ -264,7 +276,11 @@ impl Live {
     }
 
     /// Without a deadline: the supervisor has one.
-    async fn started(&mut self, context: &Context, section: &toml::Table) -> Result<capstan_sdk::Exports> {
+    async fn started(
+        &mut self,
+        context: &Context,
+        section: &toml::Table,
+    ) -> Result<capstan_sdk::Exports> {
         match self.session.start(context, section).await {
             Err(error) if error.class() == Class::Unavailable => Err(self.explain(error).await),
             started => started,
@@ -320,12 +336,8 @@ fn connect(path: &Path, stream: &OwnedFd, descriptors: &OwnedFd) -> Result<Body>
     let mut control = SendAncillaryBuffer::new(&mut space);
     let both = [stream.as_fd(), descriptors.as_fd()];
     control.push(SendAncillaryMessage::ScmRights(&both));
-    let sent = rustix::net::sendmsg(
-        &connection,
-        &[IoSlice::new(b"1")],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    );
+    let sent =
+        rustix::net::sendmsg(&connection, &[IoSlice::new(b"1")], &mut control, SendFlags::NOSIGNAL);
     sent.map_err(|error| at(error.into()))?;
     connection.flush().map_err(at)?;
     let peer = rustix::net::sockopt::socket_peercred(&connection);

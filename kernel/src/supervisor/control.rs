@@ -131,7 +131,9 @@ impl Shared {
     async fn unload(&self, id: &str) -> Result<()> {
         let _structure = self.structure.lock().await;
         if self.registry.state(id).is_none() {
-            return Err(Error::not_found(format!("there is no plugin {id}; see `capstan plugins ls`")));
+            return Err(Error::not_found(format!(
+                "there is no plugin {id}; see `capstan plugins ls`"
+            )));
         }
         if !self.store.has(id) {
             return Err(Error::precondition(format!(

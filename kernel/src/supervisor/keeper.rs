@@ -176,7 +176,9 @@ impl Work {
                     };
                     match order {
                         Some(order) => self.obey(order, None).await,
-                        None => return self.registry.set_down(&self.id(), PluginState::Stopped, ""),
+                        None => {
+                            return self.registry.set_down(&self.id(), PluginState::Stopped, "");
+                        }
                     }
                 }
                 Phase::Down => match self.orders.recv().await {
@@ -258,7 +260,11 @@ impl Work {
     }
 
     /// A new instance in the place of one that is told to end.
-    async fn renew(&mut self, plan: Option<Plan>, instance: Option<Instance>) -> (Phase, Result<()>) {
+    async fn renew(
+        &mut self,
+        plan: Option<Plan>,
+        instance: Option<Instance>,
+    ) -> (Phase, Result<()>) {
         let id = self.id();
         self.registry.set_down(&id, PluginState::Replacing, "");
         let mut state = Vec::new();

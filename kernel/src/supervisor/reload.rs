@@ -139,10 +139,12 @@ impl Shared {
             match (old.select.admits(id), new.select.admits(id)) {
                 (true, false) => changes.push(Change::Deny(Arc::clone(id))),
                 (false, true) => changes.push(Change::Admit(Arc::clone(id))),
-                (true, true) if is_other || section != plan.section => changes.push(Change::Renew {
-                    new: Plan { candidate: candidate.clone(), section },
-                    old: plan.clone(),
-                }),
+                (true, true) if is_other || section != plan.section => {
+                    changes.push(Change::Renew {
+                        new: Plan { candidate: candidate.clone(), section },
+                        old: plan.clone(),
+                    })
+                }
                 _ => {}
             }
         }

@@ -59,6 +59,8 @@ impl Plugin for LogDelivery {
 
     async fn build(_config: NoConfig, context: Context) -> Result<Self> {
         let (events, metadata) = (context.link::<Events>()?, context.link::<Metadata>()?);
+        // It has to see all plugins, to know the sinks among them.
+        context.kernel()?;
         Ok(Self { context, events, metadata, served: BTreeSet::new() })
     }
 
@@ -79,7 +81,8 @@ impl Actor for LogDelivery {
 impl LogDelivery {
     /// Gives each sink that has no reader one.
     fn look(&mut self, cell: &mut Cell<Self>) {
-        for status in self.context.kernel()?.plugins() {
+        let Ok(kernel) = self.context.kernel().cloned() else { return };
+        for status in kernel.plugins() {
             let Some(name) = status.id.strip_prefix("sink.") else { continue };
             if status.state != PluginState::Running || self.served.contains(&status.id) {
                 continue;

@@ -25,7 +25,8 @@ pub(super) fn dot(nodes: &[Node]) -> String {
             "running" => "",
             _ => ", color = grey, fontcolor = grey",
         };
-        let _ = writeln!(text, "  {:?} [label = \"{}\\n{}\"{style}];", node.id, node.id, node.state);
+        let _ =
+            writeln!(text, "  {:?} [label = \"{}\\n{}\"{style}];", node.id, node.id, node.state);
     }
     for node in nodes {
         for requirement in &node.requires {

@@ -44,6 +44,6 @@ pub struct Judge {
 crate::contract! {
     /// The contract of kind `gc-policy`.
     GcPolicy ("gc-policy") as GcPolicyAddr {
-        judge: Judge => Vec<Verdict>,
+        judge: Judge => Vec<Verdict> [again],
     }
 }

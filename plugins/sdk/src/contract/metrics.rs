@@ -101,7 +101,7 @@ pub struct Collect;
 crate::contract! {
     /// The contract of kind `metrics`.
     Metrics ("metrics") as MetricsAddr {
-        collect: Collect => Vec<Sample>,
+        collect: Collect => Vec<Sample> [again],
     }
 }
 

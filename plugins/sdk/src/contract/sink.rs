@@ -15,6 +15,6 @@ pub struct Deliver(pub Vec<Event>);
 crate::contract! {
     /// The contract of kind `sink`.
     Sink ("sink") as SinkAddr {
-        deliver: Deliver => (),
+        deliver: Deliver => () [again],
     }
 }

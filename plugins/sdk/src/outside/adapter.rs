@@ -7,7 +7,7 @@ use capnp::capability::Client;
 use capstan_schema::{Error, Namespace, Result};
 
 use super::{Far, Proxy, Wire};
-use crate::contract::Snapshotter;
+use crate::contract::{GcPolicy, Metrics, Sink, Snapshotter};
 use crate::{Contract, Link, Lookup, Scope, rpc};
 
 /// A provider that is to be reached over a boundary.
@@ -76,13 +76,45 @@ fn serve_snapshotter(serving: &Serving) -> Result<Client> {
     Ok(rpc::snapshotter::serve(serving.link(), serving.namespace()?))
 }
 
+fn serve_gc_policy(serving: &Serving) -> Result<Client> {
+    Ok(rpc::gc_policy::serve(serving.link()))
+}
+
+fn serve_metrics(serving: &Serving) -> Result<Client> {
+    Ok(rpc::metrics::serve(serving.link()))
+}
+
+fn serve_sink(serving: &Serving) -> Result<Client> {
+    Ok(rpc::sink::serve(serving.link()))
+}
+
 /// All of them. A plugin of another kind can be loaded too: its interface is its own, and peers reach it.
-pub const ADAPTERS: &[Adapter] = &[Adapter {
-    kind: Snapshotter::KIND,
-    serve: serve_snapshotter,
-    proxy: proxy_of::<Snapshotter>,
-    peers: Some(Peers { scope: Scope::Namespaced, serve: serve_snapshotter }),
-}];
+pub const ADAPTERS: &[Adapter] = &[
+    Adapter {
+        kind: GcPolicy::KIND,
+        serve: serve_gc_policy,
+        proxy: proxy_of::<GcPolicy>,
+        peers: Some(Peers { scope: Scope::Global, serve: serve_gc_policy }),
+    },
+    Adapter {
+        kind: Metrics::KIND,
+        serve: serve_metrics,
+        proxy: proxy_of::<Metrics>,
+        peers: Some(Peers { scope: Scope::Global, serve: serve_metrics }),
+    },
+    Adapter {
+        kind: Sink::KIND,
+        serve: serve_sink,
+        proxy: proxy_of::<Sink>,
+        peers: Some(Peers { scope: Scope::Global, serve: serve_sink }),
+    },
+    Adapter {
+        kind: Snapshotter::KIND,
+        serve: serve_snapshotter,
+        proxy: proxy_of::<Snapshotter>,
+        peers: Some(Peers { scope: Scope::Namespaced, serve: serve_snapshotter }),
+    },
+];
 
 /// How a kind crosses a boundary.
 pub fn adapter(kind: &str) -> Option<&'static Adapter> {
