@@ -2,4 +2,6 @@
 //!
 //! Feature `testing`. A suite is a list of named cases, so that a test can say which one failed.
 
+pub mod content;
+pub mod differ;
 pub mod snapshotter;

@@ -7,7 +7,7 @@ use capnp::capability::Client;
 use capstan_schema::{Error, Namespace, Result};
 
 use super::{Far, Proxy, Wire};
-use crate::contract::Snapshotter;
+use crate::contract::{Content, Differ, Snapshotter};
 use crate::{Contract, Link, Lookup, Scope, rpc};
 
 /// A provider that is to be reached over a boundary.
@@ -72,17 +72,35 @@ where
     Arc::new(C::Addr::from(&Proxy::<C>::start(far)))
 }
 
+fn serve_content(serving: &Serving) -> Result<Client> {
+    Ok(rpc::content::serve_over(serving.link(), serving.namespace()?, serving.wire.clone()))
+}
+
 fn serve_snapshotter(serving: &Serving) -> Result<Client> {
     Ok(rpc::snapshotter::serve(serving.link(), serving.namespace()?))
 }
 
 /// All of them. A plugin of another kind can be loaded too: its interface is its own, and peers reach it.
-pub const ADAPTERS: &[Adapter] = &[Adapter {
-    kind: Snapshotter::KIND,
-    serve: serve_snapshotter,
-    proxy: proxy_of::<Snapshotter>,
-    peers: Some(Peers { scope: Scope::Namespaced, serve: serve_snapshotter }),
-}];
+pub const ADAPTERS: &[Adapter] = &[
+    Adapter {
+        kind: Content::KIND,
+        serve: serve_content,
+        proxy: proxy_of::<Content>,
+        peers: Some(Peers { scope: Scope::Namespaced, serve: serve_content }),
+    },
+    Adapter {
+        kind: Differ::KIND,
+        serve: |serving| Ok(rpc::differ::serve(serving.link(), serving.wire.clone())),
+        proxy: proxy_of::<Differ>,
+        peers: None,
+    },
+    Adapter {
+        kind: Snapshotter::KIND,
+        serve: serve_snapshotter,
+        proxy: proxy_of::<Snapshotter>,
+        peers: Some(Peers { scope: Scope::Namespaced, serve: serve_snapshotter }),
+    },
+];
 
 /// How a kind crosses a boundary.
 pub fn adapter(kind: &str) -> Option<&'static Adapter> {
