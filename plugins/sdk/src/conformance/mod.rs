@@ -5,4 +5,6 @@
 pub mod gc_policy;
 pub mod metrics;
 pub mod sink;
+pub mod content;
+pub mod differ;
 pub mod snapshotter;

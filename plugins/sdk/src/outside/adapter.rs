@@ -7,7 +7,7 @@ use capnp::capability::Client;
 use capstan_schema::{Error, Namespace, Result};
 
 use super::{Far, Proxy, Wire};
-use crate::contract::{GcPolicy, Metrics, Sink, Snapshotter};
+use crate::contract::{Content, Differ, GcPolicy, Metrics, Sink, Snapshotter};
 use crate::{Contract, Link, Lookup, Scope, rpc};
 
 /// A provider that is to be reached over a boundary.
@@ -72,6 +72,10 @@ where
     Arc::new(C::Addr::from(&Proxy::<C>::start(far)))
 }
 
+fn serve_content(serving: &Serving) -> Result<Client> {
+    Ok(rpc::content::serve_over(serving.link(), serving.namespace()?, serving.wire.clone()))
+}
+
 fn serve_snapshotter(serving: &Serving) -> Result<Client> {
     Ok(rpc::snapshotter::serve(serving.link(), serving.namespace()?))
 }
@@ -107,6 +111,18 @@ pub const ADAPTERS: &[Adapter] = &[
         serve: serve_sink,
         proxy: proxy_of::<Sink>,
         peers: Some(Peers { scope: Scope::Global, serve: serve_sink }),
+    },
+    Adapter {
+        kind: Content::KIND,
+        serve: serve_content,
+        proxy: proxy_of::<Content>,
+        peers: Some(Peers { scope: Scope::Namespaced, serve: serve_content }),
+    },
+    Adapter {
+        kind: Differ::KIND,
+        serve: |serving| Ok(rpc::differ::serve(serving.link(), serving.wire.clone())),
+        proxy: proxy_of::<Differ>,
+        peers: None,
     },
     Adapter {
         kind: Snapshotter::KIND,

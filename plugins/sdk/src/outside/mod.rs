@@ -22,7 +22,9 @@ mod session;
 mod wire;
 
 pub use adapter::{ADAPTERS, Adapter, Peers, Serving, adapter};
-pub(crate) use far::{Far, Proxy, call};
+pub(crate) use far::{Far, Proxy, answered, call};
+#[cfg(feature = "testing")]
+pub(crate) use guest::serve_one;
 pub use guest::{remote, serve};
 pub use session::Session;
 pub use wire::Wire;

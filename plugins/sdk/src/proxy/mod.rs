@@ -4,6 +4,8 @@
 mod gc_policy;
 mod metrics;
 mod sink;
+mod content;
+mod differ;
 mod snapshotter;
 
 use capstan_schema::Result;
@@ -39,6 +41,8 @@ fn labels<'b>(
     write_labels(labels, init(u32::try_from(labels.len()).expect("labels are few")));
 }
 
-fn mounts(list: capnp::Result<capnp::struct_list::Reader<'_, mount::Owned>>) -> Result<Vec<Mount>> {
+pub(crate) fn mounts(
+    list: capnp::Result<capnp::struct_list::Reader<'_, mount::Owned>>,
+) -> Result<Vec<Mount>> {
     list?.iter().map(Mount::read).collect()
 }

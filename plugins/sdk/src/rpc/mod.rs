@@ -7,6 +7,7 @@
 pub(crate) mod answer;
 pub mod containers;
 pub mod content;
+pub mod differ;
 pub mod events;
 pub mod gc_policy;
 pub mod images;
