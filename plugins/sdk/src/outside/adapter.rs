@@ -7,7 +7,7 @@ use capnp::capability::Client;
 use capstan_schema::{Error, Namespace, Result};
 
 use super::{Far, Proxy, Wire};
-use crate::contract::Snapshotter;
+use crate::contract::{Events, Metadata, Runtime, Snapshotter};
 use crate::{Contract, Link, Lookup, Scope, rpc};
 
 /// A provider that is to be reached over a boundary.
@@ -77,12 +77,35 @@ fn serve_snapshotter(serving: &Serving) -> Result<Client> {
 }
 
 /// All of them. A plugin of another kind can be loaded too: its interface is its own, and peers reach it.
-pub const ADAPTERS: &[Adapter] = &[Adapter {
-    kind: Snapshotter::KIND,
-    serve: serve_snapshotter,
-    proxy: proxy_of::<Snapshotter>,
-    peers: Some(Peers { scope: Scope::Namespaced, serve: serve_snapshotter }),
-}];
+pub const ADAPTERS: &[Adapter] = &[
+    Adapter {
+        kind: Events::KIND,
+        serve: |serving| Ok(rpc::event_log::serve(serving.link())),
+        proxy: proxy_of::<Events>,
+        peers: Some(Peers {
+            scope: Scope::Namespaced,
+            serve: |serving| Ok(rpc::events::serve(serving.link(), serving.namespace()?)),
+        }),
+    },
+    Adapter {
+        kind: Metadata::KIND,
+        serve: |serving| Ok(rpc::metadata::serve(serving.link(), serving.confined.clone())),
+        proxy: proxy_of::<Metadata>,
+        peers: None,
+    },
+    Adapter {
+        kind: Runtime::KIND,
+        serve: |serving| Ok(rpc::runtime::serve(serving.link())),
+        proxy: proxy_of::<Runtime>,
+        peers: None,
+    },
+    Adapter {
+        kind: Snapshotter::KIND,
+        serve: serve_snapshotter,
+        proxy: proxy_of::<Snapshotter>,
+        peers: Some(Peers { scope: Scope::Namespaced, serve: serve_snapshotter }),
+    },
+];
 
 /// How a kind crosses a boundary.
 pub fn adapter(kind: &str) -> Option<&'static Adapter> {

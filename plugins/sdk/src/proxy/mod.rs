@@ -1,6 +1,9 @@
 //! Adapters from Cap'n Proto interfaces to contracts: one module per kind, each with the handlers of
 //! [`Proxy`](crate::outside::Proxy) for the messages of its contract. The other direction is [`rpc`](crate::rpc).
 
+mod events;
+mod metadata;
+mod runtime;
 mod snapshotter;
 
 use capstan_schema::Result;

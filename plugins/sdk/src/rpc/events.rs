@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::Client;
+use capstan_schema::common_capnp::label;
 use capstan_schema::{Error, Namespace, Result, event_capnp as wire, read_texts};
 use tokio::sync::watch;
 
@@ -23,17 +24,44 @@ pub fn serve(link: Link<Events>, namespace: Namespace) -> Client {
     capnp_rpc::new_client::<wire::events::Client, _>(Server { link, namespace }).client
 }
 
-fn write(event: &Event, mut out: wire::event::Builder<'_>) {
+/// Writes an event as it is in the log.
+pub(crate) fn write_event(event: &Event, mut out: wire::event::Builder<'_>) {
     out.set_cursor(event.cursor);
     out.set_time_unix_ns(event.time_unix_ns);
     out.set_namespace(event.event.namespace.as_ref().map(Namespace::as_str).unwrap_or_default());
     out.set_topic(&event.event.topic);
-    let mut fields = out.init_fields(length(&event.event.fields));
-    for (index, (key, value)) in (0..).zip(&event.event.fields) {
-        let mut field = fields.reborrow().get(index);
+    write_fields(&event.event.fields, out.init_fields(length(&event.event.fields)));
+}
+
+/// Writes what happened.
+pub(crate) fn write_fields(
+    fields: &[(String, String)],
+    mut out: capnp::struct_list::Builder<'_, label::Owned>,
+) {
+    for (index, (key, value)) in (0..).zip(fields) {
+        let mut field = out.reborrow().get(index);
         field.set_key(key);
         field.set_value(value);
     }
+}
+
+/// Reads what happened.
+pub(crate) fn read_fields(
+    list: capnp::struct_list::Reader<'_, label::Owned>,
+) -> Result<Vec<(String, String)>> {
+    list.iter().map(|field| Ok((text(field.get_key())?, text(field.get_value())?))).collect()
+}
+
+/// A topic that a caller chose.
+///
+/// # Errors
+/// `InvalidArgument`: it does not start with a slash.
+pub(crate) fn read_topic(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<String> {
+    let topic = text(reader)?;
+    if !topic.starts_with('/') {
+        return Err(Error::invalid(format!("topic {topic:?}: it must start with a slash")));
+    }
+    Ok(topic)
 }
 
 impl wire::events::Server for Server {
@@ -73,14 +101,9 @@ impl wire::events::Server for Server {
     ) -> capnp::Result<()> {
         let work = async {
             let params = params.get()?;
-            let topic = text(params.get_topic())?;
-            if !topic.starts_with('/') {
-                return Err(Error::invalid(format!("topic {topic:?}: it must start with a slash")));
-            }
-            let mut event = NewEvent::new(&self.namespace, &topic);
-            for field in params.get_fields()? {
-                event = event.with(field.get_key()?.to_str()?, field.get_value()?.to_str()?);
-            }
+            let topic = read_topic(params.get_topic())?;
+            let fields = read_fields(params.get_fields()?)?;
+            let event = NewEvent { namespace: Some(self.namespace.clone()), topic, fields };
             self.link.send(Publish(vec![event])).await
         };
         answer!(results, work, |out, cursor| out.set_cursor(cursor))
@@ -148,7 +171,7 @@ impl wire::subscription::Server for SubscriptionServer {
             out.set_missed(batch.missed);
             let mut list = out.init_events(length(&batch.events));
             for (index, event) in (0..).zip(&batch.events) {
-                write(event, list.reborrow().get(index));
+                write_event(event, list.reborrow().get(index));
             }
         })
     }

@@ -7,11 +7,15 @@
 pub(crate) mod answer;
 pub mod containers;
 pub mod content;
+pub mod event_log;
 pub mod events;
 pub mod images;
+pub mod metadata;
 pub mod namespaces;
+mod reach;
+pub mod runtime;
 pub mod snapshotter;
 pub mod tasks;
 pub mod transfer;
 
-pub(crate) use answer::{answer, length, text};
+pub(crate) use answer::{answer, length, namespace, text};
