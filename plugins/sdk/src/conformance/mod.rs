@@ -2,4 +2,5 @@
 //!
 //! Feature `testing`. A suite is a list of named cases, so that a test can say which one failed.
 
+pub mod runtime;
 pub mod snapshotter;
