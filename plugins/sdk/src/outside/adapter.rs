@@ -7,7 +7,9 @@ use capnp::capability::Client;
 use capstan_schema::{Error, Namespace, Result};
 
 use super::{Far, Proxy, Wire};
-use crate::contract::{Content, Differ, GcPolicy, Metrics, Sink, Snapshotter};
+use crate::contract::{
+    Content, Differ, Events, GcPolicy, Metadata, Metrics, Runtime, Sink, Snapshotter,
+};
 use crate::{Contract, Link, Lookup, Scope, rpc};
 
 /// A provider that is to be reached over a boundary.
@@ -122,6 +124,27 @@ pub const ADAPTERS: &[Adapter] = &[
         kind: Differ::KIND,
         serve: |serving| Ok(rpc::differ::serve(serving.link(), serving.wire.clone())),
         proxy: proxy_of::<Differ>,
+        peers: None,
+    },
+    Adapter {
+        kind: Events::KIND,
+        serve: |serving| Ok(rpc::event_log::serve(serving.link())),
+        proxy: proxy_of::<Events>,
+        peers: Some(Peers {
+            scope: Scope::Namespaced,
+            serve: |serving| Ok(rpc::events::serve(serving.link(), serving.namespace()?)),
+        }),
+    },
+    Adapter {
+        kind: Metadata::KIND,
+        serve: |serving| Ok(rpc::metadata::serve(serving.link(), serving.confined.clone())),
+        proxy: proxy_of::<Metadata>,
+        peers: None,
+    },
+    Adapter {
+        kind: Runtime::KIND,
+        serve: |serving| Ok(rpc::runtime::serve(serving.link())),
+        proxy: proxy_of::<Runtime>,
         peers: None,
     },
     Adapter {

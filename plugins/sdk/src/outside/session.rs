@@ -275,6 +275,11 @@ impl Session {
         exports
     }
 
+    /// Whether the other side is gone.
+    pub fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
     /// Waits until the other side is gone; answers why.
     pub async fn ended(&self) -> String {
         let mut ended = self.ended.clone();

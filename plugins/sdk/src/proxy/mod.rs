@@ -1,11 +1,14 @@
 //! Adapters from Cap'n Proto interfaces to contracts: one module per kind, each with the handlers of
 //! [`Proxy`](crate::outside::Proxy) for the messages of its contract. The other direction is [`rpc`](crate::rpc).
 
-mod gc_policy;
-mod metrics;
-mod sink;
 mod content;
 mod differ;
+mod events;
+mod gc_policy;
+mod metadata;
+mod metrics;
+mod runtime;
+mod sink;
 mod snapshotter;
 
 use capstan_schema::Result;
