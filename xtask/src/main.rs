@@ -6,6 +6,7 @@ mod ci;
 mod command;
 mod demo;
 mod packages;
+mod python;
 mod schema;
 mod tidy;
 
@@ -22,6 +23,7 @@ usage: cargo xtask TASK
   build [--test]     build the binaries into target/capstan (--test: for tests, into target/capstan-test)
   schema [--check]   make schema/src/generated from schema/capnp (--check: fail if it is stale)
   tidy               check what no compiler checks: layout, dependencies between crates, sizes, words
+  python             make target/python: a Python with pycapnp, for the tests of a plugin in Python
   ci                 the whole gate: format, tidy, schema, clippy, build, all tests
   demo               show the binaries at work: pull, run, exec, a daemon that dies and comes back
   bench [ARGS]       measure them beside containerd, runc and crun
@@ -48,6 +50,10 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
         ["schema"] => schema::generate()?,
         ["schema", "--check"] => schema::check()?,
         ["tidy"] => tidy::tidy()?,
+        ["python"] => {
+            packages::install(Set::Ci)?;
+            python::install()?;
+        }
         ["ci"] => return ci::ci(),
         ["demo"] => demo::demo()?,
         ["bench", args @ ..] => bench::bench(args)?,

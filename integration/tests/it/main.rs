@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod plugins;
 mod pull;
+mod python;
 mod run;
 mod security;
 mod survival;
