@@ -5,6 +5,7 @@ mod cli;
 mod plugins;
 mod pull;
 mod python;
+mod replace;
 mod run;
 mod security;
 mod survival;
