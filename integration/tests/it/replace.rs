@@ -134,9 +134,6 @@ fn nothing_fails_while_plugins_are_replaced() {
         let change =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| change(&host, library)));
         is_over.store(true, Ordering::Relaxed);
-        if std::thread::panicking() || std::env::var_os("CAPSTAN_KEEP_LOG").is_some() {
-            let _ = std::fs::copy(host.path("daemon.log"), "/tmp/replace.log");
-        }
         blackouts = change.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     assert_eq!(pids(&host), before, "a running task changed");
@@ -150,6 +147,55 @@ fn nothing_fails_while_plugins_are_replaced() {
     for number in 0..5 {
         host.remove(&format!("long{number}"));
     }
+    host.assert_no_container();
+}
+
+/// Every plugin, those with the truth as well, may be restarted under containers that run.
+#[test]
+fn each_plugin_is_restarted_under_running_containers() {
+    let registry = DockerRegistry::with(&["busybox"]);
+    let host = Host::new();
+    let image = registry.reference("busybox");
+    let gate = host.path("gate");
+    std::fs::create_dir(&gate).unwrap();
+    let mount = format!("type=bind,src={},dst=/gate", gate.display());
+    let script = "while [ ! -e /gate/open ]; do sleep 0.05; done; echo out; exit 42";
+    let run =
+        ["run", "--plain-http", "--name", "web", "--mount", &mount, &image, "sh", "-c", script];
+    // In the foreground: its streams and its exit code are to outlive all of it.
+    let foreground = host.command(&run).spawn().unwrap();
+    host.until("it runs", || host.capstan(&["tasks", "exec", "web", "true"]).code == 0);
+    let task = host.json(&["tasks", "ls"])[0].clone();
+    let told = host.path("told");
+    let mut subscriber = host
+        .command(&["events", "--follow", "/tasks/exit"])
+        .stdout(std::fs::File::create(&told).unwrap())
+        .spawn()
+        .unwrap();
+    for id in host.ids(&["plugins", "ls"]) {
+        let (generation, _) = look(&host, &id);
+        host.ok(&["plugins", "restart", &id]);
+        assert_eq!(look(&host, &id).0, generation + 1, "{id}");
+        assert_eq!(host.ok(&["tasks", "exec", "web", "echo", "here"]), "here\n", "after {id}");
+        assert_eq!(host.ok(&["run", "--rm", &image, "echo", "new"]), "new\n", "after {id}");
+    }
+    let after = host.json(&["tasks", "ls"])[0].clone();
+    assert_eq!((&after["pid"], &after["status"]), (&task["pid"], &task["status"]));
+    std::fs::write(gate.join("open"), "").unwrap();
+    let output = foreground.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(42), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "out\n");
+    // Whoever follows the events was served by all instances of the log, and missed nothing.
+    let exits = || host.ok(&["events", "--since", "0", "/tasks/exit"]);
+    host.until("the exit is told", || exits().contains("exitStatus=42"));
+    let wanted = exits();
+    let rows = |text: &str| text.lines().filter(|line| line.contains("/tasks/exit")).count();
+    host.until("the follower has all of them", || {
+        rows(&std::fs::read_to_string(&told).unwrap()) == rows(&wanted)
+    });
+    let _ = subscriber.kill();
+    subscriber.wait().unwrap();
+    host.remove("web");
     host.assert_no_container();
 }
 
