@@ -5,10 +5,12 @@ mod build;
 mod ci;
 mod command;
 mod demo;
+mod new_plugin;
 mod packages;
 mod schema;
 mod tidy;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -23,6 +25,9 @@ usage: cargo xtask TASK
   schema [--check]   make schema/src/generated from schema/capnp (--check: fail if it is stale)
   tidy               check what no compiler checks: layout, dependencies between crates, sizes, words
   ci                 the whole gate: format, tidy, schema, clippy, build, all tests
+  new-plugin KIND NAME DIR
+                     make a crate outside of this workspace, with a plugin that works (KIND: gc-policy, metrics,
+                     sink, snapshotter)
   demo               show the binaries at work: pull, run, exec, a daemon that dies and comes back
   bench [ARGS]       measure them beside containerd, runc and crun
 
@@ -49,6 +54,7 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
         ["schema", "--check"] => schema::check()?,
         ["tidy"] => tidy::tidy()?,
         ["ci"] => return ci::ci(),
+        ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, Path::new(dir))?,
         ["demo"] => demo::demo()?,
         ["bench", args @ ..] => bench::bench(args)?,
         ["help" | "-h" | "--help"] => print_help(),
