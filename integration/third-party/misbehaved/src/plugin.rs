@@ -48,7 +48,7 @@ impl Plugin for Misbehaved {
         let addr = addr.clone();
         exports.health(move || {
             let asked = addr.send(Ask);
-            async move { asked.await.unwrap_or_else(|_| Err(Error::internal("it is gone"))) }
+            async move { asked.await.unwrap_or_else(|_| Err(Error::unavailable("it is gone"))) }
         });
     }
 }
