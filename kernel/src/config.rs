@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use capstan_schema::{Class, Error, Result};
+use capstan_schema::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::loader::Load;
@@ -135,12 +135,14 @@ impl Config {
         }
         for plugin in plugins {
             let section = self.plugins.remove(&*plugin.manifest.id).unwrap_or_default();
-            let section = match plugin.factory.complete(section.clone()).await {
-                // A process that is not there yet checks its section when it is.
-                Err(error) if plugin.is_from_process() && error.class() == Class::Unavailable => {
-                    section
-                }
-                completed => completed?,
+            let place = format!("[plugins.\"{}\"]", plugin.manifest.id);
+            // What is not there yet checks its section when it is.
+            let section = match plugin.is_unknown() {
+                true => section,
+                false => plugin.factory.complete(section).await.map_err(|error| {
+                    let is_said = error.message().starts_with(&place);
+                    if is_said { error } else { error.at(place) }
+                })?,
             };
             if !section.is_empty() {
                 self.plugins.insert(plugin.manifest.id.to_string(), section);

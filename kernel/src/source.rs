@@ -59,6 +59,11 @@ impl Candidate {
     pub(crate) fn is_from_process(&self) -> bool {
         matches!(self.source, Source::Remote(_))
     }
+
+    /// Whether it comes from a process that did not say yet what it is.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.is_from_process() && self.manifest.version.is_empty()
+    }
 }
 
 impl fmt::Debug for Candidate {

@@ -1,6 +1,7 @@
 @0x93a6d0f1c2b8e547;
 # Records of a plugin, for plugins outside of the daemon's program. A plugin reaches the buckets that
-# are called like its id or its kind, and may read the namespaces.
+# are called like its id or its kind, or begin with its id and a slash, and may read the namespaces. The
+# topics of its events are those of its kind.
 
 using Common = import "common.capnp";
 using Event = import "event.capnp";
@@ -34,7 +35,7 @@ struct Row {
 }
 
 interface Metadata {
-  # PermissionDenied: a bucket of somebody else's.
+  # PermissionDenied: a bucket or a topic of somebody else's.
 
   commit @0 (steps :List(Step), events :List(Event.NewEvent)) -> (cursor :UInt64, error :Common.Error);
   # All or nothing; what was answered survives a power cut. Errors: those of the guards.

@@ -183,6 +183,12 @@ impl Error {
         self.is_broken_off
     }
 
+    /// The same error without that mark, for whoever has nothing to do with the plugin that ended.
+    #[must_use]
+    pub fn settled(self) -> Self {
+        Self { is_broken_off: false, ..self }
+    }
+
     /// The class, for whoever decides.
     pub fn class(&self) -> Class {
         self.class

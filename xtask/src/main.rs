@@ -7,6 +7,7 @@ mod command;
 mod demo;
 mod new_plugin;
 mod packages;
+mod python;
 mod schema;
 mod tidy;
 
@@ -24,6 +25,7 @@ usage: cargo xtask TASK
   build [--test]     build the binaries into target/capstan (--test: for tests, into target/capstan-test)
   schema [--check]   make schema/src/generated from schema/capnp (--check: fail if it is stale)
   tidy               check what no compiler checks: layout, dependencies between crates, sizes, words
+  python             make target/python: a Python with pycapnp, for the tests of a plugin in Python
   ci                 the whole gate: format, tidy, schema, clippy, build, all tests
   new-plugin KIND NAME DIR
                      make a crate outside of this workspace, with a plugin that works (KIND: gc-policy, metrics,
@@ -53,6 +55,10 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
         ["schema"] => schema::generate()?,
         ["schema", "--check"] => schema::check()?,
         ["tidy"] => tidy::tidy()?,
+        ["python"] => {
+            packages::install(Set::Ci)?;
+            python::install()?;
+        }
         ["ci"] => return ci::ci(),
         ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, Path::new(dir))?,
         ["demo"] => demo::demo()?,

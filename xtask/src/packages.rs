@@ -42,6 +42,8 @@ const PACKAGES: &[(Set, &str)] = &[
     (Set::Ci, "mmdebstrap"),
     (Set::Ci, "python3"),
     (Set::Ci, "umoci"),
+    // The plugin in Python (`cargo xtask python`).
+    (Set::Ci, "python3-venv"),
     // `cargo xtask tidy` looks at what is checked in.
     (Set::Ci, "git"),
     // `cargo xtask schema`.

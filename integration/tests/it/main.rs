@@ -5,6 +5,7 @@ mod cli;
 mod outside;
 mod plugins;
 mod pull;
+mod python;
 mod run;
 mod security;
 mod survival;

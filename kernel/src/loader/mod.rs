@@ -13,7 +13,7 @@ mod verify;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use capstan_schema::{Error, Result};
+use capstan_schema::{Class, Error, Result};
 use capstan_sdk::Manifest;
 use serde::{Deserialize, Serialize};
 
@@ -133,10 +133,11 @@ impl Loader {
             Ok(manifest) => {
                 return Err(at(Error::invalid(format!("{name} is the plugin {}", manifest.id))));
             }
-            Err(error) => {
+            Err(error) if error.class() == Class::Unavailable => {
                 tracing::warn!(plugin = id, %error, "it is not there yet");
                 unknown
             }
+            Err(error) => return Err(at(error)),
         };
         Ok(Candidate { manifest, source: Source::Remote(name), factory: Rc::new(outside) })
     }
@@ -158,7 +159,11 @@ impl Loader {
             &place,
         );
         // In a process of its own, whatever it does.
-        let manifest = probe.describe().await.map_err(|error| error.at(&place))?;
+        let manifest = probe.describe().await.map_err(|error| match error.class() {
+            // A process that ends while it says what it is will not do better another time.
+            Class::Unavailable => error.as_class(Class::Corrupt).at(&place),
+            _ => error.at(&place),
+        })?;
         if load.isolated {
             let source = Source::Remote(place);
             return Ok(Candidate { manifest, source, factory: Rc::new(probe) });

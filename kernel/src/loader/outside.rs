@@ -53,6 +53,8 @@ struct Inner {
     /// Ends when the thread of the last instance has.
     thread: RefCell<Option<oneshot::Receiver<i32>>>,
     unwinds: Cell<bool>,
+    /// Instances that were started and did not end.
+    started: Cell<u32>,
 }
 
 /// The other end, alive.
@@ -85,6 +87,7 @@ impl Outside {
             library: Cell::default(),
             thread: RefCell::default(),
             unwinds: Cell::new(true),
+            started: Cell::new(0),
         }))
     }
 
@@ -100,15 +103,23 @@ impl Outside {
         if let Body::Process(process) = &live.body {
             self.0.unwinds.set(!process.said(library::ABORTS));
         }
-        self.0.spare.replace(Some(live));
+        self.spare(live);
         Ok(manifest)
     }
 
     async fn take(&self) -> Result<Live> {
-        if let Some(live) = self.0.spare.take() {
+        let spare = self.0.spare.take();
+        if let Some(live) = spare.filter(Live::is_alive) {
             return Ok(live);
         }
         self.open().await
+    }
+
+    /// Keeps one for the next start, unless it was only asked something beside an instance that runs.
+    fn spare(&self, live: Live) {
+        if self.0.started.get() == 0 {
+            self.0.spare.replace(Some(live));
+        }
     }
 
     async fn open(&self) -> Result<Live> {
@@ -204,11 +215,8 @@ impl Outside {
             Body::Process(process) => Some(process.pid()),
             Body::Peer { pid, .. } => Some(*pid),
         };
-        let factory = self;
-        let actor = tokio::task::spawn_local(async move {
-            let mut live = Guard { factory, live };
-            live.live.ended().await
-        });
+        let mut guard = Guard::new(self, live);
+        let actor = tokio::task::spawn_local(async move { guard.live.ended().await });
         Ok(Running { exports, actor })
     }
 }
@@ -224,7 +232,7 @@ impl Factory for Outside {
         Box::pin(async move {
             let mut live = this.take().await?;
             let completed = live.completed(&section).await?;
-            this.0.spare.replace(Some(live));
+            this.spare(live);
             Ok(completed)
         })
     }
@@ -236,16 +244,32 @@ impl Factory for Outside {
     ) -> LocalFuture<'static, Result<Running>> {
         Box::pin(self.clone().start(section, context))
     }
+
+    fn rest(&self) {
+        self.0.spare.take();
+    }
+
+    fn is_patient(&self) -> bool {
+        matches!(self.0.origin, Origin::Socket(_))
+    }
 }
 
-/// Leaves the end of a thread to the next instance, when it is dropped.
+/// An instance that was started. It leaves the end of its thread to the next one, when it is dropped.
 struct Guard {
     factory: Outside,
     live: Live,
 }
 
+impl Guard {
+    fn new(factory: Outside, live: Live) -> Self {
+        factory.0.started.set(factory.0.started.get() + 1);
+        Self { factory, live }
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.factory.0.started.set(self.factory.0.started.get() - 1);
         if let Body::Thread(thread) = &mut self.live.body {
             self.factory.0.thread.replace(thread.take());
         }
@@ -287,12 +311,17 @@ impl Live {
         }
     }
 
+    /// The reason for which the other side broke off: what a host of a library said, or how a process ended.
     async fn explain(&mut self, error: Error) -> Error {
         let Body::Process(process) = &mut self.body else { return error };
         match tokio::time::timeout(THREAD, process.ended()).await {
-            Ok(reason) => process.refusal().unwrap_or_else(|| Error::corrupt(reason)),
+            Ok(reason) => process.refusal().unwrap_or_else(|| Error::unavailable(reason)),
             Err(_) => error,
         }
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.session.has_ended()
     }
 
     /// Waits for its end; answers why.

@@ -158,7 +158,7 @@ fn check(descriptor: impl AsFd, at: &Path, is_directory: bool) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use capstan_schema::Class;
 

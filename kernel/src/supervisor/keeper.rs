@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use capstan_schema::{Error, Result};
+use capstan_schema::{Class, Error, Result};
 use capstan_sdk::{Care, Context, PluginState, Running, clock};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{error, info, warn};
 
-use super::policy::{Policy, Verdict};
+use super::policy::{self, Policy, Verdict};
 use crate::config::Supervision;
 use crate::{Candidate, Config, Registry};
 
@@ -169,7 +169,7 @@ impl Work {
                                     info!(plugin = &*self.id(), "restarted");
                                     Phase::Live(instance)
                                 }
-                                Err(error) => self.ended(&error.to_string(), Duration::ZERO),
+                                Err(error) => self.not_made(&error),
                             };
                             continue;
                         }
@@ -193,17 +193,33 @@ impl Work {
     fn ended(&mut self, reason: &str, lived: Duration) -> Phase {
         let id = self.id();
         match self.policy.ended(lived) {
-            Verdict::GiveUp => {
+            Verdict::GiveUp if !self.plan.borrow().candidate.factory.is_patient() => {
                 error!(plugin = &*id, reason, "given up after too many restarts");
                 self.registry.set_down(&id, PluginState::Failed, &format!("given up: {reason}"));
                 Phase::Down
             }
-            Verdict::Restart(wait) => {
+            verdict => {
+                let wait = match verdict {
+                    Verdict::Restart(wait) => wait,
+                    Verdict::GiveUp => policy::LONGEST,
+                };
                 error!(plugin = &*id, reason, ?wait, "ended; a new instance follows");
                 self.registry.set_down(&id, PluginState::Restarting, reason);
                 Phase::BackingOff(wait)
             }
         }
+    }
+
+    /// What follows when an instance could not be made.
+    fn not_made(&mut self, error: &Error) -> Phase {
+        if error.class() != Class::InvalidArgument {
+            return self.ended(&error.to_string(), Duration::ZERO);
+        }
+        // It would say the same again.
+        let id = self.id();
+        error!(plugin = &*id, %error, "failed to start");
+        self.registry.set_down(&id, PluginState::Failed, &error.to_string());
+        Phase::Down
     }
 
     async fn obey(&mut self, order: Order, instance: Option<Instance>) -> Phase {
@@ -227,6 +243,7 @@ impl Work {
                     self.drain(&instance).await;
                     instance.end().await;
                 }
+                self.plan.borrow().candidate.factory.rest();
                 let _ = reply.send(Ok(()));
                 Phase::Down
             }
@@ -236,6 +253,12 @@ impl Work {
     /// The first instance.
     async fn start(&mut self) -> (Phase, Result<()>) {
         let id = self.id();
+        if self.plan.borrow().candidate.is_unknown() {
+            // It was asked a moment ago; nobody waits for it a second time.
+            let reason = "it is not there yet";
+            let phase = self.ended(reason, Duration::ZERO);
+            return (phase, Err(Error::unavailable(format!("{id}: {reason}"))));
+        }
         let requires = Arc::clone(&self.plan.borrow().candidate.manifest.requires);
         if let Some(reason) = self.registry.unmet(&requires) {
             warn!(plugin = &*id, reason, "skipped");
@@ -249,7 +272,7 @@ impl Work {
                 (Phase::Live(instance), Ok(()))
             }
             Err(error) if self.plan.borrow().candidate.is_from_process() => {
-                (self.ended(&error.to_string(), Duration::ZERO), Err(error))
+                (self.not_made(&error), Err(error))
             }
             Err(error) => {
                 error!(plugin = &*id, %error, "failed to start");
@@ -283,7 +306,7 @@ impl Work {
         };
         let Some(before) = before else {
             // Nothing else to fall back on: it is tried again, as after any end.
-            return (self.ended(&error.to_string(), Duration::ZERO), Err(error));
+            return (self.not_made(&error), Err(error));
         };
         warn!(plugin = &*id, %error, "the new one did not come up; the old one goes on");
         self.plan.replace(before);
@@ -291,7 +314,7 @@ impl Work {
         let error = error.at(format!("{id} is as it was, the new one did not come up"));
         match self.make(&state).await {
             Ok(instance) => (Phase::Live(instance), Err(error)),
-            Err(again) => (self.ended(&again.to_string(), Duration::ZERO), Err(error)),
+            Err(again) => (self.not_made(&again), Err(error)),
         }
     }
 
@@ -391,7 +414,7 @@ async fn ill(care: &Care, supervision: Supervision) -> String {
         match tokio::time::timeout(deadline, health()).await {
             Ok(Ok(())) => {}
             // That its stream is closed is seen, with the reason, by who waits for its end.
-            Ok(Err(error)) if error.class() == capstan_schema::Class::Unavailable => {}
+            Ok(Err(error)) if error.class() == Class::Unavailable => {}
             Ok(Err(error)) => return format!("it says that it cannot work: {error}"),
             Err(_) => return format!("it hangs: no answer within {deadline:?}"),
         }

@@ -142,6 +142,9 @@ impl Kernel {
         for plan in plans {
             let id = Arc::clone(&plan.candidate.manifest.id);
             let is_admitted = shared.config.borrow().select.admits(&id);
+            if !is_admitted {
+                plan.candidate.factory.rest();
+            }
             shared.keep(plan);
             if is_admitted {
                 // What comes of it is in the registry.

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The first wait. Long enough to not spin, short enough that a user does not notice.
 const FIRST: Duration = Duration::from_millis(10);
 /// The longest wait between two tries.
-const LONGEST: Duration = Duration::from_secs(5);
+pub(super) const LONGEST: Duration = Duration::from_secs(5);
 /// An instance that lived so long counts as healthy: what ended it is a new story.
 const HEALTHY: Duration = Duration::from_secs(60);
 /// So many ends in a row, none of them after a healthy life, and the plugin is given up. With

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::Config;
+use crate::config::EMBEDDED;
 use crate::failure::classify;
 use crate::launch::{self, Dirs};
 use crate::publish::Publisher;
@@ -257,7 +258,10 @@ impl Shared {
         self.tasks.borrow_mut().remove(&task.key);
     }
 
-    async fn create(self: Rc<Self>, create: Create) -> Result<TaskInfo> {
+    async fn create(self: Rc<Self>, mut create: Create) -> Result<TaskInfo> {
+        if create.runtime.is_empty() {
+            create.runtime = EMBEDDED.into();
+        }
         let key = create.key.clone();
         let (runtime, is_systemd_cgroup) = self.config.runtime(&create.runtime)?;
         let rootfs: Vec<RawMount> =

@@ -57,13 +57,16 @@ impl fmt::Debug for Service {
     }
 }
 
+/// Something that an instance is asked.
+pub type Ask<T> = Box<dyn Fn() -> LocalFuture<'static, Result<T>>>;
+
 /// How the supervisor looks after an instance. It stays on the thread of the actors.
 #[derive(Default)]
 pub struct Care {
     /// Whether the instance can do its work. No answer in time counts as an end.
-    pub health: Option<Box<dyn Fn() -> LocalFuture<'static, Result<()>>>>,
+    pub health: Option<Ask<()>>,
     /// Called before an orderly end, when no more calls come. Answers what the next instance should know.
-    pub drain: Option<Box<dyn Fn() -> LocalFuture<'static, Result<Vec<u8>>>>>,
+    pub drain: Option<Ask<Vec<u8>>>,
     /// Its process, if it has one of its own.
     pub pid: Option<u32>,
 }

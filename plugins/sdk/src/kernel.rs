@@ -7,9 +7,10 @@ use capstan_schema::Result;
 use crate::LocalFuture;
 
 /// Where a plugin is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PluginState {
     /// Its factory runs.
+    #[default]
     Starting,
     /// It answers.
     Running,
@@ -49,7 +50,7 @@ impl PluginState {
 }
 
 /// One plugin, as the kernel sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PluginStatus {
     /// `kind.name`.
     pub id: String,

@@ -28,7 +28,8 @@ impl Latency {
     pub fn note(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(STEPS.into());
         let power = ns.ilog2();
-        let within = (ns >> (power - STEPS.ilog2())) as u32 % STEPS;
+        let within = (ns >> (power - STEPS.ilog2())) % u64::from(STEPS);
+        let within = u32::try_from(within).expect("fewer than the steps");
         let index = (power * STEPS + within).min(STEPS * POWERS - 1);
         self.0[index as usize].fetch_add(1, Ordering::Relaxed);
     }

@@ -41,7 +41,7 @@ pub use capstan_schema::{
     Reference, Result,
 };
 pub use context::Context;
-pub use export::{Care, Exports, Peer, Scope, Service};
+pub use export::{Ask, Care, Exports, Peer, Scope, Service};
 pub use kernel::{Control, DaemonInfo, Kernel, PluginState, PluginStatus};
 pub use latency::Latency;
 pub use link::{Absent, Call, Carries, Contract, Link, Lookup, PATIENCE, Provider, Stats};

@@ -191,13 +191,15 @@ impl<C: Contract> Link<C> {
     {
         let again = message.again();
         let provider = self.live(0).await?;
-        match (ask::<C, M>(&provider, message).await, again) {
+        let answer = match (ask::<C, M>(&provider, message).await, again) {
             (Err(error), Some(again)) if error.is_broken_off() => {
                 let next = self.live(provider.generation).await?;
                 ask::<C, M>(&next, again).await
             }
             (answer, _) => answer,
-        }
+        };
+        // To the caller's own callers it is one error among others.
+        answer.map_err(Error::settled)
     }
 
     /// The live instance, of a later generation than `after`.

@@ -107,6 +107,14 @@ pub trait Factory {
     /// Fails with the path of what does not decode.
     fn complete(&self, section: toml::Table) -> LocalFuture<'static, Result<toml::Table>>;
 
+    /// Lets go of what is kept ready for a start that will not come.
+    fn rest(&self) {}
+
+    /// Whether it is tried again without end: somebody else starts what serves it, whenever that is.
+    fn is_patient(&self) -> bool {
+        false
+    }
+
     /// Makes an instance from a complete section.
     fn start(
         &self,

@@ -7,7 +7,9 @@ use capnp::capability::Client;
 use capstan_schema::{Error, Namespace, Result};
 
 use super::{Far, Proxy, Wire};
-use crate::contract::{GcPolicy, Metrics, Sink, Snapshotter};
+use crate::contract::{
+    Content, Differ, Events, GcPolicy, Metadata, Metrics, Runtime, Sink, Snapshotter,
+};
 use crate::{Contract, Link, Lookup, Scope, rpc};
 
 /// A provider that is to be reached over a boundary.
@@ -72,6 +74,10 @@ where
     Arc::new(C::Addr::from(&Proxy::<C>::start(far)))
 }
 
+fn serve_content(serving: &Serving) -> Result<Client> {
+    Ok(rpc::content::serve_over(serving.link(), serving.namespace()?, serving.wire.clone()))
+}
+
 fn serve_snapshotter(serving: &Serving) -> Result<Client> {
     Ok(rpc::snapshotter::serve(serving.link(), serving.namespace()?))
 }
@@ -107,6 +113,39 @@ pub const ADAPTERS: &[Adapter] = &[
         serve: serve_sink,
         proxy: proxy_of::<Sink>,
         peers: Some(Peers { scope: Scope::Global, serve: serve_sink }),
+    },
+    Adapter {
+        kind: Content::KIND,
+        serve: serve_content,
+        proxy: proxy_of::<Content>,
+        peers: Some(Peers { scope: Scope::Namespaced, serve: serve_content }),
+    },
+    Adapter {
+        kind: Differ::KIND,
+        serve: |serving| Ok(rpc::differ::serve(serving.link(), serving.wire.clone())),
+        proxy: proxy_of::<Differ>,
+        peers: None,
+    },
+    Adapter {
+        kind: Events::KIND,
+        serve: |serving| Ok(rpc::event_log::serve(serving.link())),
+        proxy: proxy_of::<Events>,
+        peers: Some(Peers {
+            scope: Scope::Namespaced,
+            serve: |serving| Ok(rpc::events::serve(serving.link(), serving.namespace()?)),
+        }),
+    },
+    Adapter {
+        kind: Metadata::KIND,
+        serve: |serving| Ok(rpc::metadata::serve(serving.link(), serving.confined.clone())),
+        proxy: proxy_of::<Metadata>,
+        peers: None,
+    },
+    Adapter {
+        kind: Runtime::KIND,
+        serve: |serving| Ok(rpc::runtime::serve(serving.link())),
+        proxy: proxy_of::<Runtime>,
+        peers: None,
     },
     Adapter {
         kind: Snapshotter::KIND,

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ impl Far {
     }
 
     /// Sends a descriptor to the other side.
-    pub(crate) async fn give(&self, descriptor: &OwnedFd) -> Result<u64> {
+    pub(crate) async fn give(&self, descriptor: impl AsFd) -> Result<u64> {
         self.0.wire.give(descriptor).await
     }
 
@@ -85,7 +85,18 @@ impl Far {
 /// Calls over a boundary: `call!(far, request, |results| read them)`. The body gives a `Result`.
 macro_rules! call {
     ($far:expr, $request:expr, |$results:ident| $read:expr) => {
-        match $request.send().promise.await {
+        $crate::outside::answered!($far, $request.send().promise, |$results| $read)
+    };
+    ($far:expr, $request:expr) => {
+        $crate::outside::call!($far, $request, |_results| Ok(()))
+    };
+}
+pub(crate) use call;
+
+/// The answer to a call that was sent before, as [`call!`] reads it.
+macro_rules! answered {
+    ($far:expr, $promise:expr, |$results:ident| $read:expr) => {
+        match $promise.await {
             Ok(response) => match response.get() {
                 Ok($results) => {
                     match capstan_schema::Error::read($results.has_error(), $results.get_error()) {
@@ -98,11 +109,8 @@ macro_rules! call {
             Err(error) => Err($far.broken(error)),
         }
     };
-    ($far:expr, $request:expr) => {
-        $crate::outside::call!($far, $request, |_results| Ok(()))
-    };
 }
-pub(crate) use call;
+pub(crate) use answered;
 
 /// The actor that passes the messages of a contract on to the far end.
 #[derive(Debug)]

@@ -42,7 +42,15 @@ pub fn serve(stream: OwnedFd, descriptors: OwnedFd) -> Result<()> {
             all.len()
         )));
     };
-    let descriptor = *descriptor;
+    serve_one(*descriptor, stream, descriptors)
+}
+
+/// [`serve`], for a plugin that is one of several in this image.
+pub(crate) fn serve_one(
+    descriptor: PluginDescriptor,
+    stream: OwnedFd,
+    descriptors: OwnedFd,
+) -> Result<()> {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -293,7 +301,7 @@ impl plugin::Server for Server {
             })?;
             self.descriptor.complete(section).await
         };
-        answer!(results, work, |out, section| out.set_section(&section.to_string()))
+        answer!(results, work, |out, section| out.set_section(section.to_string()))
     }
 
     async fn start(

@@ -13,6 +13,8 @@
 //!
 //! What the two sides say is in plugin.capnp; how a library is entered, in [`abi`](crate::abi).
 
+#[cfg(test)]
+mod across;
 mod adapter;
 mod far;
 mod guest;
@@ -21,8 +23,12 @@ mod log;
 mod session;
 mod wire;
 
+#[cfg(test)]
+pub(crate) use across::across;
 pub use adapter::{ADAPTERS, Adapter, Peers, Serving, adapter};
-pub(crate) use far::{Far, Proxy, call};
+pub(crate) use far::{Far, Proxy, answered, call};
+#[cfg(feature = "testing")]
+pub(crate) use guest::serve_one;
 pub use guest::{remote, serve};
 pub use session::Session;
 pub use wire::Wire;

@@ -6,14 +6,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use capnp::capability::Client;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{RpcSystem, twoparty};
 use capstan_schema::plugin_capnp::{LogLevel, plugin, services};
 use capstan_schema::{Error, Namespace, Result, read_texts};
+use futures::FutureExt as _;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::compat::{TokioAsyncReadCompatExt as _, TokioAsyncWriteCompatExt as _};
 use tracing::level_filters::LevelFilter;
@@ -28,13 +30,17 @@ use crate::{Context, Exports, Manifest, Scope};
 /// Texts of a manifest are short. What is longer is no manifest.
 const LONGEST: usize = 1024;
 
+/// What was said last has so long to go out to a plugin that does not read.
+const CLOSING: Duration = Duration::from_millis(100);
+
 /// A plugin at the other end of two sockets. Dropping it closes them, which ends the plugin.
 pub struct Session {
     plugin: plugin::Client,
     wire: Wire,
     reason: Rc<RefCell<String>>,
     ended: watch::Receiver<bool>,
-    stream: JoinHandle<()>,
+    /// Dropped, it closes the stream.
+    _stream: oneshot::Sender<()>,
     descriptors: JoinHandle<()>,
     foreign: RefCell<Option<Foreign>>,
 }
@@ -47,7 +53,6 @@ impl std::fmt::Debug for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.stream.abort();
         self.descriptors.abort();
     }
 }
@@ -125,10 +130,20 @@ impl Session {
         let plugin = system.bootstrap(Side::Server);
         let reason = Rc::new(RefCell::new(String::new()));
         let (end, ended) = watch::channel(false);
-        let stream = tokio::task::spawn_local({
+        let (stream, closed) = oneshot::channel();
+        let disconnector = system.get_disconnector();
+        tokio::task::spawn_local({
             let reason = Rc::clone(&reason);
             async move {
-                let outcome = system.await;
+                let outcome = tokio::select! {
+                    outcome = &mut system => outcome,
+                    _ = closed => {
+                        // Calls that are under way fail now; the system has to run for them to see it.
+                        let _ = disconnector.now_or_never();
+                        let _ = tokio::time::timeout(CLOSING, &mut system).await;
+                        Ok(())
+                    }
+                };
                 let mut reason = reason.borrow_mut();
                 if let (Err(error), true) = (outcome, reason.is_empty()) {
                     *reason = format!("its stream broke: {error}");
@@ -139,7 +154,15 @@ impl Session {
         });
         let receiver = wire.clone();
         let descriptors = tokio::task::spawn_local(async move { receiver.receive().await });
-        Ok(Self { plugin, wire, reason, ended, stream, descriptors, foreign: RefCell::default() })
+        Ok(Self {
+            plugin,
+            wire,
+            reason,
+            ended,
+            _stream: stream,
+            descriptors,
+            foreign: RefCell::default(),
+        })
     }
 
     /// What the plugin says that it is.
@@ -174,7 +197,7 @@ impl Session {
     /// `InvalidArgument`, with the path of what does not decode.
     pub async fn complete(&self, section: &toml::Table) -> Result<toml::Table> {
         let mut request = self.plugin.complete_request();
-        request.get().set_section(&section.to_string());
+        request.get().set_section(section.to_string());
         let section = call!(Nameless, request, |results| text(results.get_section()))?;
         section.parse().map_err(|error| {
             Error::internal(format!("the plugin's configuration is no TOML: {error}"))
@@ -194,7 +217,7 @@ impl Session {
         let mut request = self.plugin.start_request();
         let mut params = request.get();
         params.set_host(capnp_rpc::new_client(host));
-        params.set_section(&section.to_string());
+        params.set_section(section.to_string());
         params.set_state(context.handed_over());
         params.set_log(match LevelFilter::current().into_level() {
             Some(tracing::Level::TRACE) => LogLevel::Trace,
@@ -252,6 +275,11 @@ impl Session {
         exports
     }
 
+    /// Whether the other side is gone.
+    pub fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
     /// Waits until the other side is gone; answers why.
     pub async fn ended(&self) -> String {
         let mut ended = self.ended.clone();
@@ -261,5 +289,33 @@ impl Session {
             "" => "it closed its stream".into(),
             reason => reason.to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    #[test]
+    fn a_call_fails_when_the_other_side_goes_away() {
+        actix_rt::System::new().block_on(async {
+            let (stream, its_stream) = pair(SocketType::STREAM);
+            let (descriptors, _its_descriptors) = pair(SocketType::SEQPACKET);
+            let session = Session::new(stream, descriptors).unwrap();
+            let leave = async {
+                // The question is on its way by then.
+                tokio::task::yield_now().await;
+                drop(its_stream);
+            };
+            let (answer, ()) = futures::join!(session.describe(), leave);
+            assert_eq!(answer.unwrap_err().class(), capstan_schema::Class::Unavailable);
+            session.ended().await;
+        });
     }
 }

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::time::Duration;
@@ -70,7 +70,7 @@ impl Wire {
     ///
     /// # Errors
     /// `Unimplemented`: there is no way for descriptors. `Unavailable`: the other side is gone.
-    pub async fn give(&self, descriptor: &OwnedFd) -> Result<u64> {
+    pub async fn give(&self, descriptor: impl AsFd) -> Result<u64> {
         let socket = self.socket()?;
         let number = socket.last.get() + 1;
         socket.last.set(number);

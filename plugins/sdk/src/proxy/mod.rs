@@ -1,8 +1,13 @@
 //! Adapters from Cap'n Proto interfaces to contracts: one module per kind, each with the handlers of
 //! [`Proxy`](crate::outside::Proxy) for the messages of its contract. The other direction is [`rpc`](crate::rpc).
 
+mod content;
+mod differ;
+mod events;
 mod gc_policy;
+mod metadata;
 mod metrics;
+mod runtime;
 mod sink;
 mod snapshotter;
 
@@ -39,6 +44,8 @@ fn labels<'b>(
     write_labels(labels, init(u32::try_from(labels.len()).expect("labels are few")));
 }
 
-fn mounts(list: capnp::Result<capnp::struct_list::Reader<'_, mount::Owned>>) -> Result<Vec<Mount>> {
+pub(crate) fn mounts(
+    list: capnp::Result<capnp::struct_list::Reader<'_, mount::Owned>>,
+) -> Result<Vec<Mount>> {
     list?.iter().map(Mount::read).collect()
 }

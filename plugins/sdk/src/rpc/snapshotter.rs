@@ -22,7 +22,7 @@ pub fn serve(link: Link<Snapshotter>, namespace: Namespace) -> Client {
     capnp_rpc::new_client::<wire::snapshotter::Client, _>(Server { link, namespace }).client
 }
 
-fn write_mounts(
+pub(crate) fn write_mounts(
     mounts: &[Mount],
     mut list: capnp::struct_list::Builder<'_, capstan_schema::common_capnp::mount::Owned>,
 ) {
