@@ -37,7 +37,8 @@ impl Disk {
     /// A fresh xfs, on which files can share their data (reflinks).
     pub fn xfs(mib: u64) -> Self {
         let mut make = Command::new(find("mkfs.xfs"));
-        Self::make(mib, make.args(["-q", "-m", "reflink=1"])).unwrap_or_else(|error| panic!("{error}"))
+        Self::make(mib, make.args(["-q", "-m", "reflink=1"]))
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// `make` gets the image as its last argument.

@@ -31,11 +31,7 @@ const ANY_TEST: &str = "conformance";
 
 /// Somebody else's plugins, for tests: directory, library, and program if it has one.
 const THIRD_PARTY: [(&str, &str, Option<&str>); 2] = [
-    (
-        "integration/third-party/reflink",
-        "libsnapshotter_reflink.so",
-        Some("snapshotter-reflink"),
-    ),
+    ("integration/third-party/reflink", "libsnapshotter_reflink.so", Some("snapshotter-reflink")),
     ("integration/third-party/misbehaved", "libmetrics_misbehaved.so", None),
 ];
 
@@ -89,7 +85,10 @@ fn third_party(out: &Path) -> Result<()> {
     let target = root().join("target/third-party");
     for (dir, library, program) in THIRD_PARTY {
         let mut cargo = cargo();
-        cargo.current_dir(root().join(dir)).args(["build", "--locked", "--target-dir"]).arg(&target);
+        cargo
+            .current_dir(root().join(dir))
+            .args(["build", "--locked", "--target-dir"])
+            .arg(&target);
         run(&mut cargo)?;
         for file in [Some(library), program].into_iter().flatten() {
             install(&target.join("debug").join(file), out)?;

@@ -131,7 +131,7 @@ fn silent(name: &str, macros: &[&str]) {
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             let parts = [name, "did not answer within 10s"];
-            check.host.fails(&["plugins", "load", &library], 7, "Unavailable", &parts);
+            check.host.fails(&["plugins", "load", &library], 10, "Corrupt", &parts);
         });
         while !load.is_finished() {
             host.ok(&["images", "ls"]);
@@ -149,7 +149,8 @@ fn silent(name: &str, macros: &[&str]) {
         let daemon = format!("PPid:\t{}\n", host.daemon_pid());
         parent.contains(&daemon) && command.ends_with(b"plugin-host\0")
     };
-    let hosts = || fs::read_dir("/proc").unwrap().flatten().filter(|it| is_host(&it.path())).count();
+    let hosts =
+        || fs::read_dir("/proc").unwrap().flatten().filter(|it| is_host(&it.path())).count();
     host.until("its process is gone", || hosts() == 0);
     check.bystander.end();
 }
@@ -269,7 +270,11 @@ fn a_bad_library_in_the_configuration_stops_the_boot_with_the_reason() {
     let parts = ["Corrupt", "metrics.misbehaved", "its sha256 is", digest.as_str()];
     fails(&mut host, &format!("{pinned}{digest:?}\n"), &parts);
     let named = format!("[load.\"metrics.other\"]\nlibrary = {library:?}\n");
-    fails(&mut host, &named, &["InvalidArgument", "metrics.other", "is the plugin metrics.misbehaved"]);
+    fails(
+        &mut host,
+        &named,
+        &["InvalidArgument", "metrics.other", "is the plugin metrics.misbehaved"],
+    );
     let wrong = format!("[load.\"metrics.other\"]\nlibrary = {other:?}\n");
     fails(&mut host, &wrong, &["InvalidArgument", "metrics.other", "ABI version 99"]);
 

@@ -9,7 +9,7 @@ use super::Status;
 use super::third_party::{cargo, place, root, succeed, target};
 
 /// `cargo xtask new-plugin ..`, as it is typed in the checkout.
-fn new_plugin(kind: &str, name: &str, dir: &Path) -> Command {
+pub(super) fn new_plugin(kind: &str, name: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["run", "--quiet", "--package", "xtask", "--", "new-plugin", kind, name]);
     command.arg(dir).current_dir(root());
