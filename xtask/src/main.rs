@@ -11,7 +11,6 @@ mod python;
 mod schema;
 mod tidy;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -28,8 +27,7 @@ usage: cargo xtask TASK
   python             make target/python: a Python with pycapnp, for the tests of a plugin in Python
   ci                 the whole gate: format, tidy, schema, clippy, build, all tests
   new-plugin KIND NAME DIR
-                     make a crate outside of this workspace, with a plugin that works (KIND: gc-policy, metrics,
-                     sink, snapshotter)
+                     make a crate outside of this workspace, with a plugin that works
   demo               show the binaries at work: pull, run, exec, a daemon that dies and comes back
   bench [ARGS]       measure them beside containerd, runc and crun
 
@@ -60,7 +58,7 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
             python::install()?;
         }
         ["ci"] => return ci::ci(),
-        ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, Path::new(dir))?,
+        ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, dir.as_ref())?,
         ["demo"] => demo::demo()?,
         ["bench", args @ ..] => bench::bench(args)?,
         ["help" | "-h" | "--help"] => print_help(),

@@ -3,7 +3,7 @@
 //! The files are in template/, with words in them that stand for what differs from one plugin to the next.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -89,16 +89,16 @@ pub(crate) fn new_plugin(kind: &str, name: &str, dir: &Path) -> Result<()> {
     let lock = root().join("Cargo.lock");
     fs::copy(&lock, dir.join("Cargo.lock")).with_context(|| format!("copy {}", lock.display()))?;
     let library = format!("lib{}.so", format!("{}-{name}", kind.name).replace('-', "_"));
-    println!(
+    let next = format!(
         "{}.{name} is in {}. Next, there:\n\n\
          \x20 cargo build --release\n\
          \x20 cargo test\n\
          \x20 capstan plugins load target/release/{library}\n\n\
-         README.md says more.",
+         README.md says more.\n",
         kind.name,
         dir.display()
     );
-    Ok(())
+    std::io::stdout().write_all(next.as_bytes()).context("say what is next")
 }
 
 fn find(name: &str) -> Result<&'static Kind> {

@@ -107,7 +107,9 @@ fn on_a_thread_of_the_daemon_it_is_contained() {
 
     ward.is_refused("panic-in-build", 1, "Internal", "it panicked in build");
     ward.is_refused("refuse", 6, "FailedPrecondition", "it refused, as it was told to");
-    ward.is_refused("nonsense", 5, "InvalidArgument", "nonsense");
+    ward.write("nonsense");
+    ward.host.fails(&["plugins", "reload"], 5, "InvalidArgument", &[ID, "`nonsense`"]);
+    assert!(ward.status().is_running());
     bystander.check("a plugin that cannot be made");
 
     ward.tell("panic-in-drop");
