@@ -6,6 +6,7 @@ mod outside;
 mod plugins;
 mod pull;
 mod python;
+mod replace;
 mod run;
 mod security;
 mod survival;
