@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod outside;
 mod plugins;
 mod pull;
 mod python;
