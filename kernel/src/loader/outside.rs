@@ -336,10 +336,12 @@ impl Live {
         match &mut self.body {
             Body::Thread(thread) => {
                 let reason = self.session.ended().await;
-                let code = match thread.as_mut() {
-                    Some(thread) => tokio::time::timeout(Duration::from_millis(100), thread).await,
-                    None => return reason,
-                };
+                let Some(end) = thread.as_mut() else { return reason };
+                let code = tokio::time::timeout(Duration::from_millis(100), end).await;
+                if code.is_ok() {
+                    // It has ended, and the next instance need not wait for that.
+                    *thread = None;
+                }
                 match code {
                     Ok(Ok(abi::PANICKED)) => "a panic went through its thread".into(),
                     _ => reason,
