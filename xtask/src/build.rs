@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::command::{cargo, root, run};
+use crate::libraries;
 
 /// The programs beside the shim: package and binary.
 const PROGRAMS: [(&str, &str); 3] = [
@@ -66,6 +67,7 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
             for (_, binary) in PROGRAMS {
                 cargo.args(["--bin", binary]);
             }
+            libraries::select(&mut cargo, libraries::ALL);
             "target/debug"
         }
     };
@@ -76,6 +78,7 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
     install(&shim()?, &out)?;
     if kind == Kind::Test {
         third_party(&out)?;
+        libraries::install(libraries::ALL, &root().join(built), &out)?;
     }
     Ok(out)
 }

@@ -5,6 +5,7 @@ mod build;
 mod ci;
 mod command;
 mod demo;
+mod libraries;
 mod new_plugin;
 mod packages;
 mod python;

@@ -60,7 +60,7 @@ fn section(concurrency: u32) -> String {
     format!(
         "[load.\"differ.tar\"]\nlibrary = {:?}\nisolated = true\n\
          [plugins.\"transfer.local\"]\nconcurrency = {concurrency}\n",
-        program("plugins/diff-tar.so")
+        program("plugins/differ.tar.so")
     )
 }
 
@@ -71,7 +71,7 @@ fn nothing_fails_while_plugins_are_replaced() {
     let host = Host::with_config(&section(3));
     let image = registry.reference("busybox");
     host.ok(&["images", "pull", "--plain-http", &image]);
-    let library = program("plugins/snapshot-native.so");
+    let library = program("plugins/snapshotter.native.so");
     let library = library.to_str().unwrap();
     host.ok(&["plugins", "replace", "snapshotter.native", library]);
     host.ok(&["images", "unpack", "--snapshotter", "native", &image]);

@@ -2,7 +2,6 @@
 //! the programs that `cargo xtask build --test` makes.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use actix::{Actor, Addr, Context as Cell, Handler};
@@ -86,42 +85,8 @@ fn program(name: &str) -> PathBuf {
     path
 }
 
-/// The smallest directory in which a command runs.
-fn rootfs(dir: PathBuf) -> PathBuf {
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
-    let busybox = busybox.into_iter().find(|path| path.is_file());
-    let busybox = busybox.expect("busybox is not installed: install the package busybox-static");
-    for name in ["bin", "dev", "proc"] {
-        fs::create_dir_all(dir.join(name)).unwrap();
-    }
-    fs::copy(busybox, dir.join("bin/busybox")).unwrap();
-    std::os::unix::fs::symlink("busybox", dir.join("bin/sh")).unwrap();
-    dir
-}
-
-/// Removes the cgroups below which those of containers were. The plugin does that at its end, but not for a
-/// namespace in which no container could be created.
-struct Cgroups(String);
-
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        // One hierarchy, or several in its place.
-        let root = PathBuf::from("/sys/fs/cgroup");
-        let several = fs::read_dir(&root).into_iter().flatten().flatten();
-        for hierarchy in several.map(|entry| entry.path()).chain([root]) {
-            let parent = hierarchy.join(&self.0);
-            for namespace in fs::read_dir(&parent).into_iter().flatten().flatten() {
-                // It fails for files, which go with their directory.
-                let _ = fs::remove_dir(namespace.path());
-            }
-            let _ = fs::remove_dir(parent);
-        }
-    }
-}
-
 #[test]
 fn conformance() {
-    let cgroups = Cgroups(format!("capstan-test-{}", std::process::id()));
     run(|| async {
         let mut bench = Bench::new();
         let section = format!(
@@ -131,10 +96,7 @@ fn conformance() {
         );
         bench.start::<Log>("").await.unwrap();
         bench.start::<LinuxRuntime>(&section).await.unwrap();
-        let bundle = Bundle {
-            rootfs: rootfs(bench.path("rootfs")),
-            cgroup_parent: format!("/{}", cgroups.0),
-        };
+        let (bundle, _cgroups) = Bundle::of_busybox(bench.path("rootfs"));
         runtime::run(&bench.link("runtime"), &bundle).await;
         let told = bench.link::<Events>("events");
         let read = Read { after: 0, limit: usize::MAX, filter: Default::default() };

@@ -44,7 +44,7 @@ pub use context::Context;
 pub use export::{Ask, Care, Exports, Peer, Scope, Service};
 pub use kernel::{Control, DaemonInfo, Kernel, PluginState, PluginStatus};
 pub use latency::Latency;
-pub use link::{Absent, Call, Carries, Contract, Link, Lookup, PATIENCE, Provider, Stats};
+pub use link::{Absent, Call, Carries, Contract, Handles, Link, Lookup, PATIENCE, Provider, Stats};
 pub use outside::remote;
 pub use plugin::{
     Descriptor as PluginDescriptor, Factory, Info, LocalFuture, Manifest, Plugin, Running,

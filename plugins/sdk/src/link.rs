@@ -18,6 +18,11 @@ use crate::latency::Latency;
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A message of a contract, with the type of its answer.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message of any contract",
+    label = "no message",
+    note = "messages are made by `contract!`; those of capstan are in `capstan_sdk::contract`"
+)]
 pub trait Call: actix::Message<Result = Result<Self::Reply>> + Send + Sized + 'static {
     /// What comes back when it works.
     type Reply: Send + 'static;
@@ -33,6 +38,12 @@ pub trait Call: actix::Message<Result = Result<Self::Reply>> + Send + Sized + 's
 }
 
 /// A contract: the messages that every plugin of one kind understands. Made by `contract!`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no contract",
+    label = "no contract",
+    note = "contracts are made by `contract!`; those of capstan are in `capstan_sdk::contract`. The address of a \
+            contract, `..Addr`, is not the contract"
+)]
 pub trait Contract: 'static {
     /// The kind: the part of a plugin id before the first dot.
     const KIND: &'static str;
@@ -41,10 +52,27 @@ pub trait Contract: 'static {
 }
 
 /// Says that a contract has this message.
+#[diagnostic::on_unimplemented(
+    message = "the contract `{Self}` has no message `{M}`",
+    label = "sent to a plugin that does not understand it",
+    note = "a `Link<C>` carries the messages of the contract `C`: get a link to the plugin whose contract has this one, \
+            or send a message of this contract"
+)]
 pub trait Carries<M: Call>: Contract {
     /// The mailbox for it.
     fn recipient(addr: &Self::Addr) -> &Recipient<M>;
 }
+
+/// Says that an actor understands a message: it has an `actix::Handler` for it, and that is all.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle the message `{M}` of the contract that it offers",
+    label = "a handler is missing",
+    note = "write `impl actix::Handler<{M}> for {Self}`: a plugin handles all messages of its contract"
+)]
+pub trait Handles<M: actix::Message<Result: Send> + Send + 'static>: actix::Handler<M> {}
+
+#[diagnostic::do_not_recommend]
+impl<A: actix::Handler<M>, M: actix::Message<Result: Send> + Send + 'static> Handles<M> for A {}
 
 /// Counters of one plugin, over all of its instances.
 #[derive(Debug, Default)]
@@ -319,8 +347,8 @@ macro_rules! contract {
         impl<A> From<&$crate::macro_support::actix::Addr<A>> for $addr
         where
             A: $crate::macro_support::actix::Actor<Context = $crate::macro_support::actix::Context<A>>
-                $(+ $crate::macro_support::actix::Handler<$message>)*
-                $($(+ $crate::macro_support::actix::Handler<$shared>)*)?,
+                $(+ $crate::Handles<$message>)*
+                $($(+ $crate::Handles<$shared>)*)?,
         {
             fn from(addr: &$crate::macro_support::actix::Addr<A>) -> Self {
                 Self {

@@ -32,10 +32,63 @@ pub struct Info {
     pub rank: i32,
 }
 
+impl Info {
+    /// Fails where the kernel would refuse the plugin: at compile time, in a constant.
+    #[track_caller]
+    const fn check(&self) {
+        assert!(
+            is_id(self.id.as_bytes()),
+            "`Info::id` is `kind.name`: two words of a-z, 0-9 and `-` with one dot between, such as `metrics.process`"
+        );
+        let mut at = 0;
+        while at < self.requires.len() {
+            let mut target = self.requires[at].as_bytes();
+            if let [before @ .., b'?'] = target {
+                target = before;
+            }
+            assert!(
+                is_word(target) || is_id(target),
+                "an entry of `Info::requires` is a kind or an id, with or without `?` behind it, such as `metadata`, \
+                 `snapshotter.overlay` or `events?`"
+            );
+            at += 1;
+        }
+    }
+}
+
+const fn is_id(text: &[u8]) -> bool {
+    let mut dot = 0;
+    while dot < text.len() && text[dot] != b'.' {
+        dot += 1;
+    }
+    if dot == text.len() {
+        return false;
+    }
+    let (kind, rest) = text.split_at(dot);
+    is_word(kind) && is_word(rest.split_at(1).1)
+}
+
+const fn is_word(text: &[u8]) -> bool {
+    let mut at = 0;
+    while at < text.len() {
+        if !matches!(text[at], b'a'..=b'z' | b'0'..=b'9' | b'-') {
+            return false;
+        }
+        at += 1;
+    }
+    !text.is_empty()
+}
+
 /// A plugin: an actor with a factory.
 ///
 /// The kernel makes a new instance from the factory after each end that it did not ask for: state
 /// that must survive belongs on disk or in the metadata plugin.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no plugin: it does not implement `capstan_sdk::Plugin`",
+    label = "no plugin",
+    note = "a plugin is an actor: implement `actix::Actor` with `type Context = actix::Context<Self>`, and \
+            `capstan_sdk::Plugin`"
+)]
 pub trait Plugin: Actor<Context = actix::Context<Self>> + Sized {
     /// The constant facts.
     const INFO: Info;
@@ -95,6 +148,11 @@ impl From<&Info> for Manifest {
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// What makes instances of one plugin, wherever it comes from: compiled in, a shared library, a process.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` makes no instances of a plugin: it does not implement `capstan_sdk::Factory`",
+    label = "no factory",
+    note = "for a plugin type that is compiled in, `PluginDescriptor::of::<It>()` is the factory"
+)]
 pub trait Factory {
     /// What the next instance will be, where that can change from one to the next: a process says it when
     /// it is there.
@@ -147,7 +205,12 @@ inventory::collect!(Descriptor);
 
 impl Descriptor {
     /// The descriptor of a plugin type.
+    ///
+    /// # Panics
+    /// If id or requirements are not as [`Info`] says. [`export_plugin!`] calls this when the plugin is compiled.
+    #[track_caller]
     pub const fn of<P: Plugin>() -> Self {
+        P::INFO.check();
         Self {
             info: P::INFO,
             default: default_config::<P>,
@@ -233,4 +296,37 @@ macro_rules! export_plugin {
             $crate::PluginDescriptor::of::<$plugin>()
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_two_words() {
+        let check = |text: &str, expected: bool| {
+            assert_eq!(is_id(text.as_bytes()), expected, "{text:?}");
+        };
+        check("metrics.process", true);
+        check("gc-policy.age2", true);
+        for text in ["", ".", "metrics", "metrics.", ".process", "a.b.c", "A.b", "a/b.c", "a b.c"] {
+            check(text, false);
+        }
+    }
+
+    #[test]
+    fn a_requirement_is_a_kind_or_an_id() {
+        let check = |requirement: &'static str, expected: bool| {
+            let requires: &'static [&'static str] = vec![requirement].leak();
+            let info = Info { id: "a.b", version: "", about: "", requires, rank: 0 };
+            let outcome = std::panic::catch_unwind(|| info.check());
+            assert_eq!(outcome.is_ok(), expected, "{requirement:?}");
+        };
+        for requirement in ["metadata", "metadata?", "snapshotter.overlay", "sink.file?"] {
+            check(requirement, true);
+        }
+        for requirement in ["", "?", "a??", ".", "a.", "a b", "a.b.c"] {
+            check(requirement, false);
+        }
+    }
 }

@@ -32,6 +32,48 @@ pub struct Bundle {
     pub cgroup_parent: String,
 }
 
+impl Bundle {
+    /// The smallest: the busybox of this machine, in `rootfs`, which is made. The cgroups of its containers, below
+    /// one of this process's own, go with the guard.
+    ///
+    /// # Panics
+    /// If there is no busybox, or the directory cannot be made.
+    pub fn of_busybox(rootfs: PathBuf) -> (Self, Cgroups) {
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
+        let busybox = busybox.into_iter().find(|path| path.is_file());
+        let busybox =
+            busybox.expect("busybox is not installed: install the package busybox-static");
+        for name in ["bin", "dev", "proc"] {
+            fs::create_dir_all(rootfs.join(name)).expect("a directory in the bundle");
+        }
+        fs::copy(busybox, rootfs.join("bin/busybox")).expect("copy busybox");
+        std::os::unix::fs::symlink("busybox", rootfs.join("bin/sh")).expect("a link to busybox");
+        let cgroups = Cgroups(format!("capstan-test-{}", std::process::id()));
+        (Self { rootfs, cgroup_parent: format!("/{}", cgroups.0) }, cgroups)
+    }
+}
+
+/// Removes, when it is dropped, the cgroups below which those of containers were. A runtime does that at its end, but
+/// not for a namespace in which no container could be created.
+#[derive(Debug)]
+pub struct Cgroups(String);
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        // One hierarchy, or several in its place.
+        let root = PathBuf::from(CGROUPS);
+        let several = fs::read_dir(&root).into_iter().flatten().flatten();
+        for hierarchy in several.map(|entry| entry.path()).chain([root]) {
+            let parent = hierarchy.join(&self.0);
+            for namespace in fs::read_dir(&parent).into_iter().flatten().flatten() {
+                // It fails for files, which go with their directory.
+                let _ = fs::remove_dir(namespace.path());
+            }
+            let _ = fs::remove_dir(parent);
+        }
+    }
+}
+
 /// One case with a runtime under test.
 struct Suite {
     link: Link<Runtime>,

@@ -1,0 +1,11 @@
+//! A message is sent on the link of another contract.
+
+use capstan_sdk::Link;
+use capstan_sdk::contract::Differ;
+use capstan_sdk::contract::metrics::Collect;
+
+fn ask(link: &Link<Differ>) {
+    let _ = link.send(Collect);
+}
+
+fn main() {}
