@@ -90,7 +90,7 @@ fn third_party(out: &Path) -> Result<()> {
         let mut cargo = cargo();
         cargo
             .current_dir(root().join(dir))
-            .args(["build", "--locked", "--target-dir"])
+            .args(["build", "--locked", "--lib", "--bins", "--examples", "--target-dir"])
             .arg(&target);
         run(&mut cargo)?;
         for file in [Some(library), program].into_iter().flatten() {

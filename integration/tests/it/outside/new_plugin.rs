@@ -1,6 +1,6 @@
 //! `cargo xtask new-plugin`: the crate that it makes builds, passes its suite, and loads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use capstan_integration::{DockerRegistry, Host};
@@ -16,10 +16,16 @@ pub(super) fn new_plugin(kind: &str, name: &str, dir: &Path) -> Command {
     command
 }
 
+/// A place for a crate, where nothing is. It is the same each time: elsewhere cargo would keep what it built for each.
+fn fresh(name: &str) -> PathBuf {
+    let dir = target().join("crates").join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    dir
+}
+
 #[test]
 fn a_new_snapshotter_builds_passes_its_suite_and_loads() {
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path().join("mine");
+    let dir = fresh("mine");
     let said = succeed(&mut new_plugin("snapshotter", "mine", &dir));
     for line in ["cargo build --release", "cargo test", "capstan plugins load target/release/"] {
         assert!(said.contains(line), "{said}");
@@ -66,10 +72,9 @@ fn a_new_snapshotter_builds_passes_its_suite_and_loads() {
 
 #[test]
 fn new_plugins_of_the_other_kinds_do_so_too() {
-    let dir = tempfile::tempdir().unwrap();
     let host = Host::new();
     for kind in ["gc-policy", "metrics", "sink"] {
-        let dir = dir.path().join(kind);
+        let dir = fresh(kind);
         succeed(&mut new_plugin(kind, "my-own", &dir));
         cargo(&dir, &["test", "--quiet"]);
         cargo(&dir, &["build", "--quiet"]);
@@ -82,8 +87,11 @@ fn new_plugins_of_the_other_kinds_do_so_too() {
     }
     let metrics = host.ok(&["metrics"]);
     assert!(metrics.contains("\nmetrics_my_own_age_seconds "), "{metrics}");
-    host.ok(&["namespaces", "create", "told"]);
+    // A new sink begins at the present, and that is when it is seen: within a second.
+    let mut number = 0;
     host.until("the sink got an event and said so", || {
+        number += 1;
+        host.ok(&["namespaces", "create", &format!("told-{number}")]);
         host.log().lines().any(|line| line.contains("sink.my-own") && line.contains("an event"))
     });
 }

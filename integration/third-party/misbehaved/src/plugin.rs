@@ -18,7 +18,7 @@ const HUGE: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Misbehaved {
     what: What,
-    leaked: Vec<u8>,
+    leaked: Vec<Vec<u8>>,
 }
 
 export_plugin!(Misbehaved);
@@ -53,6 +53,15 @@ impl Plugin for Misbehaved {
     }
 }
 
+impl Misbehaved {
+    /// Takes memory, and writes to each page of it: before that it is a promise of the system.
+    fn leak(&mut self) {
+        let mut more = vec![0; LEAK];
+        more.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+        self.leaked.push(more);
+    }
+}
+
 impl Actor for Misbehaved {
     type Context = Cell<Self>;
 }
@@ -76,11 +85,12 @@ impl Handler<Collect> for Misbehaved {
                 std::thread::sleep(Duration::from_secs(60));
             },
             What::Abort => std::process::abort(),
-            What::Leak => self.leaked.resize(self.leaked.len() + LEAK, 1),
+            What::Leak => self.leak(),
             What::Huge => count = HUGE,
             _ => {}
         }
-        let bytes = f64::from(u32::try_from(self.leaked.len()).unwrap_or(u32::MAX));
+        let bytes = self.leaked.iter().map(Vec::len).sum::<usize>();
+        let bytes = f64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
         let sample = |number: usize| {
             Sample::gauge(name, "Memory that it took and keeps.", bytes).with("number", number)
         };
