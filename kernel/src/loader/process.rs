@@ -33,6 +33,8 @@ pub(super) struct Process {
     limit: u64,
     words: Rc<RefCell<VecDeque<String>>>,
     reader: JoinHandle<()>,
+    /// Why we killed it, if we did.
+    verdict: Option<String>,
 }
 
 impl Drop for Process {
@@ -76,7 +78,7 @@ impl Process {
         let words = Rc::new(RefCell::new(VecDeque::new()));
         let stderr = child.stderr.take().expect("it was asked for");
         let reader = tokio::task::spawn_local(listen(stderr, Rc::clone(&words), name.to_owned()));
-        Ok(Self { child, pid, limit, words, reader })
+        Ok(Self { child, pid, limit, words, reader, verdict: None })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -109,12 +111,12 @@ impl Process {
                 () = look, if self.limit > 0 => {
                     let taken = resident(self.pid);
                     if taken > self.limit {
-                        let _ = self.child.start_kill();
-                        let _ = self.child.wait().await;
-                        return format!(
+                        // Kept before it dies: who waits for its stream sees that first, and asks once more.
+                        self.verdict = Some(format!(
                             "it took {taken} bytes of memory, and may take {}: it was killed",
                             self.limit
-                        );
+                        ));
+                        let _ = self.child.start_kill();
                     }
                 }
             }
@@ -122,6 +124,9 @@ impl Process {
     }
 
     fn describe(&self, status: std::io::Result<ExitStatus>) -> String {
+        if let Some(verdict) = &self.verdict {
+            return verdict.clone();
+        }
         let how = match status {
             Ok(status) => format!("its process ended ({status})"),
             Err(error) => format!("its process cannot be waited for: {error}"),

@@ -22,6 +22,9 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How often it is looked whether calls were answered, while a plugin is told to end.
 const LOOK: Duration = Duration::from_micros(500);
 
+/// How long an instance that is found ill has to end by itself: why it ends says more than that it is ill.
+const LAST_MOMENT: Duration = Duration::from_millis(50);
+
 /// What instances of a plugin are made from.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -144,7 +147,7 @@ impl Work {
                             continue;
                         }
                         reason = ill(&instance.care, self.supervision) => {
-                            instance.end().await;
+                            let reason = instance.end_for(reason).await;
                             phase = self.ended(&reason, instance.since.elapsed());
                             continue;
                         }
@@ -380,7 +383,10 @@ impl Work {
 impl Work {
     async fn refresh(&self) -> Result<()> {
         let Plan { candidate, section } = self.plan.borrow().clone();
-        let Some(manifest) = candidate.factory.describe().await? else { return Ok(()) };
+        // On a task of its own, as its start: a panic in it is no end of the keeper.
+        let described = actix_rt::spawn(candidate.factory.describe()).await;
+        let described = described.map_err(|ended| Error::internal(describe(ended)))??;
+        let Some(manifest) = described else { return Ok(()) };
         if manifest == candidate.manifest {
             return Ok(());
         }
@@ -398,6 +404,17 @@ impl Work {
 }
 
 impl Instance {
+    /// Ends it because it is ill; if it is just ending by itself, that is the reason.
+    async fn end_for(&mut self, illness: String) -> String {
+        match tokio::time::timeout(LAST_MOMENT, &mut self.actor).await {
+            Ok(ended) => ended.unwrap_or_else(describe),
+            Err(_) => {
+                self.end().await;
+                illness
+            }
+        }
+    }
+
     async fn end(&mut self) {
         self.actor.abort();
         // How it ends does not matter any more.

@@ -49,11 +49,10 @@ impl Shared {
     /// Reads the configuration and does what has changed in it, all or nothing. Answers to which plugins.
     pub(super) async fn reload(self: &Rc<Self>) -> Result<Vec<String>> {
         let _structure = self.structure.lock().await;
-        let said = (self.reread)()?;
-        self.check_constant(&said)?;
-        let candidates = self.candidates_of(&said).await?;
-        graph::order(&nodes(&candidates))?;
-        let config = said.clone().complete(&candidates).await?;
+        let (said, config, candidates) = self
+            .read_anew()
+            .await
+            .map_err(|error| error.at("the configuration was not taken, all is as before"))?;
         let preferred = preferred(&candidates, &config)?;
         let changes = self.changes(&config, &candidates);
         let ids: Vec<String> = changes.iter().map(|change| change.id().to_string()).collect();
@@ -76,6 +75,17 @@ impl Shared {
         self.registry.prefer(preferred);
         info!(plugins = ids.join(" "), "the configuration was taken");
         Ok(ids)
+    }
+
+    /// The configuration as it is said now, complete, and its plugins: all that can be wrong before anything changes.
+    async fn read_anew(&self) -> Result<(Config, Config, Vec<Candidate>)> {
+        let said = (self.reread)()?;
+        self.check_constant(&said)?;
+        let candidates = self.candidates_of(&said).await?;
+        graph::order(&nodes(&candidates))?;
+        let config = said.clone().complete(&candidates).await?;
+        preferred(&candidates, &config)?;
+        Ok((said, config, candidates))
     }
 
     /// What a running daemon cannot change.

@@ -245,7 +245,6 @@ fn a_plugin_that_does_not_fit_in_is_refused() {
     let circle = ["in a circle", "content.local -> metadata.circle -> content.local"];
     refused("circle", 6, "FailedPrecondition", &circle);
     refused("taken", 4, "AlreadyExists", &["metrics.process", "replace"]);
-    refused("nameless", 5, "InvalidArgument", &["\"Metrics\"", "kind.name"]);
     refused("two", 6, "FailedPrecondition", &["this has 2", "export_plugin!"]);
     refused("unmet", 6, "FailedPrecondition", &["metrics.unmet", "nowhere"]);
     assert!(Status::of(&host, "metrics.process").is_running());

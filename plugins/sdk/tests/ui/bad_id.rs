@@ -1,6 +1,8 @@
 //! An id that is no `kind.name`.
+//!
+//! says: `Info::id` is `kind.name`: two words of a-z, 0-9 and `-` with one dot between, such as `metrics.process`
 
-use actix::{Actor, Addr, Context as Cell};
+use capstan_sdk::actix::{Actor, Addr, Context as Cell};
 use capstan_sdk::{Context, Exports, Info, Plugin, Result};
 
 struct Mine;

@@ -1,6 +1,8 @@
 //! A requirement that names nothing.
+//!
+//! says: an entry of `Info::requires` is a kind or an id, with or without `?` behind it, such as `metadata`, `snapshotter.overlay` or `events?`
 
-use actix::{Actor, Addr, Context as Cell};
+use capstan_sdk::actix::{Actor, Addr, Context as Cell};
 use capstan_sdk::{Context, Exports, Info, Plugin, Result};
 
 struct Mine;

@@ -1,6 +1,9 @@
 //! A contract is offered without a handler for its message.
+//!
+//! says: `Mine` does not handle the message
+//! says: a plugin handles all messages of its contract
 
-use actix::{Actor, Addr, Context as Cell};
+use capstan_sdk::actix::{Actor, Addr, Context as Cell};
 use capstan_sdk::contract::GcPolicy;
 use capstan_sdk::contract::gc_policy::GcPolicyAddr;
 use capstan_sdk::{Context, Exports, Info, Plugin, Result};
