@@ -30,6 +30,12 @@ pub(crate) const FOR_TESTS: [&str; 3] = ["--workspace", "--features", "capstan-d
 /// for the features of all, as it does when they are run.
 const ANY_TEST: &str = "conformance";
 
+/// Somebody else's plugins, for tests: directory, library, and program if it has one.
+const THIRD_PARTY: [(&str, &str, Option<&str>); 2] = [
+    ("integration/third-party/reflink", "libsnapshotter_reflink.so", Some("snapshotter-reflink")),
+    ("integration/third-party/misbehaved", "libmetrics_misbehaved.so", None),
+];
+
 /// What the binaries are for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -71,9 +77,27 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
     }
     install(&shim()?, &out)?;
     if kind == Kind::Test {
+        third_party(&out)?;
         libraries::install(libraries::ALL, &root().join(built), &out)?;
     }
     Ok(out)
+}
+
+/// Plugins that are crates on their own. They share a target directory, with what tests build there.
+fn third_party(out: &Path) -> Result<()> {
+    let target = root().join("target/third-party");
+    for (dir, library, program) in THIRD_PARTY {
+        let mut cargo = cargo();
+        cargo
+            .current_dir(root().join(dir))
+            .args(["build", "--locked", "--target-dir"])
+            .arg(&target);
+        run(&mut cargo)?;
+        for file in [Some(library), program].into_iter().flatten() {
+            install(&target.join("debug").join(file), out)?;
+        }
+    }
+    Ok(())
 }
 
 fn shim() -> Result<PathBuf> {

@@ -6,6 +6,7 @@ mod ci;
 mod command;
 mod demo;
 mod libraries;
+mod new_plugin;
 mod packages;
 mod python;
 mod schema;
@@ -26,6 +27,8 @@ usage: cargo xtask TASK
   tidy               check what no compiler checks: layout, dependencies between crates, sizes, words
   python             make target/python: a Python with pycapnp, for the tests of a plugin in Python
   ci                 the whole gate: format, tidy, schema, clippy, build, all tests
+  new-plugin KIND NAME DIR
+                     make a crate outside of this workspace, with a plugin that works
   demo               show the binaries at work: pull, run, exec, a daemon that dies and comes back
   bench [ARGS]       measure them beside containerd, runc and crun
 
@@ -56,6 +59,7 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
             python::install()?;
         }
         ["ci"] => return ci::ci(),
+        ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, dir.as_ref())?,
         ["demo"] => demo::demo()?,
         ["bench", args @ ..] => bench::bench(args)?,
         ["help" | "-h" | "--help"] => print_help(),

@@ -49,6 +49,8 @@ const PACKAGES: &[(Set, &str)] = &[
     // `cargo xtask schema`.
     (Set::Ci, "capnproto"),
     (Set::Ci, "libcapnp-dev"),
+    // A file system with reflinks (integration/third-party/reflink).
+    (Set::Ci, "xfsprogs"),
     // Other runtimes behind our shim.
     (Set::Ci, "crun"),
     (Set::Ci, "runc"),

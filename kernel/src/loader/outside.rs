@@ -50,6 +50,8 @@ struct Inner {
     /// One that was asked what it is, and is not started yet.
     spare: RefCell<Option<Live>>,
     library: Cell<Option<Library>>,
+    /// Whether the image itself was loaded; another load needs a copy of it.
+    is_image_used: Cell<bool>,
     /// Ends when the thread of the last instance has.
     thread: RefCell<Option<oneshot::Receiver<i32>>>,
     unwinds: Cell<bool>,
@@ -85,6 +87,7 @@ impl Outside {
             name: name.into(),
             spare: RefCell::default(),
             library: Cell::default(),
+            is_image_used: Cell::new(false),
             thread: RefCell::default(),
             unwinds: Cell::new(true),
             started: Cell::new(0),
@@ -171,9 +174,13 @@ impl Outside {
         let library = match self.0.library.get() {
             Some(library) => library,
             None => {
-                let fail = |error| Error::io("copy a library", error);
-                let copy = image.duplicate().map_err(fail)?;
-                let library = Library::load(copy.memory())?;
+                let library = if self.0.is_image_used.replace(true) {
+                    let copy = image.duplicate();
+                    let copy = copy.map_err(|error| Error::io("copy a library", error))?;
+                    Library::load(copy.memory())?
+                } else {
+                    Library::load(image.memory())?
+                };
                 self.0.library.set(Some(library));
                 library
             }
@@ -329,10 +336,12 @@ impl Live {
         match &mut self.body {
             Body::Thread(thread) => {
                 let reason = self.session.ended().await;
-                let code = match thread.as_mut() {
-                    Some(thread) => tokio::time::timeout(Duration::from_millis(100), thread).await,
-                    None => return reason,
-                };
+                let Some(end) = thread.as_mut() else { return reason };
+                let code = tokio::time::timeout(Duration::from_millis(100), end).await;
+                if code.is_ok() {
+                    // It has ended, and the next instance need not wait for that.
+                    *thread = None;
+                }
                 match code {
                     Ok(Ok(abi::PANICKED)) => "a panic went through its thread".into(),
                     _ => reason,

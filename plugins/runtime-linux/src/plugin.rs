@@ -88,6 +88,31 @@ impl Plugin for LinuxRuntime {
 
     fn export(addr: &Addr<Self>, _context: &Context, exports: &mut Exports) {
         exports.contract::<Runtime>(RuntimeAddr::from(addr));
+        let addr = addr.clone();
+        exports.drain(move || {
+            let flushed = addr.send(Flush);
+            async move {
+                // It fails only if the actor has ended already.
+                let _ = flushed.await;
+                Ok(Vec::new())
+            }
+        });
+    }
+}
+
+/// Answers when all that was told of tasks is in the event log.
+#[derive(Debug)]
+struct Flush;
+
+impl actix::Message for Flush {
+    type Result = ();
+}
+
+impl Handler<Flush> for LinuxRuntime {
+    type Result = ResponseFuture<()>;
+    fn handle(&mut self, _: Flush, _: &mut Cell<Self>) -> Self::Result {
+        let publisher = self.shared.publisher.clone();
+        Box::pin(async move { publisher.flush().await })
     }
 }
 

@@ -31,8 +31,11 @@ pub mod rpc;
 pub mod snapshots;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "testing")]
+pub mod testing_metadata;
 pub mod tree;
 
+pub use actix;
 pub use capstan_schema::{
     Algorithm, Class, ContainerId, Descriptor, Digest, Error, Labels, Mount, Namespace, Platform,
     Reference, Result,

@@ -8,7 +8,7 @@ use actix::{Actor, Addr, AsyncContext as _};
 use capstan_schema::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, LocalSet};
 
 use crate::{Context, Exports};
 
@@ -265,14 +265,17 @@ fn start<P: Plugin>(
     context: Context,
 ) -> LocalFuture<'static, Result<Running>> {
     Box::pin(async move {
-        let plugin = P::build(decode::<P>(&config)?, context.clone()).await?;
+        // All that an instance spawns, from its factory on, ends with it: also the calls that it has.
+        let tasks = LocalSet::new();
+        let config = decode::<P>(&config)?;
+        let plugin = tasks.run_until(P::build(config, context.clone())).await?;
         // Not `Actor::start`: that hides the task, and the task is how an end is seen.
         let mut cell = actix::Context::new();
         cell.set_mailbox_capacity(MAILBOX);
         let addr = cell.address();
         let life = cell.into_future(plugin);
         let actor = tokio::task::spawn_local(async move {
-            life.await;
+            tasks.run_until(life).await;
             "it stopped by itself".to_owned()
         });
         let mut exports = Exports::default();

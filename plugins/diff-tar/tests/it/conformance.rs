@@ -85,5 +85,6 @@ fn a_call_that_is_under_way_when_the_plugin_ends_breaks_off() {
         let both = futures::future::join(call, end);
         let (answer, ()) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
         let error = answer.unwrap_err();
+        assert_eq!(error.class(), Class::Unavailable, "{error}");
     });
 }

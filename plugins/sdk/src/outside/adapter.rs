@@ -128,7 +128,7 @@ pub const ADAPTERS: &[Adapter] = &[
     },
     Adapter {
         kind: Events::KIND,
-        serve: |serving| Ok(rpc::event_log::serve(serving.link())),
+        serve: |serving| Ok(rpc::event_log::serve(serving.link(), serving.confined.clone())),
         proxy: proxy_of::<Events>,
         peers: Some(Peers {
             scope: Scope::Namespaced,

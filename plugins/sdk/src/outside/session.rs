@@ -13,7 +13,6 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{RpcSystem, twoparty};
 use capstan_schema::plugin_capnp::{LogLevel, plugin, services};
 use capstan_schema::{Error, Namespace, Result, read_texts};
-use futures::FutureExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -126,20 +125,22 @@ impl Session {
     /// What the system says.
     pub fn new(stream: OwnedFd, descriptors: OwnedFd) -> Result<Self> {
         let wire = Wire::new(descriptors)?;
+        let end_of_stream =
+            stream.try_clone().map_err(|error| Error::io("open the stream of a plugin", error))?;
         let mut system = rpc(stream, Side::Client, None)?;
         let plugin = system.bootstrap(Side::Server);
         let reason = Rc::new(RefCell::new(String::new()));
         let (end, ended) = watch::channel(false);
         let (stream, closed) = oneshot::channel();
-        let disconnector = system.get_disconnector();
         tokio::task::spawn_local({
             let reason = Rc::clone(&reason);
             async move {
                 let outcome = tokio::select! {
                     outcome = &mut system => outcome,
                     _ = closed => {
-                        // Calls that are under way fail now; the system has to run for them to see it.
-                        let _ = disconnector.now_or_never();
+                        // To the system it is as if the plugin had left: calls that are under way fail. (Its
+                        // own way to disconnect panics if a message comes at that moment.)
+                        let _ = rustix::net::shutdown(&end_of_stream, rustix::net::Shutdown::Both);
                         let _ = tokio::time::timeout(CLOSING, &mut system).await;
                         Ok(())
                     }

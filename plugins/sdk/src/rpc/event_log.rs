@@ -1,11 +1,13 @@
 //! `EventLog` of event.capnp.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use capnp::capability::Client;
 use capstan_schema::{Result, event_capnp as wire, read_texts};
 
 use super::events::{read_topic, write_event};
+use super::reach::Reach;
 use super::{answer, length, namespace, read_pairs};
 use crate::Link;
 use crate::contract::events::{Filter, NewEvent, Publish, Read, Watch};
@@ -13,11 +15,13 @@ use crate::contract::{Events, Page};
 
 struct Server {
     link: Link<Events>,
+    reach: Option<Reach>,
 }
 
-/// The interface for one plugin.
-pub fn serve(link: Link<Events>) -> Client {
-    capnp_rpc::new_client::<wire::event_log::Client, _>(Server { link }).client
+/// The interface for one plugin; if it is `confined` it logs topics of its own kind alone.
+pub fn serve(link: Link<Events>, confined: Option<Arc<str>>) -> Client {
+    let server = Server { link, reach: confined.map(Reach::new) };
+    capnp_rpc::new_client::<wire::event_log::Client, _>(server).client
 }
 
 /// Reads events that are to be logged.
@@ -58,6 +62,9 @@ impl wire::event_log::Server for Server {
     ) -> capnp::Result<()> {
         let work = async {
             let events = read_new_events(params.get()?.get_events()?)?;
+            if let Some(reach) = &self.reach {
+                events.iter().try_for_each(|event| reach.check_event(event))?;
+            }
             self.link.send(Publish(events)).await
         };
         answer!(results, work, |out, cursor| out.set_cursor(cursor))

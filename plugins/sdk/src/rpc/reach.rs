@@ -7,6 +7,7 @@ use capstan_schema::{Error, Result};
 use crate::context::kind_of;
 use crate::contract::events::NewEvent;
 use crate::contract::metadata::{Key, Step};
+use crate::outside::adapter;
 
 /// The bucket of the namespaces, which everybody may read.
 const NAMESPACES: &str = "namespaces";
@@ -25,9 +26,12 @@ impl Reach {
         Self { id }
     }
 
+    /// A kind's own bucket is shared by its plugins; kinds that do not cross the boundary share nothing with
+    /// whoever calls itself one of them.
     fn owns(&self, bucket: &str) -> bool {
         let below = bucket.strip_prefix(&*self.id).is_some_and(|rest| rest.starts_with('/'));
-        below || bucket == &*self.id || bucket == kind_of(&self.id)
+        let kind = kind_of(&self.id);
+        below || bucket == &*self.id || (bucket == kind && adapter(kind).is_some())
     }
 
     /// Whether records of a bucket may be changed.
@@ -116,7 +120,8 @@ mod tests {
         check("snapshotter.native", "content", false, false);
         check("snapshotter.native", "", false, false);
         check("snapshotter.native", "namespaces", true, false);
-        check("namespaces.local", "namespaces", true, true);
+        check("namespaces.mine", "namespaces", true, false);
+        check("containers.mine", "containers", false, false);
     }
 
     #[test]
