@@ -118,6 +118,17 @@ async fn snapshotter_native(form: Form) {
     stop(host).await;
 }
 
+/// What is loaded into a process stays in it, under the name of a descriptor that others have later.
+#[test]
+fn a_library_is_not_taken_for_one_before() {
+    run(|| async {
+        for _ in 0..2 {
+            gc_policy_age(Form::Cdylib).await;
+            metrics_process(Form::Cdylib).await;
+        }
+    });
+}
+
 /// One of the programs: in `CAPSTAN_BIN`, or where `cargo xtask build --test` puts them.
 fn program(name: &str) -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("a workspace");

@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use capstan_schema::{Error, Result};
 use capstan_sdk::abi::{self, Entry};
@@ -14,6 +15,9 @@ use super::verify::Image;
 
 /// Says in a process's environment which descriptor is the library that it runs.
 pub(super) const ENVIRONMENT: &str = "CAPSTAN_LIBRARY";
+
+/// Where the system has this process's open files.
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// What a host of a library answers when it is none of ours, after having said why on stderr.
 const REFUSED: u8 = 3;
@@ -33,7 +37,7 @@ impl Library {
     /// # Errors
     /// `Corrupt`: the system cannot load it. `InvalidArgument`: it is no plugin, or one of another ABI.
     pub(super) fn load(image: &OwnedFd) -> Result<Self> {
-        let path = format!("/proc/self/fd/{}", image.as_raw_fd());
+        let path = fresh_path(image);
         // SAFETY: this runs the library's constructors. Its file is root's alone (verify.rs), and it was loaded in a
         // process of its own before; what it does then is what root wanted to run.
         let library = unsafe { Loaded::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
@@ -67,12 +71,23 @@ impl Library {
     }
 }
 
+/// A path to an open file under which no library was loaded before. A library's name is the path that it was loaded
+/// by, and for one of the same name the system answers the old one, whatever file that is by now: numbers of
+/// descriptors come again.
+fn fresh_path(image: &OwnedFd) -> String {
+    static LOADS: AtomicU32 = AtomicU32::new(0);
+    let load = LOADS.fetch_add(1, Ordering::Relaxed);
+    // Both lead nowhere else. Together they spell the number of the load.
+    let spelt = (0..u32::BITS).map(|bit| if load >> bit & 1 == 1 { "/." } else { "//" });
+    format!("{DESCRIPTORS}{}/{}", spelt.collect::<String>(), image.as_raw_fd())
+}
+
 fn describe(error: &libloading::Error) -> String {
     // The system names the file by the descriptor, which says nothing to anybody.
     let text =
         std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     match text.split_once(": ") {
-        Some((path, text)) if path.starts_with("/proc/self/fd/") => text.to_owned(),
+        Some((path, text)) if path.starts_with(DESCRIPTORS) => text.to_owned(),
         _ => text,
     }
 }
