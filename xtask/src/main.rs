@@ -62,9 +62,9 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
         ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, dir.as_ref())?,
         ["demo"] => demo::demo()?,
         ["bench", args @ ..] => bench::bench(args)?,
-        ["help" | "-h" | "--help"] => print_help(),
+        ["help" | "-h" | "--help"] => eprint!("{HELP}"),
         _ => {
-            print_help();
+            eprint!("{HELP}");
             return Ok(ExitCode::from(2));
         }
     }
@@ -74,8 +74,4 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
 fn build(kind: Kind) -> Result<()> {
     packages::install(Set::Build)?;
     build::build(kind).map(drop)
-}
-
-fn print_help() {
-    eprint!("{HELP}");
 }

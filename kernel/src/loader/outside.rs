@@ -67,7 +67,7 @@ struct Live {
 
 enum Body {
     Thread(Option<oneshot::Receiver<i32>>),
-    Process(Process),
+    Process(Box<Process>),
     /// The connection that the sockets were sent over; it is closed with the session.
     Peer {
         _connection: UnixStream,
@@ -144,12 +144,12 @@ impl Outside {
                     &their_stream,
                     &their_descriptors,
                 );
-                Body::Process(process?)
+                Body::Process(Box::new(process?))
             }
             Origin::Command { argv, limit } => {
                 let process =
                     self.execute(argv, &[], None, *limit, &their_stream, &their_descriptors);
-                Body::Process(process?)
+                Body::Process(Box::new(process?))
             }
             Origin::Socket(path) => connect(path, &their_stream, &their_descriptors)?,
         };
