@@ -5,6 +5,8 @@ use std::rc::Rc;
 
 use capstan_sdk::{Factory, Manifest, PluginDescriptor, abi};
 
+use crate::loader::Image;
+
 /// Where a plugin is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -52,6 +54,8 @@ pub struct Candidate {
     pub source: Source,
     /// What makes instances.
     pub factory: Rc<dyn Factory>,
+    /// The library, as it was checked and loaded, if it is one.
+    pub(crate) image: Option<Rc<Image>>,
 }
 
 impl Candidate {
@@ -78,6 +82,7 @@ impl From<PluginDescriptor> for Candidate {
             manifest: Manifest::from(&descriptor.info),
             source: Source::Static,
             factory: Rc::new(descriptor),
+            image: None,
         }
     }
 }

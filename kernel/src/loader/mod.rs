@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use capstan_schema::{Class, Error, Result};
-use capstan_sdk::Manifest;
+use capstan_sdk::{Context, Factory, LocalFuture, Manifest, Running};
 use serde::{Deserialize, Serialize};
 
 use self::outside::{Origin, Outside};
-use self::verify::Image;
+pub(crate) use self::verify::Image;
 use crate::source::{Candidate, Source};
 
 pub use library::host;
@@ -40,6 +40,47 @@ pub struct Load {
     pub socket: String,
     /// The plugin's process is ended when it takes more memory than that. Default: 0, which means any.
     pub memory_limit_bytes: u64,
+}
+
+/// A plugin that was loaded by hand and cannot be loaded any more: it is shown, with the reason.
+struct Broken(Error);
+
+impl Factory for Broken {
+    fn describe(&self) -> LocalFuture<'static, Result<Option<Manifest>>> {
+        let error = self.0.clone();
+        Box::pin(async { Err(error) })
+    }
+
+    fn complete(&self, section: toml::Table) -> LocalFuture<'static, Result<toml::Table>> {
+        Box::pin(async { Ok(section) })
+    }
+
+    fn start(&self, _: toml::Table, _: Context) -> LocalFuture<'static, Result<Running>> {
+        let error = self.0.clone();
+        Box::pin(async { Err(error) })
+    }
+}
+
+/// A manifest for what did not say yet what it is.
+fn unknown(id: &str) -> Manifest {
+    Manifest {
+        id: id.into(),
+        version: String::new(),
+        about: String::new(),
+        requires: [].into(),
+        rank: 0,
+        built_with: String::new(),
+    }
+}
+
+/// The candidate for a library that cannot be loaded, which is no reason to have none of its id.
+pub(crate) fn broken(id: &str, path: &Path, error: Error) -> Candidate {
+    Candidate {
+        manifest: unknown(id),
+        source: Source::Cdylib(path.display().to_string()),
+        factory: Rc::new(Broken(error)),
+        image: None,
+    }
 }
 
 /// Makes candidates.
@@ -118,15 +159,7 @@ impl Loader {
             let path = crate::SocketPath::parse(&load.socket).map_err(at)?;
             (Origin::Socket(path.as_path().to_owned()), load.socket.clone())
         };
-        let unknown = Manifest {
-            id: id.into(),
-            version: String::new(),
-            about: String::new(),
-            requires: [].into(),
-            rank: 0,
-            built_with: String::new(),
-        };
-        let outside = Outside::new(origin, &unknown.id);
+        let outside = Outside::new(origin, id);
         // It says itself what it is, as soon as it is there.
         let manifest = match outside.describe().await {
             Ok(manifest) if &*manifest.id == id => manifest,
@@ -135,11 +168,12 @@ impl Loader {
             }
             Err(error) if error.class() == Class::Unavailable => {
                 tracing::warn!(plugin = id, %error, "it is not there yet");
-                unknown
+                unknown(id)
             }
             Err(error) => return Err(at(error)),
         };
-        Ok(Candidate { manifest, source: Source::Remote(name), factory: Rc::new(outside) })
+        let source = Source::Remote(name);
+        Ok(Candidate { manifest, source, factory: Rc::new(outside), image: None })
     }
 
     /// A plugin from a shared library.
@@ -166,7 +200,7 @@ impl Loader {
         })?;
         if load.isolated {
             let source = Source::Remote(place);
-            return Ok(Candidate { manifest, source, factory: Rc::new(probe) });
+            return Ok(Candidate { manifest, source, factory: Rc::new(probe), image: Some(image) });
         }
         if !probe.unwinds() {
             return Err(Error::invalid(format!(
@@ -175,7 +209,8 @@ impl Loader {
             )));
         }
         drop(probe);
-        let outside = Outside::new(Origin::Library { image }, &manifest.id);
-        Ok(Candidate { manifest, source: Source::Cdylib(place), factory: Rc::new(outside) })
+        let outside = Outside::new(Origin::Library { image: Rc::clone(&image) }, &manifest.id);
+        let (source, factory) = (Source::Cdylib(place), Rc::new(outside));
+        Ok(Candidate { manifest, source, factory, image: Some(image) })
     }
 }

@@ -16,7 +16,7 @@ const LARGEST: u64 = 1 << 30;
 
 /// A library in memory, which nobody can change any more.
 #[derive(Debug)]
-pub(super) struct Image {
+pub(crate) struct Image {
     memory: OwnedFd,
 }
 
@@ -66,7 +66,7 @@ impl Image {
     }
 
     /// What is in it.
-    pub(super) fn bytes(&self) -> std::io::Result<Vec<u8>> {
+    pub(crate) fn bytes(&self) -> std::io::Result<Vec<u8>> {
         let memory = File::from(self.memory.try_clone()?);
         let size = usize::try_from(memory.metadata()?.len()).unwrap_or(usize::MAX);
         let mut bytes = vec![0; size];

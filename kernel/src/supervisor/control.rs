@@ -89,8 +89,8 @@ impl Shared {
             )));
         }
         let section = candidate.factory.complete(toml::Table::new()).await?;
-        self.add(Plan { candidate, section }).await?;
-        if let Err(error) = self.store.keep(&id, path, is_isolated) {
+        self.add(Plan { candidate: candidate.clone(), section }).await?;
+        if let Err(error) = self.store.keep(&candidate) {
             self.take_out(&id).await?;
             return Err(error);
         }
@@ -118,8 +118,9 @@ impl Shared {
         let preferred = preferred(&all, &self.config.borrow())?;
         let said = self.said.borrow().section(id);
         let section = candidate.factory.complete(said).await?;
-        self.order(id, Order::renew(Plan { candidate, section: section.clone() })).await?;
-        if let Err(error) = self.store.keep(id, path, is_isolated) {
+        let plan = Plan { candidate: candidate.clone(), section: section.clone() };
+        self.order(id, Order::renew(plan)).await?;
+        if let Err(error) = self.store.keep(&candidate) {
             self.order(id, Order::renew(current)).await?;
             return Err(error);
         }

@@ -114,7 +114,7 @@ impl Kernel {
         let Setup { config: said, builtins, loader, reread } = setup;
         let mut candidates = gather(&said, &builtins, &loader).await?;
         let store = Store::open(&said.root)?;
-        let failed = store.restore(&loader, &said, &mut candidates).await;
+        store.restore(&loader, &said, &mut candidates).await?;
         let order = graph::order(&nodes(&candidates))?;
         let config = said.clone().complete(&candidates).await?;
         let preferred = preferred(&candidates, &config)?;
@@ -150,9 +150,6 @@ impl Kernel {
                 // What comes of it is in the registry.
                 let _ = shared.order(&id, Order::start).await;
             }
-        }
-        for (id, error) in failed {
-            error!(plugin = id, %error, "a plugin that was loaded before cannot be loaded any more");
         }
         let dispatcher = actix_rt::spawn(dispatch(Rc::clone(&shared), orders));
         let reviver = actix_rt::spawn(revive(Rc::clone(&shared)));

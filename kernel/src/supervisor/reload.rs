@@ -15,9 +15,9 @@ enum Change {
     /// Another section, or another source.
     Renew { new: Plan, old: Plan },
     /// It is admitted now.
-    Admit(Arc<str>),
+    Admit(Plan),
     /// It is denied now.
-    Deny(Arc<str>),
+    Deny(Plan),
     /// It was not there.
     Add(Plan),
     /// It is not there any more.
@@ -27,18 +27,19 @@ enum Change {
 impl Change {
     fn id(&self) -> &Arc<str> {
         match self {
-            Self::Renew { new: plan, .. } | Self::Add(plan) | Self::Remove(plan) => {
-                &plan.candidate.manifest.id
-            }
-            Self::Admit(id) | Self::Deny(id) => id,
+            Self::Renew { new: plan, .. }
+            | Self::Admit(plan)
+            | Self::Deny(plan)
+            | Self::Add(plan)
+            | Self::Remove(plan) => &plan.candidate.manifest.id,
         }
     }
 
     fn undone(self) -> Self {
         match self {
             Self::Renew { new, old } => Self::Renew { new: old, old: new },
-            Self::Admit(id) => Self::Deny(id),
-            Self::Deny(id) => Self::Admit(id),
+            Self::Admit(plan) => Self::Deny(plan),
+            Self::Deny(plan) => Self::Admit(plan),
             Self::Add(plan) => Self::Remove(plan),
             Self::Remove(plan) => Self::Add(plan),
         }
@@ -147,8 +148,10 @@ impl Shared {
             let section = new.section(id);
             let is_other = !Rc::ptr_eq(&candidate.factory, &plan.candidate.factory);
             match (old.select.admits(id), new.select.admits(id)) {
-                (true, false) => changes.push(Change::Deny(Arc::clone(id))),
-                (false, true) => changes.push(Change::Admit(Arc::clone(id))),
+                (true, false) => changes.push(Change::Deny(plan.clone())),
+                (false, true) => {
+                    changes.push(Change::Admit(Plan { candidate: candidate.clone(), section }));
+                }
                 (true, true) if is_other || section != plan.section => {
                     changes.push(Change::Renew {
                         new: Plan { candidate: candidate.clone(), section },
@@ -175,8 +178,11 @@ impl Shared {
                 let id = Arc::clone(&new.candidate.manifest.id);
                 self.order(&id, Order::renew(new.clone())).await
             }
-            Change::Admit(id) => self.order(id, Order::restart).await,
-            Change::Deny(id) => self.order(id, Order::halt).await,
+            Change::Admit(plan) => {
+                let id = Arc::clone(&plan.candidate.manifest.id);
+                self.order(&id, Order::renew(plan.clone())).await
+            }
+            Change::Deny(plan) => self.order(&plan.candidate.manifest.id, Order::halt).await,
             Change::Add(plan) => self.add(plan.clone()).await,
             Change::Remove(plan) => self.take_out(&plan.candidate.manifest.id).await,
         }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use capstan_schema::{Error, Result};
 
+use crate::loader::broken;
 use crate::{Candidate, Config, Load, Loader};
 
 #[derive(Debug)]
@@ -42,11 +43,15 @@ impl Store {
     }
 
     /// Keeps a copy: written, synced, named, and the name synced.
-    pub(super) fn keep(&self, id: &str, from: &Path, is_isolated: bool) -> Result<()> {
+    pub(super) fn keep(&self, candidate: &Candidate) -> Result<()> {
+        let id = &candidate.manifest.id;
+        let is_isolated = candidate.is_from_process();
+        let image = candidate.image.as_ref();
+        let image = image.ok_or_else(|| Error::internal(format!("{id} is no library")))?;
         let to = self.path(id, is_isolated);
         let fresh = self.dir.join("new");
         let write = || -> std::io::Result<()> {
-            let bytes = fs::read(from)?;
+            let bytes = image.bytes()?;
             let _ = fs::remove_file(&fresh);
             let mut file = File::options().write(true).create_new(true).mode(0o500).open(&fresh)?;
             file.write_all(&bytes)?;
@@ -55,7 +60,7 @@ impl Store {
             let _ = fs::remove_file(self.path(id, !is_isolated));
             File::open(&self.dir)?.sync_all()
         };
-        write().map_err(|error| Error::io(format!("keep a copy of {}", from.display()), error))
+        write().map_err(|error| Error::io(format!("keep a copy of {id}"), error))
     }
 
     pub(super) fn forget(&self, id: &str) -> Result<()> {
@@ -73,21 +78,16 @@ impl Store {
     }
 
     /// Adds what was loaded by hand to the candidates of a boot; one takes the place of a built-in one of
-    /// its id. What cannot be loaded any more is answered, and costs no more than itself.
+    /// its id. What cannot be loaded any more costs no more than itself: it is shown as failed.
     pub(super) async fn restore(
         &self,
         loader: &Loader,
         config: &Config,
         candidates: &mut Vec<Candidate>,
-    ) -> Vec<(String, Error)> {
-        let mut failed = Vec::new();
-        let mut paths: Vec<PathBuf> = match fs::read_dir(&self.dir) {
-            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-            Err(error) => {
-                let error = Error::io(format!("list {}", self.dir.display()), error);
-                return vec![("plugins".into(), error)];
-            }
-        };
+    ) -> Result<()> {
+        let fail = |error| Error::io(format!("list {}", self.dir.display()), error);
+        let entries = fs::read_dir(&self.dir).map_err(fail)?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
         for path in paths {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -100,18 +100,18 @@ impl Store {
                 // What the configuration says counts.
                 continue;
             }
-            match loader.library(&path, &Load { isolated, ..Load::default() }).await {
-                Ok(candidate) if *candidate.manifest.id == *id => {
-                    candidates.retain(|other| *other.manifest.id != *id);
-                    candidates.push(candidate);
-                }
+            let load = Load { isolated, ..Load::default() };
+            let candidate = match loader.library(&path, &load).await {
+                Ok(candidate) if *candidate.manifest.id == *id => candidate,
                 Ok(candidate) => {
                     let is = &candidate.manifest.id;
-                    failed.push((id.into(), Error::corrupt(format!("it is {is} now"))));
+                    broken(id, &path, Error::corrupt(format!("it says that it is {is}")))
                 }
-                Err(error) => failed.push((id.into(), error)),
-            }
+                Err(error) => broken(id, &path, error),
+            };
+            candidates.retain(|other| *other.manifest.id != *id);
+            candidates.push(candidate);
         }
-        failed
+        Ok(())
     }
 }

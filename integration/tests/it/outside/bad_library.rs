@@ -289,3 +289,24 @@ fn a_bad_library_in_the_configuration_stops_the_boot_with_the_reason() {
     host.start();
     assert!(Status::of(&host, "metrics.misbehaved").is_running());
 }
+
+/// A copy that the disk has damaged costs no more than its plugin, and is told.
+#[test]
+fn a_kept_library_that_is_damaged_is_shown_and_can_be_forgotten() {
+    let mut host = Host::new();
+    let library = place(&host, &build("misbehaved").join("libmetrics_misbehaved.so"));
+    assert_eq!(host.ok(&["plugins", "load", &library]), "metrics.misbehaved\n");
+    let kept = host.root().join("plugins/metrics.misbehaved.so");
+    let bytes = fs::read(&kept).unwrap();
+    assert_eq!(bytes, fs::read(&library).unwrap());
+    host.stop();
+    fs::write(&kept, &bytes[..bytes.len() / 2]).unwrap();
+    host.start();
+    let status = Status::of(&host, "metrics.misbehaved");
+    assert_eq!(status.state, "failed", "{status:?}");
+    assert!(status.last_error.contains("metrics.misbehaved.so"), "{status:?}");
+    host.ok(&["images", "ls"]);
+    host.ok(&["plugins", "unload", "metrics.misbehaved"]);
+    assert!(!kept.exists());
+    assert_eq!(host.ok(&["plugins", "load", &library]), "metrics.misbehaved\n");
+}
