@@ -348,6 +348,28 @@ impl Work {
         }
     }
 
+    /// Brings the plan up to date with what a plugin from outside says of itself.
+    async fn refresh(&self) -> Result<()> {
+        let Plan { candidate, section } = self.plan.borrow().clone();
+        // On a task of its own, as its start: a panic in it is no end of the keeper.
+        let described = actix_rt::spawn(candidate.factory.describe()).await;
+        let described = described.map_err(|ended| Error::internal(describe(ended)))??;
+        let Some(manifest) = described else { return Ok(()) };
+        if manifest == candidate.manifest {
+            return Ok(());
+        }
+        if manifest.id != candidate.manifest.id {
+            return Err(Error::invalid(format!("it says that it is {} now", manifest.id)));
+        }
+        if let Some(reason) = self.registry.unmet(&manifest.requires) {
+            return Err(Error::unavailable(reason));
+        }
+        let section = candidate.factory.complete(section).await?;
+        self.plan.replace(Plan { candidate: Candidate { manifest, ..candidate }, section });
+        self.registry.set_plan(&self.plan.borrow());
+        Ok(())
+    }
+
     /// Makes an instance, and lets it go live.
     async fn make(&self, state: &[u8]) -> Result<Instance> {
         self.refresh().await?;
@@ -376,30 +398,6 @@ impl Work {
         exports.care.pid = care.pid;
         self.registry.set_live(&manifest.id, exports, clock::now_unix_ns());
         Ok(Instance { actor, care, since: Instant::now() })
-    }
-}
-
-/// Brings the plan up to date with what a plugin from outside says of itself.
-impl Work {
-    async fn refresh(&self) -> Result<()> {
-        let Plan { candidate, section } = self.plan.borrow().clone();
-        // On a task of its own, as its start: a panic in it is no end of the keeper.
-        let described = actix_rt::spawn(candidate.factory.describe()).await;
-        let described = described.map_err(|ended| Error::internal(describe(ended)))??;
-        let Some(manifest) = described else { return Ok(()) };
-        if manifest == candidate.manifest {
-            return Ok(());
-        }
-        if manifest.id != candidate.manifest.id {
-            return Err(Error::invalid(format!("it says that it is {} now", manifest.id)));
-        }
-        if let Some(reason) = self.registry.unmet(&manifest.requires) {
-            return Err(Error::unavailable(reason));
-        }
-        let section = candidate.factory.complete(section).await?;
-        self.plan.replace(Plan { candidate: Candidate { manifest, ..candidate }, section });
-        self.registry.set_plan(&self.plan.borrow());
-        Ok(())
     }
 }
 
