@@ -67,6 +67,8 @@ enum Command {
     Namespaces(cmd::namespaces::Namespaces),
     /// What happened, and what happens
     Events(cmd::events::Events),
+    /// What the daemon counts and measures, in Prometheus' text format
+    Metrics,
     /// The daemon's plugins
     #[command(subcommand, visible_alias = "plugin")]
     Plugins(cmd::plugins::Plugins),
@@ -134,6 +136,7 @@ impl Args {
             Command::Tasks(tasks) => tasks.run(&session).await,
             Command::Namespaces(namespaces) => namespaces.run(&session).await,
             Command::Events(events) => events.run(&session).await,
+            Command::Metrics => cmd::metrics::run(&session).await,
             Command::Plugins(plugins) => plugins.run(&session).await,
             Command::Oci(oci) => oci.run(&session).await,
         }

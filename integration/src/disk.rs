@@ -1,4 +1,4 @@
-//! A file system of our own: ext4 in a file, mounted by a loop device.
+//! A file system of our own: ext4 or xfs in a file, mounted by a loop device.
 //!
 //! The root file system of a machine under test may be slow, full or odd; this one is new each time.
 
@@ -31,12 +31,24 @@ impl Disk {
     /// # Errors
     /// What could not be done, such as a mount where there is no loop device.
     pub fn try_ext4(mib: u64) -> Result<Self, String> {
+        Self::make(mib, Command::new(find("mkfs.ext4")).args(["-q", "-F"]))
+    }
+
+    /// A fresh xfs, on which files can share their data (reflinks).
+    pub fn xfs(mib: u64) -> Self {
+        let mut make = Command::new(find("mkfs.xfs"));
+        Self::make(mib, make.args(["-q", "-m", "reflink=1"]))
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// `make` gets the image as its last argument.
+    fn make(mib: u64, make: &mut Command) -> Result<Self, String> {
         let mut disk = Self::directory();
         let image = disk.path.with_file_name("disk.img");
         File::create(&image)
             .and_then(|file| file.set_len(mib << 20))
             .unwrap_or_else(|error| panic!("make {}: {error}", image.display()));
-        attempt(Command::new(find("mkfs.ext4")).args(["-q", "-F"]).arg(&image))?;
+        attempt(make.arg(&image))?;
         attempt(Command::new(find("mount")).args(["-o", "loop"]).arg(&image).arg(&disk.path))?;
         disk.is_mounted = true;
         Ok(disk)

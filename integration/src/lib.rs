@@ -21,5 +21,5 @@ pub use docker_registry::DockerRegistry;
 pub use fake_registry::{FakeRegistry, Fault};
 pub use host::{Host, Output};
 pub use image::{Image, Layer, digest, gzip, noise};
-pub use programs::{find, program};
+pub use programs::{find, program, python};
 pub use remains::Remains;

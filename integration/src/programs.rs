@@ -19,6 +19,19 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// A program in Python from `third-party/python`, ready to be given arguments: the interpreter and the file.
+pub fn python(name: &str) -> [PathBuf; 2] {
+    let interpreter = target().join("python/bin/python");
+    assert!(
+        interpreter.is_file(),
+        "{} is not there: `cargo xtask ci` makes it, and `cargo xtask python` alone",
+        interpreter.display()
+    );
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("third-party/python").join(name);
+    assert!(file.is_file(), "{} is not there", file.display());
+    [interpreter, file]
+}
+
 /// A program of the system.
 pub fn find(name: &str) -> PathBuf {
     let dirs = ["/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];

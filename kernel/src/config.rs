@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use capstan_schema::{Error, Result};
-use capstan_sdk::PluginDescriptor;
 use serde::{Deserialize, Serialize};
+
+use crate::loader::Load;
+use crate::source::Candidate;
 
 /// The whole file. Every key has a default; an unknown key is refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +23,13 @@ pub struct Config {
     pub log_level: String,
     /// Which plugins run.
     pub select: Select,
+    /// Directories of shared libraries: each file in one whose name ends in `.so` is a plugin. One that is
+    /// missing is fine. Default: `/usr/lib/capstan/plugins`.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// `[load."kind.name"]`: plugins from elsewhere.
+    pub load: BTreeMap<String, Load>,
+    /// How plugins are looked after.
+    pub supervision: Supervision,
     /// Kind to name: which plugin of a kind is meant when none is named. Default: the highest rank.
     pub prefer: BTreeMap<String, String>,
     /// `[plugins."kind.name"]`: each plugin's own section.
@@ -35,6 +44,24 @@ pub struct Select {
     pub allow: Vec<String>,
     /// Ids and kinds; these do not. Beats `allow`. Default: empty.
     pub deny: Vec<String>,
+}
+
+/// How plugins are looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Supervision {
+    /// How often each plugin is asked whether it can do its work. Default: 10,000.
+    pub health_interval_ms: u64,
+    /// How long an answer to that may take. What does not answer is ended, and started anew. Default: 5,000.
+    pub health_deadline_ms: u64,
+    /// How long the calls that a plugin has may take to be answered, when it is told to end. Default: 1,000.
+    pub drain_deadline_ms: u64,
+}
+
+impl Default for Supervision {
+    fn default() -> Self {
+        Self { health_interval_ms: 10_000, health_deadline_ms: 5_000, drain_deadline_ms: 1_000 }
+    }
 }
 
 impl Select {
@@ -54,6 +81,9 @@ impl Default for Config {
             address: "unix:///run/capstan/capstan.sock".into(),
             log_level: "info".into(),
             select: Select::default(),
+            plugin_dirs: vec!["/usr/lib/capstan/plugins".into()],
+            load: BTreeMap::new(),
+            supervision: Supervision::default(),
             prefer: BTreeMap::new(),
             plugins: BTreeMap::new(),
         }
@@ -90,8 +120,8 @@ impl Config {
     ///
     /// # Errors
     /// `InvalidArgument`: a section for a plugin that is not there, or one that does not decode.
-    pub fn complete(mut self, descriptors: &[PluginDescriptor]) -> Result<Self> {
-        let ids: BTreeSet<&str> = descriptors.iter().map(|d| d.info.id).collect();
+    pub async fn complete(mut self, plugins: &[Candidate]) -> Result<Self> {
+        let ids: BTreeSet<&str> = plugins.iter().map(|plugin| &*plugin.manifest.id).collect();
         if let Some(unknown) = self.plugins.keys().find(|id| !ids.contains(id.as_str())) {
             return Err(Error::invalid(format!(
                 "[plugins.{unknown:?}]: there is no such plugin; there are {}",
@@ -103,11 +133,19 @@ impl Config {
                 return Err(Error::invalid(format!("[select] {name:?}: no plugin is called that")));
             }
         }
-        for descriptor in descriptors {
-            let section = self.plugins.remove(descriptor.info.id).unwrap_or_default();
-            let section = (descriptor.config.complete)(&section)?;
+        for plugin in plugins {
+            let section = self.plugins.remove(&*plugin.manifest.id).unwrap_or_default();
+            let place = format!("[plugins.\"{}\"]", plugin.manifest.id);
+            // What is not there yet checks its section when it is.
+            let section = match plugin.is_unknown() {
+                true => section,
+                false => plugin.factory.complete(section).await.map_err(|error| {
+                    let is_said = error.message().starts_with(&place);
+                    if is_said { error } else { error.at(place) }
+                })?,
+            };
             if !section.is_empty() {
-                self.plugins.insert(descriptor.info.id.into(), section);
+                self.plugins.insert(plugin.manifest.id.to_string(), section);
             }
         }
         if !self.root.is_absolute() || !self.state.is_absolute() {
@@ -117,6 +155,11 @@ impl Config {
             return Err(Error::invalid("root and state must be two directories"));
         }
         Ok(self)
+    }
+
+    /// The section of a plugin.
+    pub(crate) fn section(&self, id: &str) -> toml::Table {
+        self.plugins.get(id).cloned().unwrap_or_default()
     }
 
     /// The file that gives this configuration.
@@ -130,7 +173,11 @@ mod tests {
     use super::*;
 
     fn check_error(text: &str, want: &str) {
-        let error = Config::parse(text, "x.toml").and_then(|c| c.complete(&[])).unwrap_err();
+        let complete = async |config: Config| config.complete(&[]).await;
+        let error = match Config::parse(text, "x.toml") {
+            Ok(config) => actix_rt::System::new().block_on(complete(config)).unwrap_err(),
+            Err(error) => error,
+        };
         assert!(error.message().contains(want), "{error}");
     }
 

@@ -8,16 +8,20 @@
 //!    shared library, remote process) makes no difference behind [`Registry`].
 //!
 //! The pieces: [`graph`] orders plugins by what they require; [`Kernel`] starts them in that order and
-//! supervises them; [`Registry`] is what is live, for links between plugins and for peers;
+//! supervises them; [`loader`] brings in those that are not compiled in; [`Registry`] is what is live, for links between plugins and for peers;
 //! [`Config`] is the daemon's file; [`Listener`] accepts connections and hands out the root capability.
 
 mod config;
 pub mod graph;
 mod listener;
+pub mod loader;
 mod registry;
+mod source;
 mod supervisor;
 
-pub use config::{Config, Select};
+pub use config::{Config, Select, Supervision};
 pub use listener::{Listener, SocketPath};
+pub use loader::{Load, Loader};
 pub use registry::Registry;
-pub use supervisor::Kernel;
+pub use source::{Candidate, Source};
+pub use supervisor::{Kernel, Reread, Setup, gather};

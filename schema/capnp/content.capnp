@@ -48,6 +48,10 @@ interface Blob {
   read @0 (offset :UInt64, length :UInt32) -> (bytes :Data, error :Common.Error);
   # Up to `length` bytes (at most 1 MiB) from `offset`; shorter only at the end of the blob; empty
   # at or behind it. Corrupt: the file is shorter than its record says.
+
+  descriptor @1 () -> (descriptor :UInt64, error :Common.Error);
+  # The whole blob as a file, read-only. Only where descriptors can be sent: between the daemon and a
+  # plugin. Unimplemented elsewhere.
 }
 
 interface Ingest {
@@ -63,4 +67,7 @@ interface Ingest {
   # wanted.
 
   abort @2 () -> (error :Common.Error);
+
+  descriptor @3 () -> (descriptor :UInt64, error :Common.Error);
+  # The bytes so far as a file, read-only. As Blob.descriptor.
 }

@@ -9,6 +9,27 @@ struct Event {
   fields @4 :List(Common.Label);  # what happened, by topic: id, pid, exitStatus, ...
 }
 
+struct NewEvent {
+  # An event before it is logged.
+  namespace @0 :Text;          # empty = it concerns all
+  topic @1 :Text;
+  fields @2 :List(Common.Label);
+}
+
+interface EventLog {
+  # The log for plugins outside of the daemon's program.
+
+  publish @0 (events :List(NewEvent)) -> (cursor :UInt64, error :Common.Error);
+  # In order and at once; answers the cursor of the last. Durable when answered.
+
+  read @1 (after :UInt64, limit :UInt32, namespace :Text, topics :List(Text))
+      -> (events :List(Event), cursor :UInt64, missed :UInt64, error :Common.Error);
+  # Matching events behind a cursor. Does not wait. Empty namespace = every one.
+
+  head @2 (beyond :UInt64) -> (cursor :UInt64, error :Common.Error);
+  # The newest cursor, once it is beyond that.
+}
+
 interface Events {
   subscribe @0 (after :UInt64, fromNow :Bool, allNamespaces :Bool, filters :List(Text))
       -> (subscription :Subscription, cursor :UInt64, error :Common.Error);

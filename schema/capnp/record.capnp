@@ -54,6 +54,11 @@ struct IngestRecord {
   startedAtUnixNs @4 :Int64;
 }
 
+struct DeliveryRecord {
+  # How far a sink is in the event log; the key is the sink's plugin id.
+  cursor @0 :UInt64;           # the last event that it took
+}
+
 struct TaskRecord {
   # One entry of the file that a shim appends to, synced before anybody is told.
   atUnixNs @0 :Int64;

@@ -31,9 +31,11 @@ interface Snapshotter {
   mounts @2 (key :Text) -> (mounts :List(Common.Mount), error :Common.Error);
   # Of an active snapshot or a view. FailedPrecondition: committed.
 
-  commit @3 (name :Text, key :Text, labels :List(Common.Label)) -> (error :Common.Error);
+  commit @3 (name :Text, key :Text, labels :List(Common.Label), rebase :Bool, parent :Text)
+      -> (error :Common.Error);
   # Syncs the tree and makes it immutable under `name`; `key` is consumed,
   # and its labels with it. FailedPrecondition: `key` is committed, or a view. AlreadyExists: name.
+  # With `rebase` it is put on `parent`; Unimplemented unless `canRebase`.
 
   remove @4 (key :Text) -> (error :Common.Error);
   # FailedPrecondition: it has children.
@@ -44,4 +46,8 @@ interface Snapshotter {
 
   usage @7 (key :Text) -> (size :UInt64, inodes :UInt64, error :Common.Error);
   # Of the snapshot's own data, without its parents: apparent bytes, each inode counted once.
+
+  abilities @8 () -> (canRebase :Bool, error :Common.Error);
+  # What it can do beyond the rest. canRebase: a tree that was prepared on nothing and filled with a layer in
+  # overlay form can be put on a parent at commit.
 }

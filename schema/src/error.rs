@@ -101,6 +101,7 @@ impl Class {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Error {
     class: Class,
+    is_broken_off: bool,
     message: Box<str>,
 }
 
@@ -123,7 +124,7 @@ impl Error {
         if message.contains('\n') {
             message = message.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
         }
-        Self { class, message: message.into() }
+        Self { class, is_broken_off: false, message: message.into() }
     }
 
     constructors! {
@@ -171,6 +172,23 @@ impl Error {
         Self::new(class, format!("{what}: {error}"))
     }
 
+    /// An `Unavailable` of a plugin that ended with a call in its hands: whether the call took effect is not
+    /// known, and the next instance may answer it. That does not cross the wire.
+    pub fn broken_off(message: impl Into<String>) -> Self {
+        Self { is_broken_off: true, ..Self::unavailable(message) }
+    }
+
+    /// Whether it came from [`Error::broken_off`].
+    pub fn is_broken_off(&self) -> bool {
+        self.is_broken_off
+    }
+
+    /// The same error without that mark, for whoever has nothing to do with the plugin that ended.
+    #[must_use]
+    pub fn settled(self) -> Self {
+        Self { is_broken_off: false, ..self }
+    }
+
     /// The class, for whoever decides.
     pub fn class(&self) -> Class {
         self.class
@@ -184,7 +202,8 @@ impl Error {
     /// The same error with the place where it happened said first. The class stays.
     #[must_use]
     pub fn at(self, place: impl fmt::Display) -> Self {
-        Self::new(self.class, format!("{place}: {}", self.message))
+        let is_broken_off = self.is_broken_off;
+        Self { is_broken_off, ..Self::new(self.class, format!("{place}: {}", self.message)) }
     }
 
     /// Another class for the same text, where a caller knows better what it means.

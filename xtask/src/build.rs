@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::command::{cargo, root, run};
+use crate::libraries;
 
 /// The programs beside the shim: package and binary.
 const PROGRAMS: [(&str, &str); 3] = [
@@ -28,6 +29,12 @@ pub(crate) const FOR_TESTS: [&str; 3] = ["--workspace", "--features", "capstan-d
 /// A small test to be built with the programs: where there is a test, what only tests depend on counts
 /// for the features of all, as it does when they are run.
 const ANY_TEST: &str = "conformance";
+
+/// Somebody else's plugins, for tests: directory, library, and program if it has one.
+const THIRD_PARTY: [(&str, &str, Option<&str>); 2] = [
+    ("integration/third-party/reflink", "libsnapshotter_reflink.so", Some("snapshotter-reflink")),
+    ("integration/third-party/misbehaved", "libmetrics_misbehaved.so", None),
+];
 
 /// What the binaries are for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +67,7 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
             for (_, binary) in PROGRAMS {
                 cargo.args(["--bin", binary]);
             }
+            libraries::select(&mut cargo, libraries::ALL);
             "target/debug"
         }
     };
@@ -68,7 +76,28 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
         install(&root().join(built).join(binary), &out)?;
     }
     install(&shim()?, &out)?;
+    if kind == Kind::Test {
+        third_party(&out)?;
+        libraries::install(libraries::ALL, &root().join(built), &out)?;
+    }
     Ok(out)
+}
+
+/// Plugins that are crates on their own. They share a target directory, with what tests build there.
+fn third_party(out: &Path) -> Result<()> {
+    let target = root().join("target/third-party");
+    for (dir, library, program) in THIRD_PARTY {
+        let mut cargo = cargo();
+        cargo
+            .current_dir(root().join(dir))
+            .args(["build", "--locked", "--lib", "--bins", "--examples", "--target-dir"])
+            .arg(&target);
+        run(&mut cargo)?;
+        for file in [Some(library), program].into_iter().flatten() {
+            install(&target.join("debug").join(file), out)?;
+        }
+    }
+    Ok(())
 }
 
 fn shim() -> Result<PathBuf> {

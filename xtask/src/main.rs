@@ -5,7 +5,10 @@ mod build;
 mod ci;
 mod command;
 mod demo;
+mod libraries;
+mod new_plugin;
 mod packages;
+mod python;
 mod schema;
 mod tidy;
 
@@ -22,7 +25,10 @@ usage: cargo xtask TASK
   build [--test]     build the binaries into target/capstan (--test: for tests, into target/capstan-test)
   schema [--check]   make schema/src/generated from schema/capnp (--check: fail if it is stale)
   tidy               check what no compiler checks: layout, dependencies between crates, sizes, words
+  python             make target/python: a Python with pycapnp, for the tests of a plugin in Python
   ci                 the whole gate: format, tidy, schema, clippy, build, all tests
+  new-plugin KIND NAME DIR
+                     make a crate outside of this workspace, with a plugin that works
   demo               show the binaries at work: pull, run, exec, a daemon that dies and comes back
   bench [ARGS]       measure them beside containerd, runc and crun
 
@@ -48,12 +54,17 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
         ["schema"] => schema::generate()?,
         ["schema", "--check"] => schema::check()?,
         ["tidy"] => tidy::tidy()?,
+        ["python"] => {
+            packages::install(Set::Ci)?;
+            python::install()?;
+        }
         ["ci"] => return ci::ci(),
+        ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, dir.as_ref())?,
         ["demo"] => demo::demo()?,
         ["bench", args @ ..] => bench::bench(args)?,
-        ["help" | "-h" | "--help"] => print_help(),
+        ["help" | "-h" | "--help"] => eprint!("{HELP}"),
         _ => {
-            print_help();
+            eprint!("{HELP}");
             return Ok(ExitCode::from(2));
         }
     }
@@ -63,8 +74,4 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
 fn build(kind: Kind) -> Result<()> {
     packages::install(Set::Build)?;
     build::build(kind).map(drop)
-}
-
-fn print_help() {
-    eprint!("{HELP}");
 }

@@ -42,11 +42,15 @@ const PACKAGES: &[(Set, &str)] = &[
     (Set::Ci, "mmdebstrap"),
     (Set::Ci, "python3"),
     (Set::Ci, "umoci"),
+    // The plugin in Python (`cargo xtask python`).
+    (Set::Ci, "python3-venv"),
     // `cargo xtask tidy` looks at what is checked in.
     (Set::Ci, "git"),
     // `cargo xtask schema`.
     (Set::Ci, "capnproto"),
     (Set::Ci, "libcapnp-dev"),
+    // A file system with reflinks (integration/third-party/reflink).
+    (Set::Ci, "xfsprogs"),
     // Other runtimes behind our shim.
     (Set::Ci, "crun"),
     (Set::Ci, "runc"),

@@ -1,6 +1,9 @@
 //! `capstan plugins`.
 
+mod graph;
+
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use capstan_client::schema::introspection_capnp::{PluginState, introspection, plugin};
 use capstan_client::schema::read_texts;
@@ -22,6 +25,32 @@ pub(crate) enum Plugins {
     Inspect { id: String },
     /// Print the configuration that a plugin runs with, as TOML
     Config { id: String },
+    /// Give a plugin a new instance, once it has answered what it has
+    Restart { id: String },
+    /// Add a plugin from a shared library, now and at each boot
+    Load {
+        /// The library; only root may be able to write it
+        file: PathBuf,
+        /// In a process of its own
+        #[arg(long)]
+        isolated: bool,
+    },
+    /// Put a shared library in the place of a plugin; if it does not come up, all is as before
+    Replace {
+        id: String,
+        /// The library
+        file: PathBuf,
+    },
+    /// End a plugin that was loaded, and forget it
+    Unload { id: String },
+    /// Read the daemon's configuration anew, as SIGHUP does
+    Reload,
+    /// Show which plugin requires which
+    Graph {
+        /// For graphviz
+        #[arg(long)]
+        dot: bool,
+    },
 }
 
 fn state(state: PluginState) -> &'static str {
@@ -33,6 +62,8 @@ fn state(state: PluginState) -> &'static str {
         PluginState::Skipped => "skipped",
         PluginState::Disabled => "disabled",
         PluginState::Stopped => "stopped",
+        PluginState::Replacing => "replacing",
+        PluginState::Degraded => "degraded",
     }
 }
 
@@ -74,8 +105,64 @@ impl Plugins {
                 }
                 Ok(())
             }
+            Self::Restart { id } => {
+                let mut request = service.restart_request();
+                request.get().set_id(&id);
+                call!(session, request);
+                Ok(())
+            }
+            Self::Load { file, isolated } => {
+                let mut request = service.load_request();
+                request.get().set_path(&absolute(&file)?);
+                request.get().set_isolated(isolated);
+                let response = call!(session, request);
+                let id = response.get()?.get_id()?.to_str()?;
+                writeln!(std::io::stdout(), "{id}")?;
+                Ok(())
+            }
+            Self::Replace { id, file } => {
+                let mut request = service.replace_request();
+                request.get().set_id(&id);
+                request.get().set_path(&absolute(&file)?);
+                call!(session, request);
+                Ok(())
+            }
+            Self::Unload { id } => {
+                let mut request = service.unload_request();
+                request.get().set_id(&id);
+                call!(session, request);
+                Ok(())
+            }
+            Self::Reload => {
+                let response = call!(session, service.reload_request());
+                for id in read_texts(response.get()?.get_changed()?)? {
+                    writeln!(std::io::stdout(), "{id}")?;
+                }
+                Ok(())
+            }
+            Self::Graph { dot } => {
+                let response = call!(session, service.plugins_request());
+                let plugins = response.get()?.get_plugins()?;
+                let mut nodes = Vec::new();
+                for plugin in plugins {
+                    nodes.push(graph::Node {
+                        id: plugin.get_id()?.to_string()?,
+                        state: state(plugin.get_state()?),
+                        requires: read_texts(plugin.get_requires()?)?,
+                    });
+                }
+                let text = if dot { graph::dot(&nodes) } else { graph::tree(&nodes) };
+                write!(std::io::stdout(), "{text}")?;
+                Ok(())
+            }
         }
     }
+}
+
+/// The daemon has a working directory of its own. A path with a link in it is left as it is: whether that is
+/// fine is the daemon's business.
+fn absolute(file: &Path) -> std::io::Result<String> {
+    Ok(std::path::absolute(file)?.to_string_lossy().into_owned())
 }
 
 fn show(plugin: plugin::Reader<'_>) -> Outcome {
@@ -84,14 +171,38 @@ fn show(plugin: plugin::Reader<'_>) -> Outcome {
     line("Id", plugin.get_id()?.to_string()?)?;
     line("About", plugin.get_about()?.to_string()?)?;
     line("State", state(plugin.get_state()?).into())?;
-    line("Source", plugin.get_source()?.to_string()?)?;
+    let (source, origin) = (plugin.get_source()?.to_str()?, plugin.get_origin()?.to_str()?);
+    line("Source", if origin.is_empty() { source.into() } else { format!("{source} ({origin})") })?;
     line("Version", plugin.get_version()?.to_string()?)?;
+    if plugin.get_abi() > 0 {
+        line("ABI", format!("{} ({})", plugin.get_abi(), plugin.get_built_with()?.to_str()?))?;
+    }
+    if plugin.get_pid() > 0 {
+        line(
+            "Process",
+            format!("{} ({})", plugin.get_pid(), print::size(plugin.get_memory_bytes())),
+        )?;
+    }
     line("Requires", read_texts(plugin.get_requires()?)?.join(", "))?;
     line("Provides", read_texts(plugin.get_provides()?)?.join(", "))?;
     line("Generation", plugin.get_generation().to_string())?;
     line("Started", print::time(plugin.get_started_at_unix_ns()))?;
     line("Restarts", plugin.get_restarts().to_string())?;
+    line("Rights", read_texts(plugin.get_rights()?)?.join(", "))?;
     line("Calls", format!("{} ({} lost)", plugin.get_calls(), plugin.get_failures()))?;
+    line("Mailbox", plugin.get_mailbox().to_string())?;
+    let time = |ns: u64| format!("{:?}", std::time::Duration::from_nanos(ns));
+    if plugin.get_latency_p50_ns() > 0 {
+        let (half, most) = (plugin.get_latency_p50_ns(), plugin.get_latency_p99_ns());
+        line("Latency", format!("half within {}, 99 of 100 within {}", time(half), time(most)))?;
+    }
+    if plugin.get_blackout_ns() > 0 {
+        line("Blackout", time(plugin.get_blackout_ns()))?;
+    }
+    let degraded = plugin.get_degraded()?.to_string()?;
+    if !degraded.is_empty() {
+        line("Degraded", degraded)?;
+    }
     let error = plugin.get_last_error()?.to_string()?;
     if !error.is_empty() {
         line("Last error", error)?;

@@ -17,7 +17,7 @@ pub(crate) fn json<'a>(reader: impl Into<Reader<'a>>) -> Outcome {
 }
 
 /// Prints a JSON value, indented.
-pub(super) fn print(value: &Value) -> Outcome {
+pub(crate) fn print(value: &Value) -> Outcome {
     Ok(writeln!(std::io::stdout(), "{value:#}")?)
 }
 

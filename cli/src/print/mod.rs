@@ -6,7 +6,7 @@ mod progress;
 mod table;
 mod unit;
 
-pub(crate) use json::{json, json_line};
+pub(crate) use json::{json, json_line, print as json_value};
 pub(crate) use listing::Listing;
 pub(crate) use progress::PullProgress;
 pub(crate) use table::Table;

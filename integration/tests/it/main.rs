@@ -2,8 +2,11 @@
 
 mod bad_input;
 mod cli;
+mod outside;
 mod plugins;
 mod pull;
+mod python;
+mod replace;
 mod run;
 mod security;
 mod survival;

@@ -130,3 +130,65 @@ fn a_configuration_that_is_wrong_stops_the_boot_with_the_place() {
     host.configure("");
     host.start();
 }
+
+/// A changed configuration is taken by a running daemon, all of it or nothing.
+#[test]
+fn a_reload_does_what_has_changed_or_nothing() {
+    let section =
+        |concurrency: &str| format!("[plugins.\"transfer.local\"]\nconcurrency = {concurrency}\n");
+    let host = Host::with_config(&section("3"));
+    let config = |host: &Host| host.ok(&["plugins", "config", "transfer.local"]);
+    let generation = |host: &Host, id: &str| {
+        host.json(&["plugins", "inspect", id])["generation"].as_u64().unwrap()
+    };
+    let others = || {
+        let list = host.json(&["plugins", "ls"]);
+        let others = list.as_array().unwrap().iter().filter(|it| it["id"] != "transfer.local");
+        others.map(|it| it["generation"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let before = others();
+
+    host.configure(&section("5"));
+    assert_eq!(host.ok(&["plugins", "reload"]), "transfer.local\n");
+    assert!(config(&host).contains("concurrency = 5"), "{}", config(&host));
+    assert_eq!((generation(&host, "transfer.local"), others()), (2, before.clone()));
+    assert_eq!(host.ok(&["plugins", "reload"]), "", "nothing has changed since");
+
+    let as_before = |more: &str, code: i32, class: &str, parts: &[&str]| {
+        host.configure(more);
+        let mut all = vec!["all is as before"];
+        all.extend(parts);
+        host.fails(&["plugins", "reload"], code, class, &all);
+        assert!(config(&host).contains("concurrency = 5"));
+        assert_eq!((generation(&host, "transfer.local"), others()), (2, before.clone()), "{more}");
+    };
+    let nonsense = format!("{}nonsense = 1\n", section("6"));
+    as_before(&nonsense, 5, "InvalidArgument", &["transfer.local", "nonsense"]);
+    as_before("[plugins.\"no.body\"]\nx = 1\n", 5, "InvalidArgument", &["no.body"]);
+    as_before("no toml", 5, "InvalidArgument", &["line"]);
+    let missing = "[load.\"metrics.none\"]\nlibrary = \"/nowhere/none.so\"\n";
+    as_before(missing, 3, "NotFound", &["metrics.none", "/nowhere"]);
+
+    // Denied, it ends, and what requires it says so; admitted again, it has the section of now.
+    host.configure("[select]\ndeny = [\"transfer.local\"]\n");
+    assert_eq!(host.ok(&["plugins", "reload"]), "transfer.local\n");
+    assert_eq!(state(&host, "transfer.local").0, "disabled");
+    assert_eq!(state(&host, "containers.local").0, "degraded");
+    host.fails(&["plugins", "restart", "transfer.local"], 6, "FailedPrecondition", &["disabled"]);
+    host.configure(&section("7"));
+    assert_eq!(host.ok(&["plugins", "reload"]), "transfer.local\n");
+    assert_eq!(state(&host, "transfer.local").0, "running");
+    assert_eq!(state(&host, "containers.local").0, "running");
+    assert!(config(&host).contains("concurrency = 7"));
+}
+
+/// Who requires what, for people and for graphviz.
+#[test]
+fn the_graph_shows_every_requirement() {
+    let host = Host::new();
+    let tree = host.ok(&["plugins", "graph"]);
+    assert!(tree.contains("content.local (running)\n`- metadata: metadata.redb\n"), "{tree}");
+    let dot = host.ok(&["plugins", "graph", "--dot"]);
+    assert!(dot.starts_with("digraph plugins {\n") && dot.ends_with("}\n"), "{dot}");
+    assert!(dot.contains("\"content.local\" -> \"metadata.redb\";"), "{dot}");
+}

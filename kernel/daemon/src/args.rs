@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use capstan_kernel::Config;
+use capstan_kernel::{Config, Reread};
 use capstan_schema::Result;
 use clap::{Parser, Subcommand};
 
@@ -37,6 +37,9 @@ enum Command {
     /// Look at the configuration
     #[command(subcommand, disable_help_subcommand = true)]
     Config(ConfigCommand),
+    /// Runs a plugin's library in this process; capstand starts it so
+    #[command(hide = true)]
+    PluginHost,
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,48 +56,52 @@ enum ConfigCommand {
 }
 
 /// What to do, with everything that it needs.
-#[derive(Debug)]
 pub(crate) enum Action {
-    Run(Config),
+    Run(Config, Reread),
     Print(Config),
     Check(Config),
 }
 
 /// Parses the command line and reads the file: flags beat the file, the file beats the defaults.
 ///
-/// It exits by itself on `--help`, `--version` and wrong usage.
+/// `None`: this process is a host of a plugin. It exits by itself on `--help`, `--version` and wrong usage.
 ///
 /// # Errors
 /// Those of the configuration file.
-pub(crate) fn parse() -> Result<Action> {
+pub(crate) fn parse() -> Result<Option<Action>> {
     let args = Args::parse();
-    match &args.command {
-        Some(Command::Config(ConfigCommand::Default)) => Ok(Action::Print(Config::default())),
+    let action = match &args.command {
+        Some(Command::PluginHost) => return Ok(None),
+        Some(Command::Config(ConfigCommand::Default)) => Action::Print(Config::default()),
         Some(Command::Config(ConfigCommand::Check { file })) => {
-            Ok(Action::Check(Config::read(file, true)?))
+            Action::Check(Config::read(file, true)?)
         }
-        Some(Command::Config(ConfigCommand::Dump)) => Ok(Action::Print(args.merge()?)),
-        None => Ok(Action::Run(args.merge()?)),
-    }
+        Some(Command::Config(ConfigCommand::Dump)) => Action::Print(args.merge()?),
+        None => {
+            let config = args.merge()?;
+            Action::Run(config, Box::new(move || args.merge()))
+        }
+    };
+    Ok(Some(action))
 }
 
 impl Args {
-    fn merge(self) -> Result<Config> {
+    fn merge(&self) -> Result<Config> {
         let mut config = match &self.config {
             Some(path) => Config::read(path, true)?,
             None => Config::read(DEFAULT_CONFIG.as_ref(), false)?,
         };
-        if let Some(root) = self.root {
-            config.root = root;
+        if let Some(root) = &self.root {
+            config.root.clone_from(root);
         }
-        if let Some(state) = self.state {
-            config.state = state;
+        if let Some(state) = &self.state {
+            config.state.clone_from(state);
         }
-        if let Some(address) = self.address {
-            config.address = address;
+        if let Some(address) = &self.address {
+            config.address.clone_from(address);
         }
-        if let Some(level) = self.log_level {
-            config.log_level = level;
+        if let Some(level) = &self.log_level {
+            config.log_level.clone_from(level);
         }
         Ok(config)
     }

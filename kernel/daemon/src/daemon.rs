@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use capstan_kernel::{Config, Kernel, Listener, Registry, SocketPath};
+use capstan_kernel::{
+    Candidate, Config, Kernel, Listener, Loader, Registry, Reread, Setup, SocketPath,
+};
 use capstan_schema::{Error, Result};
-use capstan_sdk::{DaemonInfo, Kernel as _, PluginDescriptor, clock};
+use capstan_sdk::{Control, DaemonInfo, Kernel as _, PluginDescriptor, clock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::args::Action;
 use crate::{lock, log, notify};
@@ -24,13 +26,38 @@ const REVISION: &str = match option_env!("CAPSTAN_REVISION") {
 /// What kept the daemon from running, or what is wrong with the configuration.
 pub(crate) fn dispatch(action: Action) -> Result<()> {
     match action {
-        Action::Print(config) => print(&config.complete(&PluginDescriptor::all())?.to_toml()),
+        Action::Print(config) => print(&system().block_on(complete(config))?.to_toml()),
         Action::Check(config) => {
-            config.complete(&PluginDescriptor::all())?;
+            system().block_on(complete(config))?;
             print("the configuration is fine\n")
         }
-        Action::Run(config) => run(config),
+        Action::Run(config, reread) => run(config, reread),
     }
+}
+
+fn system() -> actix_rt::SystemRunner {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("blocking")
+            .build()
+            .expect("the system gives an epoll instance")
+    };
+    actix_rt::System::with_tokio_rt(runtime)
+}
+
+fn builtins() -> Vec<Candidate> {
+    PluginDescriptor::all().into_iter().map(Candidate::from).collect()
+}
+
+fn loader() -> Result<Loader> {
+    let own = std::env::current_exe().map_err(|error| Error::io("find our own program", error))?;
+    Ok(Loader::new(own))
+}
+
+async fn complete(config: Config) -> Result<Config> {
+    let candidates = capstan_kernel::gather(&config, &builtins(), &loader()?).await?;
+    config.complete(&candidates).await
 }
 
 fn print(text: &str) -> Result<()> {
@@ -40,26 +67,20 @@ fn print(text: &str) -> Result<()> {
         .map_err(|error| Error::io("write to stdout", error))
 }
 
-fn run(config: Config) -> Result<()> {
+fn run(config: Config, reread: Reread) -> Result<()> {
     log::start(&config.log_level)?;
     // Nothing that the daemon makes is for others, unless a mode is set in so many words.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .thread_name("blocking")
-            .build()
-            .expect("the system gives an epoll instance")
-    };
-    let system = actix_rt::System::with_tokio_rt(runtime);
-    system.block_on(serve(config))
+    system().block_on(serve(config, reread))
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(config: Config, reread: Reread) -> Result<()> {
     let begun = Instant::now();
     let mut signals = Signals::install()?;
-    let config = config.complete(&PluginDescriptor::all())?;
     let address = SocketPath::parse(&config.address)?;
+    if !config.root.is_absolute() || !config.state.is_absolute() {
+        return Err(Error::invalid("root and state must be absolute paths"));
+    }
     lock::make_dir(&config.root, 0o700)?;
     lock::make_dir(&config.state, 0o711)?;
     let _lock = lock::take(&config.root)?;
@@ -71,7 +92,8 @@ async fn serve(config: Config) -> Result<()> {
         address: config.address.clone(),
         started_at_unix_ns: clock::now_unix_ns(),
     };
-    let kernel = Kernel::boot(&config, &PluginDescriptor::all(), daemon).await?;
+    let setup = Setup { config: config.clone(), builtins: builtins(), loader: loader()?, reread };
+    let kernel = Kernel::boot(setup, daemon).await?;
     let listener = Listener::bind(address, Arc::clone(kernel.registry())).await?;
     info!(address = config.address, elapsed = ?begun.elapsed(), "ready");
     notify::notify("READY=1");
@@ -110,9 +132,8 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    warn!("SIGHUP: this build does not reload its configuration; restart the daemon");
-                }
+                // What comes of it is in the log.
+                _ = self.hangup.recv() => drop(registry.control(Control::Reload)),
                 _ = self.dump.recv() => dump(registry),
             }
         }

@@ -12,7 +12,12 @@ mod probe;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match args::parse().and_then(daemon::dispatch) {
+    let outcome = match args::parse() {
+        Ok(None) => return capstan_kernel::loader::host(),
+        Ok(Some(action)) => daemon::dispatch(action),
+        Err(error) => Err(error),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("capstand: {error}");

@@ -20,14 +20,14 @@ pub(super) fn serve(registry: Arc<Registry>, peer: Peer) -> Client {
 }
 
 impl Root {
-    fn open(&self, params: &root::OpenParams) -> Result<Client> {
+    async fn open(&self, params: &root::OpenParams) -> Result<Client> {
         let params = params.get()?;
         let (service, namespace) =
             (params.get_service()?.to_str()?, params.get_namespace()?.to_str()?);
         if service.is_empty() {
             return Err(Error::invalid("which service? say a kind or a plugin id"));
         }
-        self.registry.open(&self.peer, service, namespace)
+        self.registry.open(&self.peer, service, namespace).await
     }
 }
 
@@ -37,7 +37,7 @@ impl root::Server for Root {
         params: root::OpenParams,
         mut results: root::OpenResults,
     ) -> capnp::Result<()> {
-        match Root::open(&self, &params) {
+        match Root::open(&self, &params).await {
             Ok(client) => {
                 results.get().init_service().set_as_capability(client.hook);
             }

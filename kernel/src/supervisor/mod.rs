@@ -1,41 +1,105 @@
 //! The supervisor: starts plugins in order, and gives one that ended a new instance from its factory.
 //!
-//! One for one: a plugin's end is its own. Its dependents are not restarted; their links find
-//! nobody for a while and answer `Unavailable`, then find the new instance.
+//! One for one: a plugin's end is its own. Its dependents are not restarted; their calls wait a moment for the new
+//! instance, or answer `Unavailable`. Each plugin has a [`keeper`], which alone starts and ends its instances;
+//! [`control`] changes which plugins there are, and [`reload`] takes a new configuration.
 
+mod control;
+mod keeper;
 mod policy;
+mod reload;
+mod store;
 
-use std::panic::AssertUnwindSafe;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use capstan_schema::{Error, Result};
-use capstan_sdk::{Context, DaemonInfo, PluginDescriptor, PluginState, Running, clock};
-use tokio::sync::oneshot;
-use tokio::task::{JoinError, JoinHandle};
+use capstan_schema::Result;
+use capstan_sdk::{DaemonInfo, PluginState};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use self::policy::{Policy, Verdict};
+pub(crate) use self::keeper::Plan;
+use self::keeper::{Keeper, Order};
+use self::store::Store;
 use crate::graph::{self, Node};
-use crate::{Config, Registry};
+use crate::registry::Orders;
+use crate::{Candidate, Config, Loader, Registry};
 
-/// How long a factory may take. Recovery of a large store belongs behind the start, not into it.
-const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Reads the configuration anew: file, and the flags that beat it.
+pub type Reread = Box<dyn Fn() -> Result<Config>>;
 
 /// The running plugins of a daemon.
 #[derive(Debug)]
 pub struct Kernel {
-    registry: Arc<Registry>,
-    /// In start order.
-    keepers: Vec<Keeper>,
+    shared: Rc<Shared>,
+    /// Carries out what plugins order.
+    dispatcher: JoinHandle<()>,
+    /// Starts what was skipped, once what it requires is there.
+    reviver: JoinHandle<()>,
 }
 
-/// The task that looks after one plugin.
-#[derive(Debug)]
-struct Keeper {
-    id: &'static str,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+/// What a daemon starts from.
+pub struct Setup {
+    /// As it was read.
+    pub config: Config,
+    /// What is compiled in.
+    pub builtins: Vec<Candidate>,
+    /// For the rest.
+    pub loader: Loader,
+    /// For SIGHUP.
+    pub reread: Reread,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Setup({} built in)", self.builtins.len())
+    }
+}
+
+struct Shared {
+    registry: Arc<Registry>,
+    builtins: Vec<Candidate>,
+    loader: Loader,
+    store: Store,
+    reread: Reread,
+    /// In effect, and complete.
+    config: RefCell<Config>,
+    /// As it was before the defaults were filled in: what is said in it comes before what a library says.
+    said: RefCell<Config>,
+    keepers: RefCell<BTreeMap<Arc<str>, Keeper>>,
+    /// Ids in start order.
+    order: RefCell<Vec<Arc<str>>>,
+    /// Held by whoever changes which plugins there are.
+    structure: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shared({:?})", self.registry)
+    }
+}
+
+/// All plugins of a configuration: what is compiled in, and what it loads.
+///
+/// # Errors
+/// `InvalidArgument`: two of one id. Those of a library that cannot be loaded.
+pub async fn gather(
+    config: &Config,
+    builtins: &[Candidate],
+    loader: &Loader,
+) -> Result<Vec<Candidate>> {
+    let mut all = builtins.to_vec();
+    all.extend(loader.directories(&config.plugin_dirs).await?);
+    for (id, load) in &config.load {
+        let candidate = loader.section(id, load).await?;
+        // Said by name, it may take the place of one that is compiled in.
+        all.retain(|other| other.manifest.id != candidate.manifest.id);
+        all.push(candidate);
+    }
+    Ok(all)
 }
 
 impl Kernel {
@@ -44,200 +108,173 @@ impl Kernel {
     /// A plugin that does not start is reported and skipped, with those that require it.
     ///
     /// # Errors
-    /// What makes any boot impossible: a configuration that does not decode, a cycle, a duplicate.
-    pub async fn boot(
-        config: &Config,
-        descriptors: &[PluginDescriptor],
-        daemon: DaemonInfo,
-    ) -> Result<Self> {
-        let nodes: Vec<Node> = descriptors.iter().map(node).collect();
-        let order = graph::order(&nodes)?;
-        let config = config.clone().complete(descriptors)?;
-        let registry = Arc::new(Registry::new(daemon));
-        let ranked: Vec<(String, i32)> = descriptors
-            .iter()
-            .filter(|d| config.select.admits(d.info.id))
-            .map(|d| (d.info.id.to_owned(), d.info.rank))
-            .collect();
-        registry.prefer(graph::preferred(&ranked, &config.prefer)?);
-        for &index in &order {
-            let descriptor = descriptors[index];
-            let section = config.plugins.get(descriptor.info.id).cloned().unwrap_or_default();
-            let state = match config.select.admits(descriptor.info.id) {
-                true => PluginState::Starting,
-                false => PluginState::Disabled,
-            };
-            registry.register(descriptor, section, state);
+    /// What makes any boot impossible: a configuration that does not decode, a library in it that cannot be loaded,
+    /// a cycle, a duplicate.
+    pub async fn boot(setup: Setup, daemon: DaemonInfo) -> Result<Self> {
+        let Setup { config: said, builtins, loader, reread } = setup;
+        let mut candidates = gather(&said, &builtins, &loader).await?;
+        let store = Store::open(&said.root)?;
+        store.restore(&loader, &said, &mut candidates).await?;
+        let order = graph::order(&nodes(&candidates))?;
+        let config = said.clone().complete(&candidates).await?;
+        let preferred = preferred(&candidates, &config)?;
+        let (registry, orders) = Registry::new(daemon);
+        registry.prefer(preferred);
+        let shared = Rc::new(Shared {
+            registry: Arc::new(registry),
+            builtins,
+            loader,
+            store,
+            reread,
+            config: RefCell::new(config),
+            said: RefCell::new(said),
+            keepers: RefCell::default(),
+            order: RefCell::default(),
+            structure: tokio::sync::Mutex::default(),
+        });
+        let plans: Vec<Plan> =
+            order.iter().map(|&index| shared.plan(candidates[index].clone())).collect();
+        for plan in &plans {
+            let is_admitted = shared.config.borrow().select.admits(&plan.candidate.manifest.id);
+            let state = if is_admitted { PluginState::Starting } else { PluginState::Disabled };
+            shared.registry.register(plan, state);
         }
-        let mut kernel = Self { registry, keepers: Vec::new() };
-        for &index in &order {
-            let descriptor = descriptors[index];
-            if config.select.admits(descriptor.info.id) {
-                let section = config.plugins.get(descriptor.info.id).cloned().unwrap_or_default();
-                kernel.start(descriptor, section, &config).await;
+        for plan in plans {
+            let id = Arc::clone(&plan.candidate.manifest.id);
+            let is_admitted = shared.config.borrow().select.admits(&id);
+            if !is_admitted {
+                plan.candidate.factory.rest();
+            }
+            shared.keep(plan);
+            if is_admitted {
+                // What comes of it is in the registry.
+                let _ = shared.order(&id, Order::start).await;
             }
         }
-        Ok(kernel)
-    }
-
-    async fn start(&mut self, descriptor: PluginDescriptor, section: toml::Table, config: &Config) {
-        let id = descriptor.info.id;
-        if let Some(reason) = self.registry.unmet(descriptor.info.requires) {
-            warn!(plugin = id, reason, "skipped");
-            self.registry.set_down(id, PluginState::Skipped, &reason);
-            return;
-        }
-        let context = Context::new(
-            id,
-            descriptor.info.requires,
-            &config.root,
-            &config.state,
-            Arc::clone(&self.registry) as _,
-            Arc::clone(&self.registry) as _,
-        );
-        let factory = Factory { descriptor, section, context };
-        let begun = Instant::now();
-        match factory.make().await {
-            Ok(running) => {
-                let elapsed = begun.elapsed();
-                let (stop, stopped) = oneshot::channel();
-                let instance = Instance::go_live(id, &self.registry, running);
-                let registry = Arc::clone(&self.registry);
-                let task = actix_rt::spawn(keep(factory, instance, registry, stopped));
-                self.keepers.push(Keeper { id, stop, task });
-                info!(plugin = id, ?elapsed, "started");
-            }
-            Err(error) => {
-                error!(plugin = id, %error, "failed to start");
-                self.registry.set_down(id, PluginState::Failed, &error.to_string());
-            }
-        }
+        let dispatcher = actix_rt::spawn(dispatch(Rc::clone(&shared), orders));
+        let reviver = actix_rt::spawn(revive(Rc::clone(&shared)));
+        Ok(Self { shared, dispatcher, reviver })
     }
 
     /// What is live.
     pub fn registry(&self) -> &Arc<Registry> {
-        &self.registry
+        &self.shared.registry
     }
 
     /// Ends all plugins, the last started first.
     pub async fn stop(self) {
-        for keeper in self.keepers.into_iter().rev() {
-            let _ = keeper.stop.send(());
-            if let Err(error) = keeper.task.await {
-                error!(plugin = keeper.id, %error, "its keeper failed");
+        self.dispatcher.abort();
+        self.reviver.abort();
+        let order = self.shared.order.take();
+        for id in order.iter().rev() {
+            let keeper = self.shared.keepers.borrow_mut().remove(id);
+            let Some(keeper) = keeper else { continue };
+            if let Err(error) = keeper.stop().await {
+                error!(plugin = &**id, %error, "its keeper failed");
             }
         }
     }
 }
 
-fn node(descriptor: &PluginDescriptor) -> Node {
-    Node {
-        id: descriptor.info.id.into(),
-        requires: descriptor.info.requires.iter().map(|&r| r.into()).collect(),
+impl Shared {
+    fn plan(&self, candidate: Candidate) -> Plan {
+        let section = self.config.borrow().section(&candidate.manifest.id);
+        Plan { candidate, section }
+    }
+
+    /// Gives a registered plugin its keeper.
+    fn keep(&self, plan: Plan) {
+        let id = Arc::clone(&plan.candidate.manifest.id);
+        let config = self.config.borrow();
+        let keeper = Keeper::new(plan, &self.registry, &config);
+        self.order.borrow_mut().push(Arc::clone(&id));
+        self.keepers.borrow_mut().insert(id, keeper);
+    }
+
+    /// Takes a plugin out, when its keeper has ended it.
+    async fn remove(&self, id: &str) {
+        let keeper = self.keepers.borrow_mut().remove(id);
+        if let Some(keeper) = keeper
+            && let Err(error) = keeper.stop().await
+        {
+            error!(plugin = id, %error, "its keeper failed");
+        }
+        self.order.borrow_mut().retain(|other| **other != *id);
+        self.registry.unregister(id);
+    }
+
+    /// Has a keeper do something.
+    async fn order(
+        &self,
+        id: &str,
+        order: impl FnOnce(tokio::sync::oneshot::Sender<Result<()>>) -> Order,
+    ) -> Result<()> {
+        let none = || {
+            capstan_schema::Error::not_found(format!(
+                "there is no plugin {id}; see `capstan plugins ls`"
+            ))
+        };
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let sent = self.keepers.borrow().get(id).map(|keeper| keeper.send(order(reply)));
+        sent.ok_or_else(none)?;
+        answer.await.unwrap_or_else(|_| Err(none()))
+    }
+
+    /// The plans that are in effect.
+    fn plans(&self) -> Vec<Plan> {
+        let keepers = self.keepers.borrow();
+        self.order.borrow().iter().filter_map(|id| keepers.get(id)).map(Keeper::plan).collect()
     }
 }
 
-/// What makes instances of one plugin.
-struct Factory {
-    descriptor: PluginDescriptor,
-    section: toml::Table,
-    context: Context,
+fn nodes(candidates: &[Candidate]) -> Vec<Node> {
+    let node = |candidate: &Candidate| Node {
+        id: candidate.manifest.id.to_string(),
+        requires: candidate.manifest.requires.to_vec(),
+    };
+    candidates.iter().map(node).collect()
 }
 
-impl Factory {
-    async fn make(&self) -> Result<Running> {
-        let future = (self.descriptor.start)(self.section.clone(), self.context.clone());
-        // On a task of its own, so that a panic in the factory ends there.
-        let mut task = actix_rt::spawn(AssertUnwindSafe(future).0);
-        match tokio::time::timeout(START_DEADLINE, &mut task).await {
-            Ok(Ok(made)) => made,
-            Ok(Err(ended)) => Err(Error::internal(describe(ended))),
-            Err(_) => {
-                task.abort();
-                Err(Error::unavailable(format!("did not start within {START_DEADLINE:?}")))
+fn preferred(candidates: &[Candidate], config: &Config) -> Result<BTreeMap<String, String>> {
+    let ranked: Vec<(String, i32)> = candidates
+        .iter()
+        .filter(|candidate| config.select.admits(&candidate.manifest.id))
+        .map(|candidate| (candidate.manifest.id.to_string(), candidate.manifest.rank))
+        .collect();
+    graph::preferred(&ranked, &config.prefer)
+}
+
+/// Each order on a task of its own: one that takes long delays nobody else's.
+async fn dispatch(shared: Rc<Shared>, mut orders: Orders) {
+    while let Some((change, reply)) = orders.recv().await {
+        let shared = Rc::clone(&shared);
+        actix_rt::spawn(async move {
+            let begun = Instant::now();
+            let what = format!("{change:?}");
+            let outcome = shared.control(change).await;
+            match &outcome {
+                Ok(ids) => info!(what, plugins = ids.join(" "), elapsed = ?begun.elapsed(), "done"),
+                Err(error) => warn!(what, %error, "refused"),
+            }
+            // Whoever ordered it may be gone.
+            let _ = reply.send(outcome);
+        });
+    }
+}
+
+/// A plugin that was skipped is started once what it requires is there.
+async fn revive(shared: Rc<Shared>) {
+    let mut changes = capstan_sdk::Lookup::changes(&*shared.registry);
+    while changes.changed().await.is_ok() {
+        let order = shared.order.borrow().clone();
+        for id in order {
+            let is_skipped = shared.registry.state(&id) == Some(PluginState::Skipped);
+            let plan = shared.keepers.borrow().get(&id).map(Keeper::plan);
+            if let (true, Some(plan)) = (is_skipped, plan)
+                && shared.registry.unmet(&plan.candidate.manifest.requires).is_none()
+            {
+                let _ = shared.order(&id, Order::start).await;
             }
         }
     }
-}
-
-/// A live instance.
-struct Instance {
-    actor: JoinHandle<()>,
-    since: Instant,
-}
-
-impl Instance {
-    fn go_live(id: &str, registry: &Registry, running: Running) -> Self {
-        registry.set_live(id, running.exports, clock::now_unix_ns());
-        Self { actor: running.actor, since: Instant::now() }
-    }
-}
-
-/// Looks after one plugin until it is stopped or given up.
-async fn keep(
-    factory: Factory,
-    mut instance: Instance,
-    registry: Arc<Registry>,
-    mut stopped: oneshot::Receiver<()>,
-) {
-    let id = factory.descriptor.info.id;
-    let mut policy = Policy::default();
-    loop {
-        let ended = tokio::select! {
-            biased;
-            _ = &mut stopped => {
-                registry.set_down(id, PluginState::Stopped, "");
-                instance.actor.abort();
-                let _ = instance.actor.await;
-                return;
-            }
-            ended = &mut instance.actor => ended,
-        };
-        let mut reason = match ended {
-            Ok(()) => "it stopped by itself".to_owned(),
-            Err(error) => describe(error),
-        };
-        let mut lived = instance.since.elapsed();
-        instance = loop {
-            let Verdict::Restart(wait) = policy.ended(lived) else {
-                error!(plugin = id, reason, "given up after too many restarts");
-                registry.set_down(id, PluginState::Failed, &format!("given up: {reason}"));
-                return;
-            };
-            error!(plugin = id, reason, ?wait, "ended; a new instance follows");
-            registry.set_down(id, PluginState::Restarting, &reason);
-            tokio::select! {
-                biased;
-                _ = &mut stopped => {
-                    registry.set_down(id, PluginState::Stopped, "");
-                    return;
-                }
-                () = tokio::time::sleep(wait) => {}
-            }
-            match factory.make().await {
-                Ok(running) => {
-                    info!(plugin = id, "restarted");
-                    break Instance::go_live(id, &registry, running);
-                }
-                Err(error) => {
-                    reason = error.to_string();
-                    lived = Duration::ZERO;
-                }
-            }
-        };
-    }
-}
-
-/// Why a task ended, for people.
-fn describe(error: JoinError) -> String {
-    if !error.is_panic() {
-        return "it was cancelled".into();
-    }
-    let payload = error.into_panic();
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".into());
-    format!("panicked: {text}")
 }

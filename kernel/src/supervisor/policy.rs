@@ -5,9 +5,10 @@ use std::time::Duration;
 /// The first wait. Long enough to not spin, short enough that a user does not notice.
 const FIRST: Duration = Duration::from_millis(10);
 /// The longest wait between two tries.
-const LONGEST: Duration = Duration::from_secs(5);
-/// An instance that lived so long counts as healthy: what ended it is a new story.
-const HEALTHY: Duration = Duration::from_secs(60);
+pub(super) const LONGEST: Duration = Duration::from_secs(5);
+/// An instance that lived so long counts as healthy: what ended it is a new story. A plugin that ends once a second
+/// costs its callers a moment each time; giving it up would cost them everything.
+const HEALTHY: Duration = Duration::from_secs(1);
 /// So many ends in a row, none of them after a healthy life, and the plugin is given up. With
 /// doubling waits that is after about 10 s.
 const GIVE_UP: u32 = 10;
@@ -57,7 +58,7 @@ mod tests {
     fn a_healthy_life_starts_the_count_anew() {
         let mut policy = Policy::default();
         for _ in 0..10 {
-            policy.ended(Duration::from_secs(1));
+            policy.ended(Duration::from_millis(900));
         }
         assert_eq!(policy.ended(HEALTHY), Verdict::Restart(FIRST));
     }

@@ -74,7 +74,7 @@ impl Plugin for LocalContainers {
         let place = context.state_dir()?.join("mnt");
         std::fs::create_dir_all(&place)
             .map_err(|error| Error::io(format!("make {}", place.display()), error))?;
-        let cgroup_parent = cgroup_parent(&config, &context.kernel().daemon().state)?;
+        let cgroup_parent = cgroup_parent(&config, &context.kernel()?.daemon().state)?;
         let snapshotters = snapshotters(&context)?;
         let leftovers =
             sweep::find(&metadata, &snapshotters, &context.link::<Namespaces>()?).await?;
@@ -124,7 +124,7 @@ fn cgroup_parent(config: &Config, state: &Path) -> Result<String> {
 }
 
 fn snapshotters(context: &Context) -> Result<Vec<Link<Snapshotter>>> {
-    let plugins = context.kernel().plugins();
+    let plugins = context.kernel()?.plugins();
     let names = plugins.iter().filter_map(|plugin| plugin.id.strip_prefix("snapshotter."));
     names.map(|name| context.link_named::<Snapshotter>(name)).collect()
 }

@@ -27,6 +27,24 @@ impl Blobs {
         Ok(Self { dir })
     }
 
+    /// Holds off whoever would hold the names in another way: `alone` to remove a file, shared to add a record for one.
+    /// It blocks. A lock on the directory, because an instance of the plugin that was told to end may still name
+    /// what its writers finish, beside the next one.
+    pub(crate) fn hold(&self, is_alone: bool) -> Result<File> {
+        let lock = || {
+            let dir = File::open(&self.dir)?;
+            if is_alone {
+                dir.lock()?
+            } else {
+                dir.lock_shared()?
+            }
+            Ok(dir)
+        };
+        lock().map_err(|error: std::io::Error| {
+            Error::io(format!("lock {}", self.dir.display()), error)
+        })
+    }
+
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.algorithm().name()).join(digest.hex())
     }

@@ -1,5 +1,6 @@
 //! The plugin: messages in, files and records behind.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
@@ -14,7 +15,6 @@ use capstan_sdk::{
     Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, blocking,
     clock, export_plugin, rpc,
 };
-use tokio::sync::RwLock;
 
 use crate::blobs::Blobs;
 use crate::ingest::{Ingests, Verified};
@@ -26,8 +26,6 @@ pub struct LocalContent {
     metadata: Link<Metadata>,
     blobs: Blobs,
     ingests: Ingests,
-    /// Held shared by whoever adds a record for a file, alone by whoever removes a file.
-    names: Arc<RwLock<()>>,
 }
 
 export_plugin!(LocalContent);
@@ -54,7 +52,7 @@ impl Plugin for LocalContent {
             Ok((Blobs::open(&root)?, Ingests::open(&root)?))
         })
         .await?;
-        Ok(Self { metadata, blobs, ingests, names: Arc::default() })
+        Ok(Self { metadata, blobs, ingests })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -121,9 +119,15 @@ impl LocalContent {
         .await
     }
 
+    /// Shared by whoever adds a record for a file, alone for whoever removes a file.
+    async fn hold(&self, is_alone: bool) -> Result<File> {
+        let blobs = self.blobs.clone();
+        blocking::run("wait for the names of blobs", move || blobs.hold(is_alone)).await
+    }
+
     /// Whether a namespace has a blob; one that only others have is given to it.
     async fn is_there(&self, namespace: &Namespace, digest: &Digest) -> Result<bool> {
-        let _shared = self.names.read().await;
+        let _shared = self.hold(false).await?;
         let found = blocking::run("look for a blob", {
             let (blobs, digest) = (self.blobs.clone(), digest.clone());
             move || blobs.find(&digest)
@@ -173,7 +177,7 @@ impl LocalContent {
 
     /// Gives verified bytes their name: file first, then record.
     async fn name(&self, verified: &Verified<'_>) -> Result<()> {
-        let _shared = self.names.read().await;
+        let _shared = self.hold(false).await?;
         self.blobs.name(&verified.data, &verified.digest)?;
         if let Some(info) = self.stat(verified.namespace, &verified.digest).await?
             && info.size == verified.size
@@ -184,7 +188,7 @@ impl LocalContent {
     }
 
     async fn delete(self, delete: Delete) -> Result<()> {
-        let _alone = self.names.write().await;
+        let _alone = self.hold(true).await?;
         let Delete { namespace, digest } = delete;
         let key = record::key(&namespace, &digest);
         let steps = vec![Step::present(key.clone(), missing(&digest)), Step::Delete(key)];

@@ -62,6 +62,17 @@ impl Actor for EventLog {
 
 impl EventLog {
     fn trim(&mut self, cell: &mut Cell<Self>) {
+        if self.head.has_changed().is_err() {
+            // The metadata plugin was restarted: look at the log of its new instance from now on.
+            let metadata = self.metadata.clone();
+            let work = async move { metadata.send(WatchLog).await };
+            let done = work.into_actor(self).map(|outcome, plugin, _| match outcome {
+                Ok(head) => plugin.head = head,
+                Err(error) => warn!(%error, "the event log is not watched"),
+            });
+            cell.spawn(done);
+            return;
+        }
         let end = self.head.borrow().saturating_sub(self.config.keep);
         // A few at a time are not worth a transaction.
         if end < self.trimmed + (self.config.keep / 100).max(1) {

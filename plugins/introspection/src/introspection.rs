@@ -1,12 +1,13 @@
 //! `Introspection` of introspection.capnp.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use capnp::capability::Client;
 use capstan_schema::introspection_capnp::{self as wire, introspection};
 use capstan_schema::write_texts;
-use capstan_sdk::{Error, Kernel, PluginState, PluginStatus};
+use capstan_sdk::{Control, Error, Kernel, PluginState, PluginStatus, Result};
 
 use crate::host::Host;
 
@@ -20,12 +21,14 @@ fn write(status: &PluginStatus, mut out: wire::plugin::Builder<'_>) {
     out.set_id(&status.id);
     out.set_state(match status.state {
         PluginState::Starting => wire::PluginState::Starting,
+        PluginState::Running if !status.degraded.is_empty() => wire::PluginState::Degraded,
         PluginState::Running => wire::PluginState::Running,
         PluginState::Restarting => wire::PluginState::Restarting,
         PluginState::Failed => wire::PluginState::Failed,
         PluginState::Skipped => wire::PluginState::Skipped,
         PluginState::Disabled => wire::PluginState::Disabled,
         PluginState::Stopped => wire::PluginState::Stopped,
+        PluginState::Replacing => wire::PluginState::Replacing,
     });
     out.set_source(status.source);
     out.set_version(&status.version);
@@ -40,6 +43,34 @@ fn write(status: &PluginStatus, mut out: wire::plugin::Builder<'_>) {
     out.set_failures(status.failures);
     out.set_config(&status.config);
     out.set_started_at_unix_ns(status.started_at_unix_ns);
+    out.set_abi(status.abi);
+    out.set_origin(&status.origin);
+    out.set_built_with(&status.built_with);
+    out.set_degraded(&status.degraded);
+    out.set_mailbox(u32::try_from(status.mailbox).unwrap_or(u32::MAX));
+    out.set_latency_p50_ns(status.latency_p50_ns);
+    out.set_latency_p99_ns(status.latency_p99_ns);
+    out.set_blackout_ns(status.blackout_ns);
+    write_texts(&status.rights, out.reborrow().init_rights(count(&status.rights)));
+    out.set_pid(status.pid);
+    out.set_memory_bytes(status.memory_bytes);
+}
+
+/// Has the kernel change something; the error, or the plugins that it was done to.
+async fn control(server: &Server, change: Result<Control>) -> Result<Vec<String>> {
+    server.0.control(change?).await
+}
+
+fn text(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<String> {
+    Ok(reader?.to_str()?.to_owned())
+}
+
+fn path(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<PathBuf> {
+    let path = PathBuf::from(text(reader)?);
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(Error::invalid(format!("library {}: write an absolute path", path.display()))),
+    }
 }
 
 impl introspection::Server for Server {
@@ -97,6 +128,74 @@ impl introspection::Server for Server {
         out.set_memory_bytes(host.memory_bytes);
         out.set_plugins_running(u32::try_from(running).unwrap_or(u32::MAX));
         out.set_plugins_total(u32::try_from(plugins.len()).unwrap_or(u32::MAX));
+        Ok(())
+    }
+
+    async fn restart(
+        self: Rc<Self>,
+        params: introspection::RestartParams,
+        mut results: introspection::RestartResults,
+    ) -> capnp::Result<()> {
+        let change = text(params.get()?.get_id()).map(Control::Restart);
+        if let Err(error) = control(&self, change).await {
+            error.write(results.get().init_error());
+        }
+        Ok(())
+    }
+
+    async fn load(
+        self: Rc<Self>,
+        params: introspection::LoadParams,
+        mut results: introspection::LoadResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let is_isolated = params.get_isolated();
+        let change = path(params.get_path()).map(|path| Control::Load { path, is_isolated });
+        match control(&self, change).await {
+            Ok(ids) => results.get().set_id(ids.first().map(String::as_str).unwrap_or_default()),
+            Err(error) => error.write(results.get().init_error()),
+        }
+        Ok(())
+    }
+
+    async fn replace(
+        self: Rc<Self>,
+        params: introspection::ReplaceParams,
+        mut results: introspection::ReplaceResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let change = text(params.get_id())
+            .and_then(|id| path(params.get_path()).map(|path| Control::Replace { id, path }));
+        if let Err(error) = control(&self, change).await {
+            error.write(results.get().init_error());
+        }
+        Ok(())
+    }
+
+    async fn unload(
+        self: Rc<Self>,
+        params: introspection::UnloadParams,
+        mut results: introspection::UnloadResults,
+    ) -> capnp::Result<()> {
+        let change = text(params.get()?.get_id()).map(Control::Unload);
+        if let Err(error) = control(&self, change).await {
+            error.write(results.get().init_error());
+        }
+        Ok(())
+    }
+
+    async fn reload(
+        self: Rc<Self>,
+        _params: introspection::ReloadParams,
+        mut results: introspection::ReloadResults,
+    ) -> capnp::Result<()> {
+        match control(&self, Ok(Control::Reload)).await {
+            Ok(ids) => {
+                let count = u32::try_from(ids.len()).expect("a daemon has few plugins");
+                write_texts(&ids, results.get().init_changed(count));
+            }
+            Err(error) => error.write(results.get().init_error()),
+        }
         Ok(())
     }
 }

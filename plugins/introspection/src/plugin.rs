@@ -1,7 +1,7 @@
 //! The three plugins.
 
 use actix::{Actor, Addr, Context as Cell};
-use capstan_sdk::{Context, Exports, Info, Plugin, Result, export_plugin};
+use capstan_sdk::{Context, Exports, Info, Plugin, Result, Scope, export_plugin};
 
 use crate::{health, introspection, version};
 
@@ -32,16 +32,18 @@ macro_rules! service {
             };
             type Config = Config;
 
-            async fn build(_config: Config, _context: Context) -> Result<Self> {
+            async fn build(_config: Config, context: Context) -> Result<Self> {
+                // They show all plugins, so they have to be compiled in.
+                context.kernel()?;
                 Ok(Self)
             }
 
             fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
                 // The service holds the address: an actor without one ends.
-                let (kernel, addr) = (context.kernel().clone(), addr.clone());
-                exports.global_service(move |_peer| {
+                let (kernel, addr) = (context.kernel().cloned(), addr.clone());
+                exports.opened_service(Scope::Global, move |_peer, _namespace| {
                     debug_assert!(addr.connected());
-                    $serve(kernel.clone())
+                    kernel.clone().map($serve)
                 });
             }
         }

@@ -85,8 +85,10 @@ pub(crate) fn log(database: &Database, after: u64, limit: usize) -> Result<LogPa
     let read = database.begin_read().map_err(fail)?;
     let events = read.open_table(EVENTS).map_err(fail)?;
     let oldest = events.first().map_err(fail)?.map_or(0, |(cursor, _)| cursor.value());
-    let mut page = LogPage { missed: oldest.saturating_sub(after + 1), ..LogPage::default() };
-    for row in events.range(after + 1..).map_err(fail)?.take(limit) {
+    // A peer may name any cursor.
+    let next = after.saturating_add(1);
+    let mut page = LogPage { missed: oldest.saturating_sub(next), ..LogPage::default() };
+    for row in events.range(next..).map_err(fail)?.take(limit) {
         let (cursor, value) = row.map_err(fail)?;
         page.events.push(decode_event(cursor.value(), value.value())?);
     }

@@ -37,8 +37,8 @@ impl Default for Config {
     }
 }
 
-/// The runtime that is part of capstan.
-const EMBEDDED: &str = "embedded";
+/// The runtime that is part of capstan, and the one of a task that names none.
+pub(crate) const EMBEDDED: &str = "embedded";
 
 /// Where programs are looked for, whatever the daemon's own PATH is.
 const PATH: [&str; 6] =

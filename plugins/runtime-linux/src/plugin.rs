@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::Config;
+use crate::config::EMBEDDED;
 use crate::failure::classify;
 use crate::launch::{self, Dirs};
 use crate::publish::Publisher;
@@ -87,6 +88,31 @@ impl Plugin for LinuxRuntime {
 
     fn export(addr: &Addr<Self>, _context: &Context, exports: &mut Exports) {
         exports.contract::<Runtime>(RuntimeAddr::from(addr));
+        let addr = addr.clone();
+        exports.drain(move || {
+            let flushed = addr.send(Flush);
+            async move {
+                // It fails only if the actor has ended already.
+                let _ = flushed.await;
+                Ok(Vec::new())
+            }
+        });
+    }
+}
+
+/// Answers when all that was told of tasks is in the event log.
+#[derive(Debug)]
+struct Flush;
+
+impl actix::Message for Flush {
+    type Result = ();
+}
+
+impl Handler<Flush> for LinuxRuntime {
+    type Result = ResponseFuture<()>;
+    fn handle(&mut self, _: Flush, _: &mut Cell<Self>) -> Self::Result {
+        let publisher = self.shared.publisher.clone();
+        Box::pin(async move { publisher.flush().await })
     }
 }
 
@@ -257,7 +283,10 @@ impl Shared {
         self.tasks.borrow_mut().remove(&task.key);
     }
 
-    async fn create(self: Rc<Self>, create: Create) -> Result<TaskInfo> {
+    async fn create(self: Rc<Self>, mut create: Create) -> Result<TaskInfo> {
+        if create.runtime.is_empty() {
+            create.runtime = EMBEDDED.into();
+        }
         let key = create.key.clone();
         let (runtime, is_systemd_cgroup) = self.config.runtime(&create.runtime)?;
         let rootfs: Vec<RawMount> =

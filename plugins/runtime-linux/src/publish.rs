@@ -1,5 +1,6 @@
 //! Events of tasks, in the order in which things happened, without anybody waiting for the disk.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use capstan_sdk::contract::Events;
@@ -14,6 +15,9 @@ use crate::task::Task;
 /// Events in one commit at most.
 const BATCH: usize = 256;
 
+/// How often it is looked whether all is told, when the plugin is about to end.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// An event; with the task, if it is an exit, which a later daemon may have to tell.
 struct Item {
     event: NewEvent,
@@ -23,13 +27,25 @@ struct Item {
 /// The way to the log. Unbounded on purpose: an event is small, comes from a process that started or
 /// ended, and must never be dropped.
 #[derive(Clone, Debug)]
-pub(crate) struct Publisher(mpsc::UnboundedSender<Item>);
+pub(crate) struct Publisher {
+    items: mpsc::UnboundedSender<Item>,
+    /// How many are on their way.
+    pending: Rc<Cell<usize>>,
+}
 
 impl Publisher {
     /// The publisher, and the work that it needs done.
     pub(crate) fn new(events: Link<Events>) -> (Self, impl Future<Output = ()>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), run(events, receiver))
+        let (items, receiver) = mpsc::unbounded_channel();
+        let pending = Rc::new(Cell::new(0));
+        (Self { items, pending: Rc::clone(&pending) }, run(events, receiver, pending))
+    }
+
+    /// Waits until all that was told is in the log.
+    pub(crate) async fn flush(&self) {
+        while self.pending.get() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Tells something about a task.
@@ -54,19 +70,27 @@ impl Publisher {
             event = event.with(name, value);
         }
         // It fails only while the plugin ends.
-        let _ = self.0.send(Item { event, exited });
+        if self.items.send(Item { event, exited }).is_ok() {
+            self.pending.set(self.pending.get() + 1);
+        }
     }
 }
 
-async fn run(events: Link<Events>, mut receiver: mpsc::UnboundedReceiver<Item>) {
+async fn run(
+    events: Link<Events>,
+    mut receiver: mpsc::UnboundedReceiver<Item>,
+    pending: Rc<Cell<usize>>,
+) {
     let mut batch = Vec::new();
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
+        let count = batch.len();
         let (list, exited): (Vec<NewEvent>, Vec<Option<Rc<Task>>>) =
             batch.drain(..).map(|item| (item.event, item.exited)).unzip();
         match publish(&events, list).await {
             Ok(()) => exited.iter().flatten().for_each(|task| task.note_told()),
             Err(error) => warn!(%error, "events of tasks are not in the log"),
         }
+        pending.set(pending.get() - count);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{RpcSystem, twoparty};
@@ -13,6 +13,7 @@ use capstan_sdk::mount::RawMount;
 use capstan_sdk::rpc::tasks::write_stdio;
 use capstan_sdk::{Class, Error, Result, blocking};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::UnixStream;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -268,11 +269,21 @@ impl Shim {
         self.connection.abort();
         let Some(handle) = handle else { return Ok(()) };
         blocking::run("wait for a shim to end", move || {
-            let deadline = Timespec::try_from(FAREWELL).expect("a constant that fits");
-            match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&deadline)) {
-                Ok(0) => Err(Error::unavailable(format!("shim process {pid} does not end"))),
-                Ok(_) => Ok(()),
-                Err(error) => Err(Error::io(format!("wait for shim process {pid}"), error)),
+            let deadline = Instant::now() + FAREWELL;
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let left = Timespec::try_from(left).expect("at most a constant that fits");
+                match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&left)) {
+                    Ok(0) => {
+                        return Err(Error::unavailable(format!("shim process {pid} does not end")));
+                    }
+                    Ok(_) => return Ok(()),
+                    // A signal for the daemon, such as the end of another child.
+                    Err(Errno::INTR) => {}
+                    Err(error) => {
+                        return Err(Error::io(format!("wait for shim process {pid}"), error));
+                    }
+                }
             }
         })
         .await

@@ -1,23 +1,34 @@
 //! What a plugin is given when it starts: only what its descriptor asked for.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use capstan_schema::{Error, Result};
 
-use crate::{Contract, Kernel, Link, Lookup};
+use crate::{Contract, Kernel, Link, Lookup, Manifest};
 
 /// A plugin's access to the world. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    id: &'static str,
-    requires: &'static [&'static str],
-    root: PathBuf,
-    state: PathBuf,
+    id: Arc<str>,
+    requires: Arc<[String]>,
+    root: Directory,
+    state: Directory,
     lookup: Arc<dyn Lookup>,
-    kernel: Arc<dyn Kernel>,
+    kernel: Option<Arc<dyn Kernel>>,
+    handed_over: Arc<[u8]>,
+}
+
+/// A directory of a plugin.
+#[derive(Clone)]
+enum Directory {
+    /// To be made at the first use.
+    Path(PathBuf),
+    /// Made by the daemon, which opened it for us.
+    Opened(PathBuf, Arc<OwnedFd>),
 }
 
 impl fmt::Debug for Context {
@@ -29,19 +40,56 @@ impl fmt::Debug for Context {
 impl Context {
     /// For the kernel. `root` and `state` are the daemon's; the plugin's are below them.
     pub fn new(
-        id: &'static str,
-        requires: &'static [&'static str],
+        manifest: &Manifest,
         root: &Path,
         state: &Path,
         lookup: Arc<dyn Lookup>,
         kernel: Arc<dyn Kernel>,
     ) -> Self {
-        Self { id, requires, root: root.join(id), state: state.join(id), lookup, kernel }
+        Self {
+            id: Arc::clone(&manifest.id),
+            requires: Arc::clone(&manifest.requires),
+            root: Directory::Path(root.join(&*manifest.id)),
+            state: Directory::Path(state.join(&*manifest.id)),
+            lookup,
+            kernel: Some(kernel),
+            handed_over: Arc::default(),
+        }
+    }
+
+    /// For a plugin outside of the daemon's program.
+    pub(crate) fn outside(
+        manifest: &Manifest,
+        [root, state]: [(PathBuf, OwnedFd); 2],
+        lookup: Arc<dyn Lookup>,
+        handed_over: &[u8],
+    ) -> Self {
+        Self {
+            id: Arc::clone(&manifest.id),
+            requires: Arc::clone(&manifest.requires),
+            root: Directory::Opened(root.0, Arc::new(root.1)),
+            state: Directory::Opened(state.0, Arc::new(state.1)),
+            lookup,
+            kernel: None,
+            handed_over: handed_over.into(),
+        }
+    }
+
+    /// The same, with what an instance before handed over.
+    #[must_use]
+    pub fn with_state(&self, handed_over: &[u8]) -> Self {
+        Self { handed_over: handed_over.into(), ..self.clone() }
     }
 
     /// The plugin's own id.
-    pub fn id(&self) -> &'static str {
-        self.id
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the instance before this one answered to [`Exports::drain`](crate::Exports::drain); empty if
+    /// there was none, or it ended by itself.
+    pub fn handed_over(&self) -> &[u8] {
+        &self.handed_over
     }
 
     /// A link to the preferred plugin of a kind.
@@ -68,7 +116,7 @@ impl Context {
     /// A link to itself, for the adapters that the plugin hands to peers: it stays good when the
     /// plugin is restarted.
     pub fn link_self<C: Contract>(&self) -> Link<C> {
-        Link::new(Arc::clone(&self.lookup), self.id.into())
+        Link::new(Arc::clone(&self.lookup), Arc::clone(&self.id))
     }
 
     /// A link to a plugin that starts after this one and may not be there at all: it is for the
@@ -78,8 +126,7 @@ impl Context {
     }
 
     fn check_required(&self, kind: &str) -> Result<()> {
-        let names = |r: &&str| r.trim_end_matches('?').split('.').next() == Some(kind);
-        if self.requires.iter().any(names) {
+        if self.requires.iter().any(|requirement| kind_of(requirement) == kind) {
             return Ok(());
         }
         Err(Error::internal(format!("{} uses {kind} but does not require it", self.id)))
@@ -90,7 +137,7 @@ impl Context {
     /// # Errors
     /// It cannot be made.
     pub fn root_dir(&self) -> Result<PathBuf> {
-        make_private(&self.root)
+        self.root.make()
     }
 
     /// The plugin's directory for what must not survive a reboot; made at the first use, mode 0700.
@@ -98,12 +145,64 @@ impl Context {
     /// # Errors
     /// It cannot be made.
     pub fn state_dir(&self) -> Result<PathBuf> {
-        make_private(&self.state)
+        self.state.make()
     }
 
-    /// The daemon and the other plugins, for looking at.
-    pub fn kernel(&self) -> &Arc<dyn Kernel> {
-        &self.kernel
+    /// [`Context::root_dir`], open: also for a plugin that could not reach it by its path.
+    ///
+    /// # Errors
+    /// It cannot be made or opened.
+    pub fn root_descriptor(&self) -> Result<OwnedFd> {
+        self.root.open()
+    }
+
+    /// [`Context::state_dir`], open.
+    ///
+    /// # Errors
+    /// It cannot be made or opened.
+    pub fn state_descriptor(&self) -> Result<OwnedFd> {
+        self.state.open()
+    }
+
+    /// The daemon and the other plugins.
+    ///
+    /// # Errors
+    /// `PermissionDenied`: only plugins that are compiled in have a look at all others.
+    pub fn kernel(&self) -> Result<&Arc<dyn Kernel>> {
+        self.kernel.as_ref().ok_or_else(|| {
+            Error::denied(format!("{} is from outside, and sees only what it requires", self.id))
+        })
+    }
+
+    /// What looks plugins up, and what this one requires: for the boundary that carries its context.
+    pub(crate) fn parts(&self) -> (&Arc<dyn Lookup>, &[String]) {
+        (&self.lookup, &self.requires)
+    }
+}
+
+/// The kind in a requirement or an id.
+pub(crate) fn kind_of(requirement: &str) -> &str {
+    requirement.trim_end_matches('?').split('.').next().unwrap_or(requirement)
+}
+
+impl Directory {
+    fn make(&self) -> Result<PathBuf> {
+        match self {
+            Self::Path(path) => make_private(path),
+            Self::Opened(path, _) => Ok(path.clone()),
+        }
+    }
+
+    fn open(&self) -> Result<OwnedFd> {
+        let fail =
+            |path: &Path, error| Error::io(format!("open directory {}", path.display()), error);
+        match self {
+            Self::Path(path) => {
+                let file = std::fs::File::open(make_private(path)?);
+                file.map(OwnedFd::from).map_err(|error| fail(path, error))
+            }
+            Self::Opened(path, open) => open.try_clone().map_err(|error| fail(path, error)),
+        }
     }
 }
 

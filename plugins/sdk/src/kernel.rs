@@ -2,10 +2,15 @@
 
 use std::path::PathBuf;
 
+use capstan_schema::Result;
+
+use crate::LocalFuture;
+
 /// Where a plugin is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PluginState {
     /// Its factory runs.
+    #[default]
     Starting,
     /// It answers.
     Running,
@@ -19,6 +24,8 @@ pub enum PluginState {
     Disabled,
     /// The daemon is going down.
     Stopped,
+    /// It was told to restart, or is being replaced: calls wait for the next instance.
+    Replacing,
 }
 
 impl PluginState {
@@ -32,12 +39,18 @@ impl PluginState {
             Self::Skipped => "skipped",
             Self::Disabled => "disabled",
             Self::Stopped => "stopped",
+            Self::Replacing => "replacing",
         }
+    }
+
+    /// Whether an instance follows soon, so that a call may wait for it.
+    pub fn is_coming(self) -> bool {
+        matches!(self, Self::Starting | Self::Restarting | Self::Replacing)
     }
 }
 
 /// One plugin, as the kernel sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PluginStatus {
     /// `kind.name`.
     pub id: String,
@@ -47,7 +60,7 @@ pub struct PluginStatus {
     pub source: &'static str,
     /// Its own version.
     pub version: String,
-    /// New instances since the daemon started, without the first.
+    /// New instances since the daemon started that nobody asked for.
     pub restarts: u32,
     /// One line about it.
     pub about: String,
@@ -67,6 +80,28 @@ pub struct PluginStatus {
     pub config: String,
     /// When this instance came up; 0 if none is.
     pub started_at_unix_ns: i64,
+    /// Of the boundary behind which it is; 0 = compiled in.
+    pub abi: u32,
+    /// File, command or socket; empty = compiled in.
+    pub origin: String,
+    /// Compiler and SDK, as it says itself.
+    pub built_with: String,
+    /// It runs, but something that it requires does not; else empty.
+    pub degraded: String,
+    /// Calls that it has and did not answer yet.
+    pub mailbox: u64,
+    /// Half of its answers came within that; 0 = there was none.
+    pub latency_p50_ns: u64,
+    /// 99 of 100 answers came within that.
+    pub latency_p99_ns: u64,
+    /// For how long nobody answered when it was last restarted or replaced.
+    pub blackout_ns: u64,
+    /// What it can reach: plugins, directories.
+    pub rights: Vec<String>,
+    /// Its process, if it has one of its own; else 0.
+    pub pid: u32,
+    /// Memory that its process has resident; 0 if it has none of its own.
+    pub memory_bytes: u64,
 }
 
 /// The daemon, as the kernel sees it.
@@ -86,10 +121,39 @@ pub struct DaemonInfo {
     pub started_at_unix_ns: i64,
 }
 
+/// A change to the plugins of a running daemon. What each does is in introspection.capnp.
+#[derive(Clone, Debug)]
+pub enum Control {
+    /// A new instance.
+    Restart(String),
+    /// A new plugin, from a shared library.
+    Load {
+        /// The library, absolute.
+        path: PathBuf,
+        /// In a process of its own.
+        is_isolated: bool,
+    },
+    /// A library in the place of a plugin.
+    Replace {
+        /// The plugin.
+        id: String,
+        /// The library, absolute.
+        path: PathBuf,
+    },
+    /// Forgets a plugin that was loaded.
+    Unload(String),
+    /// Reads the configuration anew.
+    Reload,
+}
+
 /// The kernel's view of things, for the introspection plugin.
 pub trait Kernel: Send + Sync {
     /// All registered plugins, in start order.
     fn plugins(&self) -> Vec<PluginStatus>;
     /// The daemon.
     fn daemon(&self) -> DaemonInfo;
+    /// Changes something; answers the ids of the plugins that it was done to.
+    ///
+    /// Cancel safety: what was begun is carried out.
+    fn control(&self, change: Control) -> LocalFuture<'static, Result<Vec<String>>>;
 }

@@ -10,6 +10,7 @@
 //! Invariants: no plugin's name or type is known here; bulk bytes never travel in messages
 //! (a message carries a file, a path or a stream); nothing in here outlives the plugin that uses it.
 
+pub mod abi;
 pub mod blocking;
 pub mod clock;
 #[cfg(feature = "testing")]
@@ -18,26 +19,36 @@ mod context;
 pub mod contract;
 mod export;
 mod kernel;
+mod latency;
 mod link;
 pub mod mount;
 pub mod oci;
+pub mod outside;
 mod plugin;
+mod proxy;
 pub mod record;
 pub mod rpc;
 pub mod snapshots;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "testing")]
+pub mod testing_metadata;
 pub mod tree;
 
+pub use actix;
 pub use capstan_schema::{
     Algorithm, Class, ContainerId, Descriptor, Digest, Error, Labels, Mount, Namespace, Platform,
     Reference, Result,
 };
 pub use context::Context;
-pub use export::{Exports, Peer, Service};
-pub use kernel::{DaemonInfo, Kernel, PluginState, PluginStatus};
-pub use link::{Call, Carries, Contract, Link, Lookup, Provider, Stats};
-pub use plugin::{ConfigType, Descriptor as PluginDescriptor, Info, Plugin, Running, StartFuture};
+pub use export::{Ask, Care, Exports, Peer, Scope, Service};
+pub use kernel::{Control, DaemonInfo, Kernel, PluginState, PluginStatus};
+pub use latency::Latency;
+pub use link::{Absent, Call, Carries, Contract, Handles, Link, Lookup, PATIENCE, Provider, Stats};
+pub use outside::remote;
+pub use plugin::{
+    Descriptor as PluginDescriptor, Factory, Info, LocalFuture, Manifest, Plugin, Running,
+};
 
 #[doc(hidden)]
 pub mod macro_support {

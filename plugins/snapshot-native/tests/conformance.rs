@@ -1,4 +1,5 @@
-//! snapshotter.native passes the suite of its kind, and a restart loses nothing.
+//! snapshotter.native passes the suite of its kind, compiled in and over a boundary, and a restart loses
+//! nothing.
 
 use capstan_metadata::RedbMetadata;
 use capstan_sdk::conformance::snapshotter;
@@ -16,13 +17,28 @@ async fn bench() -> (Bench, Link<Snapshotter>) {
     (bench, link)
 }
 
+async fn check(bench: &Bench) {
+    let place = bench.path("mnt");
+    std::fs::create_dir(&place).unwrap();
+    snapshotter::run(&bench.link("snapshotter"), &place).await;
+}
+
 #[test]
-fn conformance() {
+fn a_static_one() {
     run(|| async {
-        let (bench, link) = bench().await;
-        let place = bench.path("mnt");
-        std::fs::create_dir(&place).unwrap();
-        snapshotter::run(&link, &place).await;
+        let (bench, _) = bench().await;
+        check(&bench).await;
+    });
+}
+
+#[test]
+fn over_the_wire() {
+    run(|| async {
+        let mut bench = Bench::new();
+        bench.start::<RedbMetadata>("").await.unwrap();
+        bench.start_over_wire::<NativeSnapshotter>("").await.unwrap();
+        check(&bench).await;
+        bench.stop::<NativeSnapshotter>().await;
     });
 }
 

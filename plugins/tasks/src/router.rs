@@ -42,7 +42,7 @@ impl Router {
 
     /// All runtime plugins.
     pub(crate) fn runtimes(&self) -> Result<Vec<Link<Runtime>>> {
-        let plugins = self.context.kernel().plugins();
+        let plugins = self.context.kernel()?.plugins();
         let names = plugins.iter().filter_map(|plugin| plugin.id.strip_prefix("runtime."));
         names.map(|name| self.context.link_named::<Runtime>(name)).collect()
     }

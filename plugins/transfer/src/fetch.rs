@@ -77,6 +77,11 @@ pub(crate) fn item_name(descriptor: &Descriptor) -> String {
 }
 
 impl Fetcher {
+    /// Whether nothing is under way, and nothing cleans up.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flights.is_idle()
+    }
+
     pub(crate) fn new(content: Link<Content>, concurrency: usize) -> Self {
         Self { content, permits: Rc::new(Semaphore::new(concurrency)), flights: Flights::default() }
     }

@@ -72,6 +72,13 @@ impl<K, S> Default for Flights<K, S> {
     }
 }
 
+impl<K, S> Flights<K, S> {
+    /// Whether nothing is under way, and nothing cleans up.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.table.borrow().is_empty()
+    }
+}
+
 impl<K: Hash + Eq + Clone + 'static, S: Default + 'static> Flights<K, S> {
     /// Joins the flight for `key`, or starts it.
     pub(crate) fn join<F>(

@@ -1,5 +1,7 @@
 //! The plugin.
 
+use std::time::Duration;
+
 use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
@@ -7,8 +9,10 @@ use capstan_sdk::contract::images::{Image, Presence};
 use capstan_sdk::contract::transfer::{Pull, TransferAddr, Unpack};
 use capstan_sdk::contract::{Content, Differ, Images, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{
-    Context, Digest, Exports, Info, Link, Namespace, Plugin, Result, export_plugin, rpc,
+    Context, Digest, Error, Exports, Info, Link, Namespace, Plugin, Result, export_plugin, rpc,
 };
+
+use tokio::sync::watch;
 
 use crate::Config;
 use crate::fetch::Fetcher;
@@ -23,6 +27,19 @@ pub struct LocalTransfer {
     config: Config,
     puller: Puller,
     leftovers: Vec<Leftover>,
+    /// Whether it is about to end.
+    is_ending: watch::Sender<bool>,
+}
+
+/// How often it is looked whether all that was under way has cleaned up.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Ends what is under way, and answers when that has cleaned up. Those who wait for it ask the next instance.
+#[derive(Debug)]
+struct End;
+
+impl actix::Message for End {
+    type Result = ();
 }
 
 impl std::fmt::Debug for LocalTransfer {
@@ -50,18 +67,27 @@ impl Plugin for LocalTransfer {
         let puller = Puller { images: context.link::<Images>()?, fetcher, unpacker };
         let snapshotters = snapshotters(&context)?;
         let leftovers = sweep::find(&snapshotters, &context.link::<Namespaces>()?).await?;
-        Ok(Self { context, config, puller, leftovers })
+        Ok(Self { context, config, puller, leftovers, is_ending: watch::Sender::new(false) })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
         exports.contract::<Transfer>(TransferAddr::from(addr));
         let link = context.link_self::<Transfer>();
         exports.service(move |_peer, namespace| rpc::transfer::serve(link.clone(), namespace));
+        let addr = addr.clone();
+        exports.drain(move || {
+            let ended = addr.send(End);
+            async move {
+                // It fails only if the actor has ended already.
+                let _ = ended.await;
+                Ok(Vec::new())
+            }
+        });
     }
 }
 
 fn snapshotters(context: &Context) -> Result<Vec<Link<Snapshotter>>> {
-    let plugins = context.kernel().plugins();
+    let plugins = context.kernel()?.plugins();
     let names = plugins.iter().filter_map(|plugin| plugin.id.strip_prefix("snapshotter."));
     names.map(|name| context.link_named::<Snapshotter>(name)).collect()
 }
@@ -83,6 +109,26 @@ impl LocalTransfer {
     }
 }
 
+/// Waits until the plugin is about to end; the error makes the call go to the next instance.
+async fn ending(mut is_ending: watch::Receiver<bool>) -> Error {
+    // An error means the same.
+    let _ = is_ending.wait_for(|is_ending| *is_ending).await;
+    Error::broken_off("transfer.local is being restarted; try again")
+}
+
+impl Handler<End> for LocalTransfer {
+    type Result = ResponseFuture<()>;
+    fn handle(&mut self, _: End, _: &mut Cell<Self>) -> Self::Result {
+        self.is_ending.send_replace(true);
+        let puller = self.puller.clone();
+        Box::pin(async move {
+            while !puller.is_idle() {
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+    }
+}
+
 impl Handler<Pull> for LocalTransfer {
     type Result = ResponseFuture<Result<(Image, Presence)>>;
     fn handle(&mut self, pull: Pull, _: &mut Cell<Self>) -> Self::Result {
@@ -93,7 +139,14 @@ impl Handler<Pull> for LocalTransfer {
         // One client per pull: its idle connections close with it.
         let registry = Registry::new(self.config.registry());
         let puller = self.puller.clone();
-        Box::pin(async move { puller.pull(registry, pull, target?).await })
+        let end = ending(self.is_ending.subscribe());
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                outcome = puller.pull(registry, pull, target?) => outcome,
+                error = end => Err(error),
+            }
+        })
     }
 }
 
@@ -102,6 +155,13 @@ impl Handler<Unpack> for LocalTransfer {
     fn handle(&mut self, unpack: Unpack, _: &mut Cell<Self>) -> Self::Result {
         let target = self.target(&unpack.namespace, &unpack.snapshotter);
         let puller = self.puller.clone();
-        Box::pin(async move { puller.unpack(unpack, target?).await })
+        let end = ending(self.is_ending.subscribe());
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                outcome = puller.unpack(unpack, target?) => outcome,
+                error = end => Err(error),
+            }
+        })
     }
 }

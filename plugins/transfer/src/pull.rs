@@ -35,6 +35,11 @@ pub(crate) struct Puller {
 }
 
 impl Puller {
+    /// Whether nothing is under way, and nothing cleans up.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.fetcher.is_idle() && self.unpacker.is_idle()
+    }
+
     /// Pulls an image; `target` is where to unpack, if that is wanted.
     pub(crate) async fn pull(
         self,

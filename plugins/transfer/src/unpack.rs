@@ -110,6 +110,11 @@ fn fresh_key(purpose: &str, chain_id: &Digest) -> Result<String> {
 }
 
 impl Unpacker {
+    /// Whether nothing is under way, and nothing cleans up.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flights.is_idle()
+    }
+
     pub(crate) fn new(fetcher: Fetcher, differ: Link<Differ>, concurrency: usize) -> Self {
         let permits = Rc::new(Semaphore::new(concurrency));
         Self { fetcher, differ, permits, flights: Flights::default() }
@@ -147,6 +152,9 @@ struct Work {
     cancel: Cancel,
 }
 
+/// How often a layer is unpacked before its pull fails, if plugins break off while they do it.
+const ATTEMPTS: u32 = 3;
+
 impl Work {
     async fn run(
         self,
@@ -158,11 +166,30 @@ impl Work {
             state.was_there.set(true);
             return Ok(());
         }
+        // Begun at most once, when its turn comes.
+        let (mut begin, mut begun) = (Some(fetch), None);
+        let mut fetch = move || {
+            if let Some(begin) = begin.take() {
+                begun = begin();
+            }
+            begun.clone()
+        };
         let work = async {
-            if self.target.snapshotter.send(Ask).await?.can_rebase {
-                self.beside_its_parent(&state, fetch).await
-            } else {
-                self.on_its_parent(&state, fetch).await
+            let mut attempt = 1;
+            loop {
+                let outcome = if self.target.snapshotter.send(Ask).await?.can_rebase {
+                    self.beside_its_parent(&state, &mut fetch).await
+                } else {
+                    self.on_its_parent(&state, &mut fetch).await
+                };
+                match outcome {
+                    // A plugin broke off. What it had begun is gone, and the next instance does it anew.
+                    Err(error) if error.class() == Class::Unavailable && attempt < ATTEMPTS => {
+                        info!(layer = %self.layer.descriptor.digest, %error, "unpacked once more");
+                        attempt += 1;
+                    }
+                    outcome => return outcome,
+                }
             }
         };
         tokio::pin!(work);
@@ -193,7 +220,7 @@ impl Work {
     async fn beside_its_parent(
         &self,
         state: &UnpackState,
-        fetch: impl FnOnce() -> Option<Rc<Fetch>>,
+        fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
     ) -> Result<()> {
         let (draft, applied) = {
             let _permit = self.permit().await?;
@@ -213,7 +240,7 @@ impl Work {
         {
             info!(layer = %self.layer.descriptor.digest, %error, "unpacked again, on its parent");
             draft.discard().await;
-            return self.on_its_parent(state, || None).await;
+            return self.on_its_parent(state, &mut || None).await;
         }
         let (draft, ()) = draft.keep_if(settled).await?;
         draft.commit(Some(self.parent_key())).await
@@ -223,7 +250,7 @@ impl Work {
     async fn on_its_parent(
         &self,
         state: &UnpackState,
-        fetch: impl FnOnce() -> Option<Rc<Fetch>>,
+        fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
     ) -> Result<()> {
         let fetch = fetch();
         self.parent_is_there().await?;

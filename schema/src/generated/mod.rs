@@ -21,7 +21,11 @@ pub mod container_capnp;
 #[rustfmt::skip]
 pub mod content_capnp;
 #[rustfmt::skip]
+pub mod differ_capnp;
+#[rustfmt::skip]
 pub mod event_capnp;
+#[rustfmt::skip]
+pub mod gc_policy_capnp;
 #[rustfmt::skip]
 pub mod health_capnp;
 #[rustfmt::skip]
@@ -29,13 +33,23 @@ pub mod image_capnp;
 #[rustfmt::skip]
 pub mod introspection_capnp;
 #[rustfmt::skip]
+pub mod metadata_capnp;
+#[rustfmt::skip]
+pub mod metrics_capnp;
+#[rustfmt::skip]
 pub mod namespace_capnp;
+#[rustfmt::skip]
+pub mod plugin_capnp;
 #[rustfmt::skip]
 pub mod record_capnp;
 #[rustfmt::skip]
 pub mod root_capnp;
 #[rustfmt::skip]
+pub mod runtime_capnp;
+#[rustfmt::skip]
 pub mod shim_capnp;
+#[rustfmt::skip]
+pub mod sink_capnp;
 #[rustfmt::skip]
 pub mod snapshot_capnp;
 #[rustfmt::skip]

@@ -17,6 +17,8 @@ Measures capstan and containerd on this machine; needs root. Sections, all by de
   boot      until the first answer
   restart   until all running tasks are listed
 
+What the boundary of a plugin costs is measured by another program: `cargo xtask bench boundary`.
+
   --quick       fewer rounds
   --json FILE   write the results as JSON too
 

@@ -1,6 +1,7 @@
 //! The public face: layers in, trees out. Needs root, as the daemon does.
 
 mod bytes;
+mod conformance;
 mod forms;
 mod gnu_tar;
 mod hostile;

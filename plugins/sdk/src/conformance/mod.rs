@@ -2,4 +2,10 @@
 //!
 //! Feature `testing`. A suite is a list of named cases, so that a test can say which one failed.
 
+pub mod content;
+pub mod differ;
+pub mod gc_policy;
+pub mod metrics;
+pub mod runtime;
+pub mod sink;
 pub mod snapshotter;

@@ -190,12 +190,12 @@ crate::contract! {
     /// The contract of kind `containers`.
     Containers ("containers") as ContainersAddr {
         create: Create => Container,
-        get: Get => Container,
-        list: List => Listed<Container>,
-        list_all: ListAll => Vec<(Namespace, Container)>,
+        get: Get => Container [again],
+        list: List => Listed<Container> [again],
+        list_all: ListAll => Vec<(Namespace, Container)> [again],
         delete: Delete => (),
-        rootfs: Rootfs => Vec<Mount>,
-        make_spec: MakeSpec => Vec<u8>,
-        make_process: MakeProcess => Vec<u8>,
+        rootfs: Rootfs => Vec<Mount> [again],
+        make_spec: MakeSpec => Vec<u8> [again],
+        make_process: MakeProcess => Vec<u8> [again],
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
 use capstan_schema::{Digest, Error, Labels, Namespace, Result};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::contract::{Listed, Page};
 
@@ -124,11 +124,11 @@ pub struct Delete {
 crate::contract! {
     /// The contract of kind `content`.
     Content ("content") as ContentAddr {
-        stat: Stat => BlobInfo,
-        list: List => Listed<BlobInfo>,
-        open: Open => OpenBlob,
-        open_ingest: OpenIngest => Ingest,
-        ingests: Ingests => Vec<IngestInfo>,
+        stat: Stat => BlobInfo [again],
+        list: List => Listed<BlobInfo> [again],
+        open: Open => OpenBlob [again],
+        open_ingest: OpenIngest => Ingest [again],
+        ingests: Ingests => Vec<IngestInfo> [again],
         abort: Abort => (),
         delete: Delete => (),
     }
@@ -156,7 +156,10 @@ pub enum IngestCommand {
 #[derive(Debug, Default)]
 pub struct IngestProgress {
     state: Mutex<IngestState>,
+    /// For readers, which block.
     changed: Condvar,
+    /// For tasks.
+    noted: Notify,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -168,13 +171,14 @@ struct IngestState {
 impl IngestProgress {
     /// Progress that starts at what an earlier writer left.
     pub fn starting_at(offset: u64) -> Self {
-        Self { state: Mutex::new(IngestState { offset, ended: None }), changed: Condvar::new() }
+        Self { state: Mutex::new(IngestState { offset, ended: None }), ..Self::default() }
     }
 
     /// For the store: bytes up to `offset` can be read from the file.
     pub fn advance(&self, offset: u64) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).offset = offset;
         self.changed.notify_all();
+        self.noted.notify_waiters();
     }
 
     /// For the store: no more bytes will come. The first end counts.
@@ -183,6 +187,7 @@ impl IngestProgress {
         state.ended.get_or_insert(how);
         drop(state);
         self.changed.notify_all();
+        self.noted.notify_waiters();
     }
 
     /// Bytes so far.
@@ -195,6 +200,21 @@ impl IngestProgress {
         match &state.ended {
             Some(Err(error)) => Some(error.clone()),
             _ => None,
+        }
+    }
+
+    /// Waits until bytes up to `offset` can be read from the file, or no more will come.
+    async fn reached(&self, offset: u64) -> Result<()> {
+        loop {
+            let noted = self.noted.notified();
+            if self.offset() >= offset {
+                return Ok(());
+            }
+            let ended = self.state.lock().unwrap_or_else(PoisonError::into_inner).ended.clone();
+            match ended {
+                Some(how) => return how,
+                None => noted.await,
+            }
         }
     }
 
@@ -283,6 +303,19 @@ impl Ingest {
     /// Bytes that the store has taken so far.
     pub fn offset(&self) -> u64 {
         self.progress.offset()
+    }
+
+    /// Waits until the store has taken the bytes up to `offset`: from then on they are in the file.
+    ///
+    /// # Errors
+    /// Those of the writes before it.
+    pub async fn taken(&self, offset: u64) -> Result<()> {
+        self.progress.reached(offset).await
+    }
+
+    /// Where the bytes are that were taken; for reading.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     /// Readers for those who want to follow the writer.

@@ -88,6 +88,6 @@ crate::contract! {
     /// The contract of kind `differ`.
     Differ ("differ") as DifferAddr {
         apply: Apply => Applied,
-        settle: Settle => (),
+        settle: Settle => () [again],
     }
 }

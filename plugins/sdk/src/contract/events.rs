@@ -111,7 +111,7 @@ crate::contract! {
     /// The contract of kind `events`.
     Events ("events") as EventsAddr {
         publish: Publish => u64,
-        read: Read => Batch,
-        watch: Watch => tokio::sync::watch::Receiver<u64>,
+        read: Read => Batch [again],
+        watch: Watch => tokio::sync::watch::Receiver<u64> [again],
     }
 }

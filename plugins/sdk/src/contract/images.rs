@@ -130,11 +130,11 @@ crate::contract! {
     /// The contract of kind `images`.
     Images ("images") as ImagesAddr {
         put: Put => Image,
-        get: Get => Image,
-        list: List => Listed<(Image, Presence)>,
+        get: Get => Image [again],
+        list: List => Listed<(Image, Presence)> [again],
         delete: Delete => (),
-        resolve: Resolve => (Image, Manifest),
-        resolve_target: ResolveTarget => Manifest,
-        survey: Survey => Presence,
+        resolve: Resolve => (Image, Manifest) [again],
+        resolve_target: ResolveTarget => Manifest [again],
+        survey: Survey => Presence [again],
     }
 }

@@ -155,11 +155,11 @@ crate::contract! {
     /// The contract of kind `metadata`.
     Metadata ("metadata") as MetadataAddr {
         commit: Commit => u64,
-        get: Get => Option<Vec<u8>>,
-        scan: Scan => Vec<(String, Vec<u8>)>,
-        scan_all: ScanAll => Vec<(Key, Vec<u8>)>,
-        read_log: ReadLog => LogPage,
-        trim_log: TrimLog => (),
-        watch_log: WatchLog => tokio::sync::watch::Receiver<u64>,
+        get: Get => Option<Vec<u8>> [again],
+        scan: Scan => Vec<(String, Vec<u8>)> [again],
+        scan_all: ScanAll => Vec<(Key, Vec<u8>)> [again],
+        read_log: ReadLog => LogPage [again],
+        trim_log: TrimLog => () [again],
+        watch_log: WatchLog => tokio::sync::watch::Receiver<u64> [again],
     }
 }

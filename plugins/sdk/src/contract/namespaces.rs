@@ -49,8 +49,8 @@ crate::contract! {
     /// The contract of kind `namespaces`.
     Namespaces ("namespaces") as NamespacesAddr {
         create: Create => NamespaceInfo,
-        get: Get => NamespaceInfo,
-        list: List => Listed<NamespaceInfo>,
+        get: Get => NamespaceInfo [again],
+        list: List => Listed<NamespaceInfo> [again],
         label: Label => NamespaceInfo,
         delete: Delete => (),
     }

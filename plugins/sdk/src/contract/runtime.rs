@@ -265,17 +265,17 @@ crate::contract! {
     Runtime ("runtime") as RuntimeAddr {
         create: Create => TaskInfo,
         start: Start => u32,
-        wait: Wait => Exit,
+        wait: Wait => Exit [again, lasting],
         kill: Kill => (),
         delete: Delete => Exit,
-        inspect: Inspect => TaskInfo,
-        list: List => Vec<TaskInfo>,
+        inspect: Inspect => TaskInfo [again],
+        list: List => Vec<TaskInfo> [again],
         exec: Exec => StdioPaths,
         start_exec: StartExec => u32,
         delete_exec: DeleteExec => Exit,
-        processes: Processes => Vec<ProcessInfo>,
-        resize: Resize => (),
-        close_stdin: CloseStdin => (),
+        processes: Processes => Vec<ProcessInfo> [again],
+        resize: Resize => () [again],
+        close_stdin: CloseStdin => () [again],
     }
 }
 

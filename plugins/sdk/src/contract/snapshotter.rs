@@ -172,12 +172,12 @@ crate::contract! {
     Snapshotter ("snapshotter") as SnapshotterAddr {
         prepare: Prepare => Vec<Mount>,
         view: View => Vec<Mount>,
-        mounts: Mounts => Vec<Mount>,
+        mounts: Mounts => Vec<Mount> [again],
         commit: Commit => (),
         remove: Remove => (),
-        stat: Stat => SnapshotInfo,
-        list: List => Listed<SnapshotInfo>,
-        measure: Measure => Usage,
-        ask: Ask => Abilities,
+        stat: Stat => SnapshotInfo [again],
+        list: List => Listed<SnapshotInfo> [again],
+        measure: Measure => Usage [again],
+        ask: Ask => Abilities [again],
     }
 }

@@ -43,7 +43,7 @@ pub type ProgressSender = watch::Sender<Vec<Item>>;
 /// `Transfer.pull` in transfer.capnp.
 ///
 /// Cancel safety: the pull is given up when the receiving half of `progress` is dropped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pull {
     /// In which namespace.
     pub namespace: Namespace,
@@ -81,7 +81,7 @@ pub struct Unpack {
 crate::contract! {
     /// The contract of kind `transfer`.
     Transfer ("transfer") as TransferAddr {
-        pull: Pull => (Image, Presence),
-        unpack: Unpack => Option<Digest>,
+        pull: Pull => (Image, Presence) [again, lasting],
+        unpack: Unpack => Option<Digest> [again, lasting],
     }
 }

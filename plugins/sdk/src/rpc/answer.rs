@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
-use capstan_schema::{Error, Result};
+use capstan_schema::{Error, Namespace, Result};
 use futures::FutureExt as _;
 
 /// Runs the work of one call; a panic in it becomes an error of this call alone.
@@ -16,6 +16,16 @@ pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Resul
 /// A text parameter.
 pub(crate) fn text(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<String> {
     Ok(reader?.to_str()?.to_owned())
+}
+
+/// A namespace parameter that may be empty, which is none.
+pub(crate) fn namespace(
+    reader: capnp::Result<capnp::text::Reader<'_>>,
+) -> Result<Option<Namespace>> {
+    match text(reader)?.as_str() {
+        "" => Ok(None),
+        name => Namespace::parse(name).map(Some),
+    }
 }
 
 /// The length of a list in a message. Pages keep lists far below the limit of 2^29.

@@ -1,6 +1,6 @@
 //! `Content`, `Blob` and `Ingest` of content.capnp.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
@@ -15,16 +15,23 @@ use crate::contract::content::{
     Abort, BlobInfo, Delete, Ingest, IngestInfo, Ingests, List, Open, OpenBlob, OpenIngest, Stat,
 };
 use crate::contract::{Content, Page};
+use crate::outside::Wire;
 use crate::{Link, blocking};
 
 struct Server {
     link: Link<Content>,
     namespace: Namespace,
+    wire: Wire,
 }
 
 /// The interface for one peer, bound to a namespace.
 pub fn serve(link: Link<Content>, namespace: Namespace) -> Client {
-    capnp_rpc::new_client::<wire::content::Client, _>(Server { link, namespace }).client
+    serve_over(link, namespace, Wire::default())
+}
+
+/// The same, where descriptors can be sent.
+pub fn serve_over(link: Link<Content>, namespace: Namespace, wire: Wire) -> Client {
+    capnp_rpc::new_client::<wire::content::Client, _>(Server { link, namespace, wire }).client
 }
 
 fn digest(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<Digest> {
@@ -93,7 +100,7 @@ impl wire::content::Server for Server {
         let work = async {
             let digest = digest(params.get()?.get_digest())?;
             let open = Open { namespace: self.namespace.clone(), digest: digest.clone() };
-            Ok(BlobServer { blob: self.link.send(open).await?, digest })
+            Ok(BlobServer { blob: self.link.send(open).await?, digest, wire: self.wire.clone() })
         };
         answer!(results, work, |out, blob| {
             out.set_size(blob.blob.size);
@@ -121,6 +128,8 @@ impl wire::content::Server for Server {
             let offset = ingest.info.offset;
             out.set_ingest(capnp_rpc::new_client(IngestServer {
                 state: RefCell::new(IngestState { ingest: Some(Rc::new(ingest)), offset }),
+                is_read_along: Cell::new(false),
+                wire: self.wire.clone(),
             }));
         })
     }
@@ -167,6 +176,7 @@ impl wire::content::Server for Server {
 struct BlobServer {
     blob: OpenBlob,
     digest: Digest,
+    wire: Wire,
 }
 
 impl wire::blob::Server for BlobServer {
@@ -192,6 +202,15 @@ impl wire::blob::Server for BlobServer {
         };
         answer!(results, work, |out, bytes| out.set_bytes(&bytes))
     }
+
+    async fn descriptor(
+        self: Rc<Self>,
+        _params: wire::blob::DescriptorParams,
+        mut results: wire::blob::DescriptorResults,
+    ) -> capnp::Result<()> {
+        let work = self.wire.give(&*self.blob.file);
+        answer!(results, work, |out, number| out.set_descriptor(number))
+    }
 }
 
 struct IngestState {
@@ -203,6 +222,9 @@ struct IngestState {
 
 struct IngestServer {
     state: RefCell<IngestState>,
+    /// Whether the other side has the file: then what is answered must be in it.
+    is_read_along: Cell<bool>,
+    wire: Wire,
 }
 
 impl IngestServer {
@@ -249,6 +271,9 @@ impl wire::ingest::Server for IngestServer {
                 (ingest, state.offset)
             };
             ingest.write(Bytes::copy_from_slice(bytes)).await?;
+            if self.is_read_along.get() {
+                ingest.taken(end).await?;
+            }
             Ok(end)
         };
         answer!(results, work, |out, offset| out.set_offset(offset))
@@ -277,5 +302,18 @@ impl wire::ingest::Server for IngestServer {
     ) -> capnp::Result<()> {
         let work = async { self.take()?.abort().await };
         answer!(results, work)
+    }
+
+    async fn descriptor(
+        self: Rc<Self>,
+        _params: wire::ingest::DescriptorParams,
+        mut results: wire::ingest::DescriptorResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let ingest = self.state.borrow().ingest.clone().ok_or_else(Self::ended)?;
+            self.is_read_along.set(true);
+            self.wire.give(&**ingest.file()).await
+        };
+        answer!(results, work, |out, number| out.set_descriptor(number))
     }
 }

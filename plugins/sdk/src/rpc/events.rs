@@ -8,7 +8,7 @@ use capnp::capability::Client;
 use capstan_schema::{Error, Namespace, Result, event_capnp as wire, read_texts};
 use tokio::sync::watch;
 
-use super::{answer, length, text};
+use super::{answer, length, namespace, read_pairs, text, write_pairs};
 use crate::Link;
 use crate::contract::events::{Batch, Event, Filter, NewEvent, Publish, Read, Watch};
 use crate::contract::{Events, Page};
@@ -23,17 +23,39 @@ pub fn serve(link: Link<Events>, namespace: Namespace) -> Client {
     capnp_rpc::new_client::<wire::events::Client, _>(Server { link, namespace }).client
 }
 
-fn write(event: &Event, mut out: wire::event::Builder<'_>) {
+/// Reads an event of the log.
+pub(crate) fn read_event(reader: wire::event::Reader<'_>) -> Result<Event> {
+    Ok(Event {
+        cursor: reader.get_cursor(),
+        time_unix_ns: reader.get_time_unix_ns(),
+        event: NewEvent {
+            namespace: namespace(reader.get_namespace())?,
+            topic: text(reader.get_topic())?,
+            fields: read_pairs(reader.get_fields()?)?,
+        },
+    })
+}
+
+/// Writes an event of the log.
+pub(crate) fn write_event(event: &Event, mut out: wire::event::Builder<'_>) {
     out.set_cursor(event.cursor);
     out.set_time_unix_ns(event.time_unix_ns);
     out.set_namespace(event.event.namespace.as_ref().map(Namespace::as_str).unwrap_or_default());
     out.set_topic(&event.event.topic);
-    let mut fields = out.init_fields(length(&event.event.fields));
-    for (index, (key, value)) in (0..).zip(&event.event.fields) {
-        let mut field = fields.reborrow().get(index);
-        field.set_key(key);
-        field.set_value(value);
+    let fields = &event.event.fields;
+    write_pairs(fields, out.init_fields(length(fields)));
+}
+
+/// A topic that a caller chose.
+///
+/// # Errors
+/// `InvalidArgument`: it does not start with a slash.
+pub(crate) fn read_topic(reader: capnp::Result<capnp::text::Reader<'_>>) -> Result<String> {
+    let topic = text(reader)?;
+    if !topic.starts_with('/') {
+        return Err(Error::invalid(format!("topic {topic:?}: it must start with a slash")));
     }
+    Ok(topic)
 }
 
 impl wire::events::Server for Server {
@@ -73,14 +95,9 @@ impl wire::events::Server for Server {
     ) -> capnp::Result<()> {
         let work = async {
             let params = params.get()?;
-            let topic = text(params.get_topic())?;
-            if !topic.starts_with('/') {
-                return Err(Error::invalid(format!("topic {topic:?}: it must start with a slash")));
-            }
-            let mut event = NewEvent::new(&self.namespace, &topic);
-            for field in params.get_fields()? {
-                event = event.with(field.get_key()?.to_str()?, field.get_value()?.to_str()?);
-            }
+            let topic = read_topic(params.get_topic())?;
+            let fields = read_pairs(params.get_fields()?)?;
+            let event = NewEvent { namespace: Some(self.namespace.clone()), topic, fields };
             self.link.send(Publish(vec![event])).await
         };
         answer!(results, work, |out, cursor| out.set_cursor(cursor))
@@ -148,7 +165,7 @@ impl wire::subscription::Server for SubscriptionServer {
             out.set_missed(batch.missed);
             let mut list = out.init_events(length(&batch.events));
             for (index, event) in (0..).zip(&batch.events) {
-                write(event, list.reborrow().get(index));
+                write_event(event, list.reborrow().get(index));
             }
         })
     }

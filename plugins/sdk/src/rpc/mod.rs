@@ -4,14 +4,24 @@
 //! A message is decoded once, here; what the daemon works on is plain Rust. A panic while a call is
 //! handled fails that call and nothing else.
 
-mod answer;
+pub(crate) mod answer;
 pub mod containers;
 pub mod content;
+pub mod differ;
+pub mod event_log;
 pub mod events;
+pub mod gc_policy;
 pub mod images;
+pub mod metadata;
+pub mod metrics;
 pub mod namespaces;
+mod pairs;
+mod reach;
+pub mod runtime;
+pub mod sink;
 pub mod snapshotter;
 pub mod tasks;
 pub mod transfer;
 
-pub(crate) use answer::{answer, length, text};
+pub(crate) use answer::{answer, length, namespace, text};
+pub(crate) use pairs::{read_pairs, write_pairs};

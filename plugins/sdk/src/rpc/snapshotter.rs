@@ -8,7 +8,7 @@ use capstan_schema::{Mount, Namespace, read_labels, snapshot_capnp as wire, writ
 use super::{answer, length, text};
 use crate::Link;
 use crate::contract::snapshotter::{
-    Commit, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo, Stat, View,
+    Ask, Commit, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo, Stat, View,
 };
 use crate::contract::{Page, Snapshotter};
 
@@ -22,7 +22,7 @@ pub fn serve(link: Link<Snapshotter>, namespace: Namespace) -> Client {
     capnp_rpc::new_client::<wire::snapshotter::Client, _>(Server { link, namespace }).client
 }
 
-fn write_mounts(
+pub(crate) fn write_mounts(
     mounts: &[Mount],
     mut list: capnp::struct_list::Builder<'_, capstan_schema::common_capnp::mount::Owned>,
 ) {
@@ -114,7 +114,10 @@ impl wire::snapshotter::Server for Server {
                 namespace: self.namespace.clone(),
                 name: text(params.get_name())?,
                 key: text(params.get_key())?,
-                rebase: None,
+                rebase: match params.get_rebase() {
+                    true => Some(text(params.get_parent())?),
+                    false => None,
+                },
                 labels: read_labels(params.get_labels()?)?,
             };
             self.link.send(message).await
@@ -178,5 +181,14 @@ impl wire::snapshotter::Server for Server {
             out.set_size(usage.size);
             out.set_inodes(usage.inodes);
         })
+    }
+
+    async fn abilities(
+        self: Rc<Self>,
+        _params: wire::snapshotter::AbilitiesParams,
+        mut results: wire::snapshotter::AbilitiesResults,
+    ) -> capnp::Result<()> {
+        let work = self.link.send(Ask);
+        answer!(results, work, |out, abilities| out.set_can_rebase(abilities.can_rebase))
     }
 }

@@ -11,8 +11,8 @@ use super::{answer, containers, length, text};
 use crate::Link;
 use crate::contract::Tasks;
 use crate::contract::runtime::{
-    CloseStdin, DeleteExec, Exit, Inspect, Kill, List, ProcessSpec, Processes, Resize, Start,
-    StartExec, Status, Stdio, TaskInfo, TaskKey, Wait,
+    CloseStdin, DeleteExec, Exit, Inspect, Kill, List, ProcessInfo, ProcessSpec, Processes, Resize,
+    Start, StartExec, Status, Stdio, TaskInfo, TaskKey, Wait,
 };
 use crate::contract::tasks::{Abandon, Create, Delete, Exec, Run};
 
@@ -47,13 +47,13 @@ pub fn write_stdio(stdio: &Stdio, mut out: wire::stdio::Builder<'_>) {
     }
 }
 
-fn write_exit(exit: &Exit, mut out: wire::exit::Builder<'_>) {
+pub(crate) fn write_exit(exit: &Exit, mut out: wire::exit::Builder<'_>) {
     out.set_status(exit.status);
     out.set_at_unix_ns(exit.at_unix_ns);
     out.set_lost(&exit.lost);
 }
 
-fn write_info(info: &TaskInfo, mut out: wire::task_info::Builder<'_>) {
+pub(crate) fn write_info(info: &TaskInfo, mut out: wire::task_info::Builder<'_>) {
     out.set_id(info.key.id.as_str());
     out.set_pid(info.pid);
     out.set_status(match info.status {
@@ -74,6 +74,17 @@ fn write_info(info: &TaskInfo, mut out: wire::task_info::Builder<'_>) {
     out.set_started_at_unix_ns(info.started_at_unix_ns);
     out.set_shim_pid(info.shim_pid);
     out.set_runtime(&info.runtime);
+}
+
+pub(crate) fn write_processes(
+    processes: &[ProcessInfo],
+    mut list: capnp::struct_list::Builder<'_, wire::process_info::Owned>,
+) {
+    for (index, process) in (0..).zip(processes) {
+        let mut out = list.reborrow().get(index);
+        out.set_pid(process.pid);
+        out.set_exec_id(&process.exec_id);
+    }
 }
 
 impl Server {
@@ -287,14 +298,10 @@ impl wire::task::Server for TaskServer {
         mut results: wire::task::ProcessesResults,
     ) -> capnp::Result<()> {
         let work = self.link.send(Processes(self.key.clone()));
-        answer!(results, work, |out, processes| {
-            let mut list = out.init_processes(length(&processes));
-            for (index, process) in (0..).zip(&processes) {
-                let mut out = list.reborrow().get(index);
-                out.set_pid(process.pid);
-                out.set_exec_id(&process.exec_id);
-            }
-        })
+        answer!(results, work, |out, processes| write_processes(
+            &processes,
+            out.init_processes(length(&processes))
+        ))
     }
 
     async fn resize(

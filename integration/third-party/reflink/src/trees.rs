@@ -1,0 +1,111 @@
+//! The directories of snapshots, and the mounts that they make.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use capstan_sdk::contract::snapshotter::{Abilities, Kind};
+use capstan_sdk::snapshots::{Driver, Snapshot, numbers};
+use capstan_sdk::{Error, Info, Mount, Result, tree};
+
+use crate::copy;
+
+/// `snapshots/`.
+#[derive(Debug)]
+pub struct Trees {
+    dir: PathBuf,
+}
+
+/// It has none.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {}
+
+impl Driver for Trees {
+    const INFO: Info = Info {
+        id: "snapshotter.reflink",
+        version: env!("CARGO_PKG_VERSION"),
+        about: "file trees by reflink copies; wants xfs, btrfs or the like",
+        requires: &["metadata"],
+        rank: 0,
+    };
+    const ABILITIES: Abilities = Abilities { can_rebase: false };
+    type Config = Config;
+
+    /// # Errors
+    /// `FailedPrecondition`: the file system has no reflinks.
+    fn open(_config: Config, root: &Path) -> Result<Self> {
+        let dir = root.join("snapshots");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
+        probe(&dir)?;
+        Ok(Self { dir })
+    }
+
+    fn numbers(&self) -> Result<Vec<u64>> {
+        numbers(&self.dir)
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    /// A copy of the parent, or an empty tree. A view of a parent has none of its own.
+    fn make(&self, snapshot: &Snapshot) -> Result<()> {
+        let to = self.path(snapshot.id);
+        match (snapshot.parent_ids.first(), snapshot.info.kind) {
+            (Some(_), Kind::View) => Ok(()),
+            (Some(&parent), _) => copy::tree(&self.path(parent), &to),
+            (None, _) => {
+                let fail = |error| Error::io(format!("make {}", to.display()), error);
+                DirBuilder::new().create(&to).map_err(fail)?;
+                fs::set_permissions(&to, Permissions::from_mode(0o755)).map_err(fail)
+            }
+        }
+    }
+
+    fn remove(&self, id: u64) -> Result<()> {
+        tree::remove(&self.path(id))
+    }
+
+    /// The whole file system: cheaper than file by file.
+    fn sync(&self, _id: u64) -> Result<()> {
+        let sync = || rustix::fs::syncfs(File::open(&self.dir)?).map_err(std::io::Error::from);
+        sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
+    }
+
+    fn mounts(&self, snapshot: &Snapshot) -> Vec<Mount> {
+        let (id, mode) = match (snapshot.info.kind, snapshot.parent_ids.first()) {
+            (Kind::View, Some(&parent)) => (parent, "ro"),
+            (Kind::View | Kind::Committed, _) => (snapshot.id, "ro"),
+            (Kind::Active, _) => (snapshot.id, "rw"),
+        };
+        vec![Mount {
+            kind: "bind".into(),
+            source: self.path(id).to_string_lossy().into_owned(),
+            options: vec![mode.into(), "rbind".into()],
+        }]
+    }
+}
+
+/// Clones a small file, to see whether that can be done here.
+fn probe(dir: &Path) -> Result<()> {
+    let paths = [dir.join("probe"), dir.join("probe-clone")];
+    let cloned = fs::write(&paths[0], [1; 4096])
+        .and_then(|()| copy::clone(&File::open(&paths[0])?, &File::create(&paths[1])?));
+    for path in &paths {
+        // What is left of one is written over by the next.
+        let _ = fs::remove_file(path);
+    }
+    cloned.map_err(|error| match error.kind() {
+        std::io::ErrorKind::StorageFull => Error::io(format!("probe {}", dir.display()), error),
+        _ => Error::precondition(format!(
+            "{}: its file system cannot share data between files (FICLONE: {error}); put the daemon's root on xfs \
+             with reflink=1, or on btrfs, or use another snapshotter",
+            dir.display()
+        )),
+    })
+}

@@ -1,0 +1,3 @@
+//! content.local, as a library.
+
+use capstan_content as _;

@@ -1,0 +1,3 @@
+//! differ.tar, as a library.
+
+use capstan_diff_tar as _;

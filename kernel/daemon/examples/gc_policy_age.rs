@@ -1,0 +1,3 @@
+//! gc-policy.age, as a library.
+
+use capstan_gc_policy as _;

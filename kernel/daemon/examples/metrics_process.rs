@@ -1,0 +1,3 @@
+//! metrics.process, as a library.
+
+use capstan_metrics as _;

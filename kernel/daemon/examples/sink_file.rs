@@ -1,0 +1,3 @@
+//! sink.file, as a library.
+
+use capstan_sink_file as _;

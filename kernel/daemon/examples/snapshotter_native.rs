@@ -1,0 +1,3 @@
+//! snapshotter.native, as a library.
+
+use capstan_snapshot_native as _;
