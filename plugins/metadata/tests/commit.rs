@@ -167,3 +167,15 @@ fn two_writers_of_one_name_have_one_winner() {
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
     });
 }
+
+/// A peer may name any cursor: the last number that there is overflowed once.
+#[test]
+fn a_cursor_behind_all_others_reads_nothing() {
+    run(|| async {
+        let (_bench, link) = bench().await;
+        let events = vec![NewEvent::new(&ns("a"), "/x")];
+        link.send(Commit { steps: vec![], events }).await.unwrap();
+        let log = link.send(ReadLog { after: u64::MAX, limit: 100 }).await.unwrap();
+        assert!(log.events.is_empty(), "{log:?}");
+    });
+}
