@@ -151,20 +151,14 @@ fn inherited() -> Result<(Library, [OwnedFd; 2])> {
     let none = || {
         Error::precondition("this is for capstand, which starts it with a library and two sockets")
     };
-    let number = |text: &str| text.parse::<RawFd>().ok().filter(|&number| number > 2);
-    let variable = |name: &str| std::env::var(name).map_err(|_| none());
-    let image = number(&variable(ENVIRONMENT)?).ok_or_else(none)?;
-    let sockets = variable(capstan_sdk::outside::ENVIRONMENT)?;
-    let (stream, descriptors) = sockets.split_once(',').ok_or_else(none)?;
-    let numbers = [image, number(stream).ok_or_else(none)?, number(descriptors).ok_or_else(none)?];
-    let mut owned = Vec::new();
-    for number in numbers {
-        // SAFETY: it is only borrowed, and looked at: fcntl fails on a number that is not open.
-        let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
-        rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC).map_err(|_| none())?;
-        // SAFETY: it is open, as was just seen, and ours: the daemon made it for this process.
-        owned.push(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) });
-    }
-    let [image, stream, descriptors]: [OwnedFd; 3] = owned.try_into().map_err(|_| none())?;
-    Ok((Library::load(&image)?, [stream, descriptors]))
+    let number = std::env::var(ENVIRONMENT).map_err(|_| none())?;
+    let number = number.parse::<RawFd>().ok().filter(|&number| number > 2).ok_or_else(none)?;
+    // SAFETY: it is only borrowed, and looked at: fcntl fails on a number that is not open.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC).map_err(|_| none())?;
+    // SAFETY: it is open, as was just seen, and ours: the daemon made it for this process.
+    let image = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) };
+    // Before the library's own code runs.
+    let sockets = abi::inherited()?;
+    Ok((Library::load(&image)?, sockets))
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use capstan_schema::{Class, Error, Result};
-use capstan_sdk::{Care, Context, PluginState, Running, clock};
+use capstan_sdk::{Care, Context, PluginState, Running, clock, end_of};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{error, info, warn};
@@ -142,7 +142,7 @@ impl Work {
                         biased;
                         order = self.orders.recv() => order,
                         ended = &mut instance.actor => {
-                            let reason = ended.unwrap_or_else(describe);
+                            let reason = ended.unwrap_or_else(end_of);
                             phase = self.ended(&reason, instance.since.elapsed());
                             continue;
                         }
@@ -353,7 +353,7 @@ impl Work {
         let Plan { candidate, section } = self.plan.borrow().clone();
         // On a task of its own, as its start: a panic in it is no end of the keeper.
         let described = actix_rt::spawn(candidate.factory.describe()).await;
-        let described = described.map_err(|ended| Error::internal(describe(ended)))??;
+        let described = described.map_err(|ended| Error::internal(end_of(ended)))??;
         let Some(manifest) = described else { return Ok(()) };
         if manifest == candidate.manifest {
             return Ok(());
@@ -387,7 +387,7 @@ impl Work {
         let mut task = actix_rt::spawn(future);
         let mut running = match tokio::time::timeout(START_DEADLINE, &mut task).await {
             Ok(Ok(made)) => made?,
-            Ok(Err(ended)) => return Err(Error::internal(describe(ended))),
+            Ok(Err(ended)) => return Err(Error::internal(end_of(ended))),
             Err(_) => {
                 task.abort();
                 return Err(Error::unavailable(format!("did not start within {START_DEADLINE:?}")));
@@ -405,7 +405,7 @@ impl Instance {
     /// Ends it because it is ill; if it is just ending by itself, that is the reason.
     async fn end_for(&mut self, illness: String) -> String {
         match tokio::time::timeout(LAST_MOMENT, &mut self.actor).await {
-            Ok(ended) => ended.unwrap_or_else(describe),
+            Ok(ended) => ended.unwrap_or_else(end_of),
             Err(_) => {
                 self.end().await;
                 illness
@@ -434,15 +434,4 @@ async fn ill(care: &Care, supervision: Supervision) -> String {
             Err(_) => return format!("it hangs: no answer within {deadline:?}"),
         }
     }
-}
-
-/// Why a task ended, for people.
-fn describe(error: JoinError) -> String {
-    let Ok(payload) = error.try_into_panic() else { return "it was cancelled".into() };
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".into());
-    format!("panicked: {text}")
 }

@@ -47,7 +47,7 @@ pub use latency::Latency;
 pub use link::{Absent, Call, Carries, Contract, Handles, Link, Lookup, PATIENCE, Provider, Stats};
 pub use outside::remote;
 pub use plugin::{
-    Descriptor as PluginDescriptor, Factory, Info, LocalFuture, Manifest, Plugin, Running,
+    Descriptor as PluginDescriptor, Factory, Info, LocalFuture, Manifest, Plugin, Running, end_of,
 };
 
 #[doc(hidden)]

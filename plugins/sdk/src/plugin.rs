@@ -8,7 +8,7 @@ use actix::{Actor, Addr, AsyncContext as _};
 use capstan_schema::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::{JoinError, JoinHandle, LocalSet};
 
 use crate::{Context, Exports};
 
@@ -282,6 +282,14 @@ fn start<P: Plugin>(
         P::export(&addr, &context, &mut exports);
         Ok(Running { exports, actor })
     })
+}
+
+/// Why a task ended, for people: what its panic said, or that it was cancelled.
+pub fn end_of(error: JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(payload) => format!("panicked: {}", crate::abi::panic_text(&*payload)),
+        Err(_) => "it was cancelled".into(),
+    }
 }
 
 /// Registers a plugin type, in all three forms.

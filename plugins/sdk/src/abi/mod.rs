@@ -90,7 +90,7 @@ unsafe extern "C" fn run(stream: RawFd, descriptors: RawFd) -> i32 {
 ///
 /// # Errors
 /// `FailedPrecondition`: it was not started by a daemon.
-pub(crate) fn inherited() -> Result<[OwnedFd; 2]> {
+pub fn inherited() -> Result<[OwnedFd; 2]> {
     let variable = crate::outside::ENVIRONMENT;
     let none = || {
         Error::precondition(format!(

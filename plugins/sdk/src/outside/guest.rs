@@ -23,6 +23,7 @@ use crate::context::kind_of;
 use crate::rpc::{answer, length, text};
 use crate::{
     Absent, Care, Context, Factory as _, Lookup, Manifest, PluginDescriptor, Provider, Stats,
+    end_of,
 };
 
 /// What built this image, for `capstan plugins inspect`.
@@ -216,7 +217,7 @@ impl Server {
             Context::outside(&manifest, directories, Arc::clone(&table) as _, params.get_state()?);
         // On a task of its own, so that a panic in the factory ends there.
         let made = tokio::task::spawn_local(self.descriptor.start(section, context)).await;
-        let running = made.map_err(|ended| Error::internal(describe(ended)))??;
+        let running = made.map_err(|ended| Error::internal(end_of(ended)))??;
         let id: Arc<str> = Arc::clone(&manifest.id);
         if let Some(contract) = running.exports.contract {
             table.insert(&id, Arc::clone(&id), contract);
@@ -238,7 +239,7 @@ impl Server {
         let end = self.end.take();
         let abort = actor.abort_handle();
         let watcher = tokio::task::spawn_local(async move {
-            let reason = actor.await.unwrap_or_else(describe);
+            let reason = actor.await.unwrap_or_else(end_of);
             let mut request = host.ended_request();
             request.get().set_reason(&reason);
             let _ = request.send().promise.await;
@@ -261,14 +262,6 @@ struct Abort(tokio::task::AbortHandle);
 impl Drop for Abort {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Why a task ended, for people.
-fn describe(error: tokio::task::JoinError) -> String {
-    match error.try_into_panic() {
-        Ok(payload) => format!("panicked: {}", crate::abi::panic_text(&*payload)),
-        Err(_) => "it was cancelled".into(),
     }
 }
 
