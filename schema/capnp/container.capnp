@@ -14,6 +14,33 @@ enum Network {
   none @2;      # the same as private, kept as a word of its own because users say it
 }
 
+struct Resources {
+  # Limits, on cgroups v1 and v2. 0 or empty = none was asked for; in an update: leave it as it is.
+  memoryBytes @0 :UInt64;
+  memorySwapBytes @1 :UInt64;       # memory and swap together; 0 = the same as memoryBytes, so no swap
+  memoryReservationBytes @2 :UInt64;
+  cpuShares @3 :UInt64;             # relative weight, 2 to 262144 (v1's scale; 1024 is the usual)
+  cpuQuotaMicros @4 :UInt64;        # in each period
+  cpuPeriodMicros @5 :UInt64;       # 0 = 100,000
+  cpusetCpus @6 :Text;              # "0-3,7"
+  cpusetMems @7 :Text;
+  pidsLimit @8 :UInt64;
+  blkioWeight @9 :UInt16;           # 10 to 1000
+  hugetlb @10 :List(Hugetlb);
+  throttles @11 :List(Throttle);
+  struct Hugetlb {
+    pageSize @0 :Text;              # "2MB"
+    bytes @1 :UInt64;
+  }
+  struct Throttle {
+    device @0 :Text;                # path of a block device
+    readBytesPerSecond @1 :UInt64;  # 0 = no limit
+    writeBytesPerSecond @2 :UInt64;
+    readsPerSecond @3 :UInt64;
+    writesPerSecond @4 :UInt64;
+  }
+}
+
 struct ContainerSpec {
   # What the user asked for. The daemon makes the OCI runtime spec of it.
   image @0 :Text;              # name of an image that is present; empty with `rootfs` or `ociSpec`

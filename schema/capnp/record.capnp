@@ -43,6 +43,7 @@ struct ContainerRecord {
   updatedAtUnixNs @7 :Int64;
   ephemeral @8 :Bool;
   rootfs @9 :Text;
+  restart @10 :Text;           # restart policy as users write it; empty = no
 }
 
 struct IngestRecord {
@@ -68,6 +69,7 @@ struct TaskRecord {
     started @3 :Void;
     exited @4 :UInt32;         # exit code, or 128 + signal
     deleted @5 :Void;
+    paused @6 :Bool;           # true: frozen; false: it goes on
   }
   struct ShimEntry {
     pid @0 :UInt32;
@@ -85,5 +87,8 @@ struct TaskRecord {
     stderr @7 :Text;
     cgroups @8 :List(Text);    # absolute directories, one per hierarchy
     id @9 :Text;
+    attach @10 :Text;          # path of the attach socket; empty = there is none
+    log @11 :Text;             # path of the log; empty = there is none
+    logIsRaw @12 :Bool;
   }
 }

@@ -24,6 +24,7 @@ struct CreateParams {
   stdio @5 :Task.Stdio;
   terminal @6 :Bool;
   hideUnifiedCgroup @7 :Bool;  # crun refuses the hybrid cgroup layout: show it v1 alone
+  checkpoint @8 :Text;         # not empty: `start` restores from this directory
 }
 
 struct State {
@@ -32,6 +33,7 @@ struct State {
   pid @1 :UInt32;
   exit @2 :Task.Exit;          # null unless stopped
   created @3 :Bool;            # false: create has not succeeded (yet)
+  droppedLogBytes @4 :UInt64;  # output that could not be written to the log
 }
 
 interface Shim {
@@ -50,4 +52,8 @@ interface Shim {
   delete @11 (force :Bool) -> (exit :Task.Exit, error :Common.Error);
   # Ends what still runs (only with force), removes the container from the runtime, and ends the
   # shim once the answer is out.
+
+  pause @12 () -> (error :Common.Error);
+  resume @13 () -> (error :Common.Error);
+  checkpoint @14 (directory :Text, workDirectory :Text, exit :Bool) -> (error :Common.Error);
 }

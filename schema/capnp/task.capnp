@@ -1,6 +1,8 @@
 @0x86b2f4d9e03a7c51;
 using Common = import "common.capnp";
 using ContainerSpec = import "container.capnp".ContainerSpec;
+using Resources = import "container.capnp".Resources;
+using Sample = import "metrics.capnp".Sample;
 
 enum Status {
   created @0;
@@ -14,6 +16,7 @@ struct Exit {
   status @0 :UInt32;           # exit code, or 128 + signal
   atUnixNs @1 :Int64;          # when the shim noticed
   lost @2 :Text;               # not empty: the status is not known (255 is said), and this is why
+  outOfMemory @3 :Bool;        # the kernel killed a process of the container for want of memory
 }
 
 struct TaskInfo {
@@ -29,20 +32,46 @@ struct TaskInfo {
   startedAtUnixNs @9 :Int64;   # 0 = not yet
   shimPid @10 :UInt32;
   runtime @11 :Text;
+  attach @12 :Text;            # a socket to attach to; empty = its streams do not pass through the shim
+  log @13 :Text;               # the log that the shim writes; empty = none
+  restarts @14 :UInt32;        # how often its restart policy has started it anew
 }
 
 struct Stdio {
-  # Where the streams of a process go. The shim makes the FIFOs, beside the task's other files, and
-  # removes them with it; open the read ends before `start` to miss nothing.
+  # Where the streams of a process go. The shim makes FIFOs and sockets beside the task's other files,
+  # and removes them with it.
   union {
     null @0 :Void;
-    fifos @1 :Fifos;
-    logFile @2 :Text;          # absolute path; stdout and stderr are appended
+    fifos @1 :Fifos;           # the process has them itself: one reader, which takes all
+    logFile @2 :Text;          # `kept` with a raw log at this absolute path, and no stdin
+    kept @3 :Kept;             # they pass through the shim, which writes a log and lets clients attach
   }
   struct Fifos {
+    # Open the read ends before `start` to miss nothing.
     stdin @0 :Bool;            # false = /dev/null
   }
+  struct Kept {
+    stdin @0 :Bool;            # false = /dev/null
+    log @1 :Log;
+    # Null: none; then the process waits while its output is read by nobody. With a log it never
+    # waits: what cannot be written is dropped and counted.
+  }
+  struct Log {
+    path @0 :Text;             # absolute; empty = in the task's own directory, gone when that is deleted
+    raw @1 :Bool;
+    # The bytes as they come, both streams mixed. Otherwise lines of the CRI log format:
+    # "<RFC 3339 time with nanoseconds> stdout|stderr P|F <text>"; P = the line goes on in the next.
+    maxBytes @2 :UInt64;       # of one file; a full one is renamed to "<path>.1"; 0 = 16 MiB
+    maxFiles @3 :UInt32;       # with the renamed ones; 0 = 2
+  }
 }
+
+# Attaching (`TaskInfo.attach`, a stream socket; only the shim's own user may connect): frames of
+# Docker's stream format, an 8-byte header and then the bytes. Header: stream, 0, 0, 0, and the length
+# as a big-endian 32-bit number. The shim sends stream 1 (stdout, or the terminal) and 2 (stderr) from
+# the moment of the connection on, and hangs up when the streams have ended. The client may send
+# stream 0 (stdin, at most 64 KiB a frame); length 0 closes stdin. Every client gets all output. One
+# that takes nothing for 10 seconds is hung up on.
 
 struct ProcessSpec {
   args @0 :List(Text);
@@ -70,6 +99,12 @@ interface Tasks {
 
   list @3 () -> (tasks :List(TaskInfo), error :Common.Error);
   # The last known state of each; never waits for a shim.
+
+  restore @4 (container :Text, checkpoint :Text, stdio :Stdio)
+      -> (task :Task, info :TaskInfo, error :Common.Error);
+  # Makes a task from the checkpoint with this image name. The container is made of it too if there is
+  # none of that id. The task is created; `start` lets it go on where it was.
+  # NotFound: checkpoint. FailedPrecondition: the runtime cannot restore.
 }
 
 interface Task {
@@ -91,7 +126,8 @@ interface Task {
   info @4 () -> (info :TaskInfo, error :Common.Error);
 
   exec @5 (execId :Text, process :ProcessSpec, stdio :Stdio)
-      -> (process :Process, stdin :Text, stdout :Text, stderr :Text, execId :Text, error :Common.Error);
+      -> (process :Process, stdin :Text, stdout :Text, stderr :Text, execId :Text, error :Common.Error,
+          attach :Text);
   # Readies an additional process; Process.start runs it. An empty execId is chosen by the daemon.
   # FailedPrecondition: the task is not running. AlreadyExists: execId.
 
@@ -102,6 +138,33 @@ interface Task {
 
   closeStdin @8 () -> (error :Common.Error);
   # The process reads end of file once all clients closed their end too.
+
+  pause @9 () -> (error :Common.Error);
+  # Freezes every process of the container; answers when all are frozen. FailedPrecondition: it does
+  # not run, or is paused.
+
+  resume @10 () -> (error :Common.Error);
+  # FailedPrecondition: it is not paused.
+
+  update @11 (resources :Resources) -> (error :Common.Error);
+  # Changes limits while it runs; fields that are 0 or empty stay as they are. All or nothing: if one
+  # limit is refused those before it are set back. InvalidArgument: the kernel refuses a value.
+  # FailedPrecondition: it has ended, or this machine has no such controller.
+
+  metrics @12 () -> (samples :List(Sample), error :Common.Error);
+  # What its cgroups say, now.
+
+  checkpoint @13 (image :Text, exit :Bool) -> (digest :Text, error :Common.Error);
+  # Writes the processes, the spec and what changed in the root filesystem to the content store, as an
+  # image that can be pushed; `image` is its name (empty = none). It goes on running unless `exit`.
+  # FailedPrecondition: it does not run, or the runtime cannot; the error ends with the dump's log.
+
+  readLog @14 (cursor :Text, tail :UInt32, waitMillis :UInt32)
+      -> (data :Data, raw :Bool, next :Text, isEnd :Bool, missed :Bool, error :Common.Error);
+  # A piece of the log, whole lines unless it is raw. An empty cursor starts at the beginning, or so
+  # that `tail` - 1 lines follow (0 = all). Waits at most `waitMillis` for something new. `isEnd`: the
+  # task has ended, and that was all. `missed`: what the cursor pointed at was rotated away.
+  # FailedPrecondition: the task keeps no log.
 }
 
 interface Process {

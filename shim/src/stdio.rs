@@ -42,6 +42,13 @@ impl Wish {
             stdio::Null(()) => Self::Null,
             stdio::Fifos(fifos) => Self::Fifos { has_stdin: fifos?.get_stdin() },
             stdio::LogFile(path) => Self::File(path?.to_str()?.to_owned()),
+            stdio::Kept(kept) => {
+                let kept = kept?;
+                match kept.has_log() {
+                    true => Self::File(kept.get_log()?.get_path()?.to_str()?.to_owned()),
+                    false => Self::Null,
+                }
+            }
         })
     }
 }

@@ -11,10 +11,11 @@ use std::time::Duration;
 use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
+use capstan_sdk::contract::metrics::Sample;
 use capstan_sdk::contract::runtime::{
-    CloseStdin, Create, Delete, DeleteExec, Exec, Exit, Inspect, Kill, List, ProcessInfo,
-    Processes, Resize, RuntimeAddr, Start, StartExec, Status, Stdio, StdioPaths, TaskInfo, TaskKey,
-    Wait, no_such_task,
+    Checkpoint, CloseStdin, Create, Delete, DeleteExec, Exec, Exit, Inspect, Kill, List, LogPiece,
+    Measure, Pause, ProcessInfo, Processes, ReadLog, Resize, Restore, Resume, RuntimeAddr, Start,
+    StartExec, Status, Stdio, StdioPaths, TaskInfo, TaskKey, Update, Wait, no_such_task,
 };
 use capstan_sdk::contract::{Events, Runtime};
 use capstan_sdk::mount::RawMount;
@@ -245,11 +246,10 @@ impl Shared {
             return;
         }
         let exit = match record.exited {
-            Some((status, at_unix_ns)) => Exit { status, at_unix_ns, lost: String::new() },
+            Some((status, at_unix_ns)) => Exit::new(status, at_unix_ns),
             None => {
                 warn!(task = %task.key, "its shim is gone; the container is ended");
-                let lost = "its shim ended before the container did".into();
-                Exit { status: 255, at_unix_ns: clock::now_unix_ns(), lost }
+                Exit::lost("its shim ended before the container did")
             }
         };
         if task.set_exit(&exit) {
@@ -378,6 +378,7 @@ impl Shared {
             started_at_unix_ns: 0,
             shim_pid,
             runtime: create.runtime.clone(),
+            restarts: 0,
         };
         let task = Task::new(dir, command, info, Some(shim));
         self.watch(&task, hangup);
@@ -437,7 +438,7 @@ impl Shared {
             }
         } else {
             self.end_without_shim(&task).await;
-            task.exit().unwrap_or(Exit { status: 255, at_unix_ns: 0, lost: "not known".into() })
+            task.exit().unwrap_or_else(|| Exit::lost("not known"))
         };
         self.tell_exit(&task);
         self.forget(&task).await;
@@ -457,7 +458,7 @@ impl Shared {
             Stdio::Fifos { has_stdin } => {
                 task.exec_paths(&exec.exec_id, has_stdin, exec.has_terminal)
             }
-            Stdio::Null | Stdio::File(_) => StdioPaths::default(),
+            Stdio::Null | Stdio::Kept { .. } => StdioPaths::default(),
         })
     }
 
@@ -485,11 +486,7 @@ impl Shared {
     async fn delete_exec(self: Rc<Self>, delete: DeleteExec) -> Result<Exit> {
         let task = self.find(&delete.key)?;
         let exit = task.shim()?.delete_exec(&delete.exec_id).await?;
-        Ok(exit.unwrap_or_else(|| Exit {
-            status: 255,
-            at_unix_ns: clock::now_unix_ns(),
-            lost: "it was never started".into(),
-        }))
+        Ok(exit.unwrap_or_else(|| Exit::lost("it was never started")))
     }
 }
 
@@ -547,6 +544,13 @@ handlers! {
     Resize => (), |shared, resize| {
         shared.find(&resize.key)?.shim()?.resize(&resize.exec_id, resize.columns, resize.rows).await
     };
+    Pause => (), |_shared, _pause| Err(Error::unimplemented("pause"));
+    Resume => (), |_shared, _resume| Err(Error::unimplemented("resume"));
+    Update => (), |_shared, _update| Err(Error::unimplemented("update"));
+    Measure => Vec<Sample>, |_shared, _measure| Err(Error::unimplemented("metrics"));
+    Checkpoint => (), |_shared, _checkpoint| Err(Error::unimplemented("checkpoint"));
+    Restore => TaskInfo, |_shared, _restore| Err(Error::unimplemented("restore"));
+    ReadLog => LogPiece, |_shared, _read| Err(Error::unimplemented("logs"));
     CloseStdin => (), |shared, close| {
         shared.find(&close.key)?.shim()?.close_stdin(&close.exec_id).await
     };

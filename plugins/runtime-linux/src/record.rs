@@ -16,6 +16,7 @@ pub(crate) struct TaskRecord {
     pub(crate) started_at_unix_ns: i64,
     /// Status and time.
     pub(crate) exited: Option<(u32, i64)>,
+    pub(crate) is_paused: bool,
     pub(crate) is_deleted: bool,
 }
 
@@ -83,6 +84,8 @@ impl TaskRecord {
                         stdin: created.get_stdin()?.to_string()?,
                         stdout: created.get_stdout()?.to_string()?,
                         stderr: created.get_stderr()?.to_string()?,
+                        attach: created.get_attach()?.to_string()?,
+                        log: created.get_log()?.to_string()?,
                     },
                     cgroups: read_texts(created.get_cgroups()?)?,
                 });
@@ -90,6 +93,7 @@ impl TaskRecord {
             task_record::Started(()) => self.started_at_unix_ns = at_unix_ns,
             task_record::Exited(status) => self.exited = Some((status, at_unix_ns)),
             task_record::Deleted(()) => self.is_deleted = true,
+            task_record::Paused(is_paused) => self.is_paused = is_paused,
         }
         Ok(())
     }

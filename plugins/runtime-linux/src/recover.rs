@@ -134,7 +134,7 @@ fn lost(record: &TaskRecord) -> Exit {
         true => "its shim ended before the container did",
         false => "the machine was restarted while it ran",
     };
-    Exit { status: 255, at_unix_ns: capstan_sdk::clock::now_unix_ns(), lost: why.into() }
+    Exit::lost(why)
 }
 
 fn base(key: &TaskKey, record: &TaskRecord) -> TaskInfo {
@@ -144,8 +144,7 @@ fn base(key: &TaskKey, record: &TaskRecord) -> TaskInfo {
         (None, 1..) => Status::Running,
         (None, _) => Status::Created,
     };
-    let exit =
-        record.exited.map(|(status, at_unix_ns)| Exit { status, at_unix_ns, lost: String::new() });
+    let exit = record.exited.map(|(status, at_unix_ns)| Exit::new(status, at_unix_ns));
     TaskInfo {
         key: key.clone(),
         pid: created.pid,
@@ -157,6 +156,7 @@ fn base(key: &TaskKey, record: &TaskRecord) -> TaskInfo {
         started_at_unix_ns: record.started_at_unix_ns,
         shim_pid: record.shim.as_ref().map_or(0, |shim| shim.pid),
         runtime: created.runtime,
+        restarts: 0,
     }
 }
 

@@ -86,7 +86,7 @@ fn gone(error: capnp::Error) -> Error {
 }
 
 fn read_exit(reader: task_capnp::exit::Reader<'_>) -> Exit {
-    Exit { status: reader.get_status(), at_unix_ns: reader.get_at_unix_ns(), lost: String::new() }
+    Exit::new(reader.get_status(), reader.get_at_unix_ns())
 }
 
 impl Shim {

@@ -151,6 +151,7 @@ impl Task {
             stdin: if has_stdin { path("stdin") } else { String::new() },
             stdout: path("stdout"),
             stderr: if has_terminal { String::new() } else { path("stderr") },
+            ..StdioPaths::default()
         }
     }
 }

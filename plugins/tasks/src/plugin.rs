@@ -12,12 +12,14 @@ use actix::{
 };
 use capstan_sdk::contract::Tasks;
 use capstan_sdk::contract::containers::{self, Container, MakeProcess, Rootfs};
+use capstan_sdk::contract::metrics::Sample;
 use capstan_sdk::contract::runtime::{
-    self, CloseStdin, DeleteExec, Exit, Inspect, Kill, List, ProcessInfo, Processes, Resize, Start,
-    StartExec, Status, Stdio, StdioPaths, TaskInfo, TaskKey, Wait, check_exec_id, no_such_task,
+    self, CloseStdin, DeleteExec, Exit, Inspect, Kill, List, LogPiece, Measure, Pause, ProcessInfo,
+    Processes, ReadLog, Resize, Resume, Start, StartExec, Status, Stdio, StdioPaths, TaskInfo,
+    TaskKey, Update, Wait, check_exec_id, no_such_task,
 };
 use capstan_sdk::contract::tasks::{
-    Abandon, Create, Delete, DeleteContainer, Exec, Run, TasksAddr,
+    Abandon, Checkpoint, Create, Delete, DeleteContainer, Exec, Restore, Run, TasksAddr,
 };
 use capstan_sdk::{Class, Context, Error, Exports, Info, Plugin, Result, export_plugin, rpc};
 use tracing::warn;
@@ -278,6 +280,8 @@ handlers! {
     Exec => (String, StdioPaths), |shared, exec| shared.exec(exec).await;
     Inspect => TaskInfo, |shared, inspect| shared.inspect(inspect.0).await;
     List => Vec<TaskInfo>, |shared, list| shared.list(list).await;
+    Checkpoint => String, |_shared, _checkpoint| Err(Error::unimplemented("checkpoint"));
+    Restore => TaskInfo, |_shared, _restore| Err(Error::unimplemented("restore"));
 }
 
 /// Messages that go to the container's runtime as they are.
@@ -300,4 +304,9 @@ passed_on! {
     Processes => Vec<ProcessInfo>, |processes| &processes.0;
     Resize => (), |resize| &resize.key;
     CloseStdin => (), |close| &close.key;
+    Pause => (), |pause| &pause.0;
+    Resume => (), |resume| &resume.0;
+    Update => (), |update| &update.key;
+    Measure => Vec<Sample>, |measure| &measure.0;
+    ReadLog => LogPiece, |read| &read.key;
 }

@@ -12,6 +12,7 @@ pub mod images;
 pub mod metadata;
 pub mod metrics;
 pub mod namespaces;
+pub mod resources;
 pub mod runtime;
 pub mod sink;
 pub mod snapshotter;

@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use capstan_schema::{ContainerId, Error, Mount, Namespace, Result};
 
+use crate::contract::metrics::Sample;
+use crate::contract::resources::Resources;
+
 /// Which task.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskKey {
@@ -60,6 +63,21 @@ pub struct Exit {
     pub at_unix_ns: i64,
     /// Not empty: the status is not known, and this is why. It is 255 then.
     pub lost: String,
+    /// The kernel killed a process of the container for want of memory.
+    pub is_out_of_memory: bool,
+}
+
+impl Exit {
+    /// An end that was seen.
+    pub fn new(status: u32, at_unix_ns: i64) -> Self {
+        Self { status, at_unix_ns, lost: String::new(), is_out_of_memory: false }
+    }
+
+    /// An end whose status nobody knows, noticed now.
+    pub fn lost(why: impl Into<String>) -> Self {
+        let at_unix_ns = crate::clock::now_unix_ns();
+        Self { status: 255, at_unix_ns, lost: why.into(), is_out_of_memory: false }
+    }
 }
 
 /// Where the streams of a process go.
@@ -73,11 +91,30 @@ pub enum Stdio {
         /// Else stdin is `/dev/null`.
         has_stdin: bool,
     },
-    /// stdout and stderr are appended to a file.
-    File(String),
+    /// They pass through the shim.
+    Kept {
+        /// Else stdin is `/dev/null`.
+        has_stdin: bool,
+        /// `None`: none; then the process waits while nobody reads its output.
+        log: Option<Log>,
+    },
 }
 
-/// Paths of FIFOs; empty where there is none.
+/// A log that the shim writes. It never makes the process wait: what cannot be written is dropped and
+/// counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Absolute; empty = in the task's own directory.
+    pub path: String,
+    /// The bytes as they come, instead of lines of the CRI log format.
+    pub is_raw: bool,
+    /// Of one file, in bytes; 0 = 16 MiB.
+    pub max_bytes: u64,
+    /// With those that were rotated; 0 = 2.
+    pub max_files: u32,
+}
+
+/// Where clients find the streams of a process; empty where there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StdioPaths {
     /// Written by the client.
@@ -86,6 +123,10 @@ pub struct StdioPaths {
     pub stdout: String,
     /// Read by the client; empty with a terminal.
     pub stderr: String,
+    /// The socket to attach to (task.capnp says how).
+    pub attach: String,
+    /// The log that the shim writes.
+    pub log: String,
 }
 
 /// What is known of a task.
@@ -111,6 +152,8 @@ pub struct TaskInfo {
     pub shim_pid: u32,
     /// `embedded`, `runc`, ...
     pub runtime: String,
+    /// How often its restart policy has started it anew.
+    pub restarts: u32,
 }
 
 /// Makes a task: a shim, and an init process that waits for [`Start`].
@@ -260,6 +303,77 @@ pub struct CloseStdin {
     pub exec_id: String,
 }
 
+/// Freezes every process of a container. `FailedPrecondition`: it does not run, or is paused.
+#[derive(Clone, Debug)]
+pub struct Pause(pub TaskKey);
+
+/// Lets a container go on. `FailedPrecondition`: it is not paused.
+#[derive(Clone, Debug)]
+pub struct Resume(pub TaskKey);
+
+/// Changes limits of a container while it runs, all or none of them. `InvalidArgument`: the kernel
+/// refuses a value. `FailedPrecondition`: it has ended, or the machine has no such controller.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Which task.
+    pub key: TaskKey,
+    /// What is 0 or empty stays as it is.
+    pub resources: Resources,
+}
+
+/// What the cgroups of a container say, now.
+#[derive(Clone, Debug)]
+pub struct Measure(pub TaskKey);
+
+/// Writes the processes of a container to an empty directory of the caller's. `FailedPrecondition`: it
+/// does not run, or its runtime cannot do that; the message ends with the path of the dump's log.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Which task.
+    pub key: TaskKey,
+    /// Absolute path.
+    pub directory: String,
+    /// End it, instead of letting it go on.
+    pub is_exit: bool,
+}
+
+/// Makes a task from such a directory: [`Start`] lets it go on where it was.
+#[derive(Clone, Debug)]
+pub struct Restore {
+    /// Everything else.
+    pub create: Create,
+    /// Absolute path; it must stay until the task is started.
+    pub directory: String,
+}
+
+/// Reads a piece of a task's log; task.capnp says how. `FailedPrecondition`: it keeps none.
+#[derive(Clone, Debug)]
+pub struct ReadLog {
+    /// Which task.
+    pub key: TaskKey,
+    /// Where the piece before ended; empty = the beginning.
+    pub cursor: String,
+    /// With an empty cursor: one more than the lines to begin before the end; 0 = all.
+    pub tail: u32,
+    /// How long to wait for something new.
+    pub wait_millis: u32,
+}
+
+/// A piece of a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogPiece {
+    /// Whole lines, unless it is raw.
+    pub data: Vec<u8>,
+    /// Bytes as they came.
+    pub is_raw: bool,
+    /// The cursor for the next piece.
+    pub next: String,
+    /// The task has ended, and that was all.
+    pub is_end: bool,
+    /// What the cursor pointed at was rotated away.
+    pub is_missed: bool,
+}
+
 crate::contract! {
     /// The contract of kind `runtime`.
     Runtime ("runtime") as RuntimeAddr {
@@ -276,6 +390,13 @@ crate::contract! {
         processes: Processes => Vec<ProcessInfo> [again],
         resize: Resize => () [again],
         close_stdin: CloseStdin => () [again],
+        pause: Pause => (),
+        resume: Resume => (),
+        update: Update => () [again],
+        measure: Measure => Vec<Sample> [again],
+        checkpoint: Checkpoint => (),
+        restore: Restore => TaskInfo,
+        read_log: ReadLog => LogPiece [again, lasting],
     }
 }
 

@@ -7,8 +7,8 @@ use capstan_schema::{ContainerId, Namespace};
 
 use crate::contract::containers::ContainerSpec;
 use crate::contract::runtime::{
-    CloseStdin, DeleteExec, Exit, Inspect, Kill, List, ProcessSpec, Processes, Resize, Start,
-    StartExec, Stdio, StdioPaths, TaskInfo, TaskKey, Wait,
+    CloseStdin, DeleteExec, Exit, Inspect, Kill, List, Measure, Pause, ProcessSpec, Processes,
+    ReadLog, Resize, Resume, Start, StartExec, Stdio, StdioPaths, TaskInfo, TaskKey, Update, Wait,
 };
 
 /// Makes a task for a container. `NotFound`: container. Otherwise as `runtime::Create`.
@@ -68,6 +68,28 @@ pub struct Exec {
     pub stdio: Stdio,
 }
 
+/// Writes a running task to the content store, as an image (task.capnp, `Task.checkpoint`).
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Which task.
+    pub key: TaskKey,
+    /// The image's name; empty = none.
+    pub image: String,
+    /// End it, instead of letting it go on.
+    pub is_exit: bool,
+}
+
+/// Makes a task from such an image; the container too, if there is none of that id.
+#[derive(Clone, Debug)]
+pub struct Restore {
+    /// Of which container.
+    pub key: TaskKey,
+    /// The checkpoint's image name.
+    pub checkpoint: String,
+    /// Where the streams go.
+    pub stdio: Stdio,
+}
+
 crate::contract! {
     /// The contract of kind `tasks`.
     Tasks ("tasks") as TasksAddr {
@@ -77,6 +99,8 @@ crate::contract! {
         delete_container: DeleteContainer => (),
         abandon: Abandon => (),
         exec: Exec => (String, StdioPaths),
+        checkpoint: Checkpoint => String,
+        restore: Restore => TaskInfo,
     }
     shared {
         start: Start,
@@ -89,5 +113,10 @@ crate::contract! {
         processes: Processes,
         resize: Resize,
         close_stdin: CloseStdin,
+        pause: Pause,
+        resume: Resume,
+        update: Update,
+        measure: Measure,
+        read_log: ReadLog,
     }
 }

@@ -9,7 +9,7 @@ use crate::contract::metrics::{Collect, Kind, Sample};
 use crate::outside::{Proxy, call};
 use crate::rpc::{read_pairs, text};
 
-fn read_sample(reader: wire::sample::Reader<'_>) -> Result<Sample> {
+pub(super) fn read_sample(reader: wire::sample::Reader<'_>) -> Result<Sample> {
     Ok(Sample {
         name: text(reader.get_name())?,
         help: text(reader.get_help())?,

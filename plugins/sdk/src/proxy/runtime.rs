@@ -5,12 +5,16 @@ use capstan_schema::{
     ContainerId, Namespace, Result, runtime_capnp as wire, task_capnp as task_wire,
 };
 
+use super::metrics::read_sample;
 use crate::contract::Runtime;
+use crate::contract::metrics::Sample;
 use crate::contract::runtime::{
-    CloseStdin, Create, Delete, DeleteExec, Exec, Exit, Inspect, Kill, List, ProcessInfo,
-    Processes, Resize, Start, StartExec, Status, StdioPaths, TaskInfo, TaskKey, Wait,
+    Checkpoint, CloseStdin, Create, Delete, DeleteExec, Exec, Exit, Inspect, Kill, List, LogPiece,
+    Measure, Pause, ProcessInfo, Processes, ReadLog, Resize, Restore, Resume, Start, StartExec,
+    Status, StdioPaths, TaskInfo, TaskKey, Update, Wait,
 };
 use crate::outside::{Proxy, call};
+use crate::rpc::resources::write_resources;
 use crate::rpc::snapshotter::write_mounts;
 use crate::rpc::tasks::write_stdio;
 use crate::rpc::{length, text};
@@ -35,6 +39,7 @@ fn read_exit(reader: task_wire::exit::Reader<'_>) -> Result<Exit> {
         status: reader.get_status(),
         at_unix_ns: reader.get_at_unix_ns(),
         lost: text(reader.get_lost())?,
+        is_out_of_memory: reader.get_out_of_memory(),
     })
 }
 
@@ -58,12 +63,15 @@ fn read_info(reader: wire::info::Reader<'_>) -> Result<TaskInfo> {
             stdin: text(task.get_stdin())?,
             stdout: text(task.get_stdout())?,
             stderr: text(task.get_stderr())?,
+            attach: text(task.get_attach())?,
+            log: text(task.get_log())?,
         },
         has_terminal: task.get_terminal(),
         created_at_unix_ns: task.get_created_at_unix_ns(),
         started_at_unix_ns: task.get_started_at_unix_ns(),
         shim_pid: task.get_shim_pid(),
         runtime: text(task.get_runtime())?,
+        restarts: task.get_restarts(),
     })
 }
 
@@ -153,6 +161,8 @@ handlers! {
         stdin: text(results.get_stdin())?,
         stdout: text(results.get_stdout())?,
         stderr: text(results.get_stderr())?,
+        attach: text(results.get_attach())?,
+        log: String::new(),
     });
 
     StartExec => u32, start_exec_request,
@@ -193,4 +203,59 @@ handlers! {
         write_key(&close.key, params.init_key());
     },
     |_results| Ok(());
+
+    Pause => (), pause_request,
+    |Pause(key), params| write_key(&key, params.reborrow().init_key()),
+    |_results| Ok(());
+
+    Resume => (), resume_request,
+    |Resume(key), params| write_key(&key, params.reborrow().init_key()),
+    |_results| Ok(());
+
+    Update => (), update_request,
+    |update, params| {
+        write_resources(&update.resources, params.reborrow().init_resources());
+        write_key(&update.key, params.init_key());
+    },
+    |_results| Ok(());
+
+    Measure => Vec<Sample>, metrics_request,
+    |Measure(key), params| write_key(&key, params.reborrow().init_key()),
+    |results| results.get_samples()?.iter().map(read_sample).collect();
+
+    Checkpoint => (), checkpoint_request,
+    |checkpoint, params| {
+        params.set_directory(&checkpoint.directory);
+        params.set_exit(checkpoint.is_exit);
+        write_key(&checkpoint.key, params.init_key());
+    },
+    |_results| Ok(());
+
+    Restore => TaskInfo, restore_request,
+    |restore, params| {
+        let create = &restore.create;
+        write_key(&create.key, params.reborrow().init_key());
+        params.set_runtime(&create.runtime);
+        params.set_spec(&create.spec);
+        write_mounts(&create.rootfs, params.reborrow().init_rootfs(length(&create.rootfs)));
+        params.set_terminal(create.has_terminal);
+        params.set_directory(&restore.directory);
+        write_stdio(&create.stdio, params.init_stdio());
+    },
+    |results| read_info(results.get_info()?);
+
+    ReadLog => LogPiece, read_log_request,
+    |read, params| {
+        params.set_cursor(&read.cursor);
+        params.set_tail(read.tail);
+        params.set_wait_millis(read.wait_millis);
+        write_key(&read.key, params.init_key());
+    },
+    |results| Ok(LogPiece {
+        data: results.get_data()?.to_vec(),
+        is_raw: results.get_raw(),
+        next: text(results.get_next())?,
+        is_end: results.get_is_end(),
+        is_missed: results.get_missed(),
+    });
 }

@@ -28,6 +28,16 @@ pub(crate) fn write_sample(sample: &Sample, mut out: wire::sample::Builder<'_>) 
     write_pairs(&sample.labels, out.init_labels(length(&sample.labels)));
 }
 
+/// Fills a list that was made as long as `samples`.
+pub(crate) fn write_samples(
+    samples: &[Sample],
+    mut list: capnp::struct_list::Builder<'_, wire::sample::Owned>,
+) {
+    for (index, sample) in (0..).zip(samples) {
+        write_sample(sample, list.reborrow().get(index));
+    }
+}
+
 impl wire::metrics::Server for Server {
     async fn collect(
         self: Rc<Self>,
@@ -39,11 +49,9 @@ impl wire::metrics::Server for Server {
             samples.iter().try_for_each(Sample::check)?;
             Ok(samples)
         };
-        answer!(results, work, |out, samples| {
-            let mut list = out.init_samples(length(&samples));
-            for (index, sample) in (0..).zip(&samples) {
-                write_sample(sample, list.reborrow().get(index));
-            }
-        })
+        answer!(results, work, |out, samples| write_samples(
+            &samples,
+            out.init_samples(length(&samples))
+        ))
     }
 }

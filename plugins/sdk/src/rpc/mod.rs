@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod namespaces;
 mod pairs;
 mod reach;
+pub(crate) mod resources;
 pub mod runtime;
 pub mod sink;
 pub mod snapshotter;

@@ -5,13 +5,16 @@ use std::rc::Rc;
 use capnp::capability::Client;
 use capstan_schema::{ContainerId, Mount, Namespace, Result, runtime_capnp as wire};
 
+use super::metrics::write_samples;
+use super::resources::read_resources;
 use super::tasks::{read_stdio, write_exit, write_info, write_processes};
 use super::{answer, length, namespace, text};
 use crate::Link;
 use crate::contract::Runtime;
 use crate::contract::runtime::{
-    CloseStdin, Create, Delete, DeleteExec, Exec, Inspect, Kill, List, Processes, Resize, Start,
-    StartExec, TaskInfo, TaskKey, Wait, check_exec_id,
+    Checkpoint, CloseStdin, Create, Delete, DeleteExec, Exec, Inspect, Kill, List, Measure, Pause,
+    Processes, ReadLog, Resize, Restore, Resume, Start, StartExec, TaskInfo, TaskKey, Update, Wait,
+    check_exec_id,
 };
 
 struct Server {
@@ -156,6 +159,7 @@ impl wire::runtime::Server for Server {
             out.set_stdin(&paths.stdin);
             out.set_stdout(&paths.stdout);
             out.set_stderr(&paths.stderr);
+            out.set_attach(&paths.attach);
         })
     }
 
@@ -226,5 +230,109 @@ impl wire::runtime::Server for Server {
             self.link.send(CloseStdin { key, exec_id }).await
         };
         answer!(results, work)
+    }
+
+    async fn pause(
+        self: Rc<Self>,
+        params: wire::runtime::PauseParams,
+        mut results: wire::runtime::PauseResults,
+    ) -> capnp::Result<()> {
+        let work = async { self.link.send(Pause(read_key(params.get()?.get_key())?)).await };
+        answer!(results, work)
+    }
+
+    async fn resume(
+        self: Rc<Self>,
+        params: wire::runtime::ResumeParams,
+        mut results: wire::runtime::ResumeResults,
+    ) -> capnp::Result<()> {
+        let work = async { self.link.send(Resume(read_key(params.get()?.get_key())?)).await };
+        answer!(results, work)
+    }
+
+    async fn update(
+        self: Rc<Self>,
+        params: wire::runtime::UpdateParams,
+        mut results: wire::runtime::UpdateResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let resources = read_resources(params.get_resources()?)?;
+            self.link.send(Update { key: read_key(params.get_key())?, resources }).await
+        };
+        answer!(results, work)
+    }
+
+    async fn metrics(
+        self: Rc<Self>,
+        params: wire::runtime::MetricsParams,
+        mut results: wire::runtime::MetricsResults,
+    ) -> capnp::Result<()> {
+        let work = async { self.link.send(Measure(read_key(params.get()?.get_key())?)).await };
+        answer!(results, work, |out, samples| write_samples(
+            &samples,
+            out.init_samples(length(&samples))
+        ))
+    }
+
+    async fn checkpoint(
+        self: Rc<Self>,
+        params: wire::runtime::CheckpointParams,
+        mut results: wire::runtime::CheckpointResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Checkpoint {
+                key: read_key(params.get_key())?,
+                directory: text(params.get_directory())?,
+                is_exit: params.get_exit(),
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work)
+    }
+
+    async fn restore(
+        self: Rc<Self>,
+        params: wire::runtime::RestoreParams,
+        mut results: wire::runtime::RestoreResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let create = Create {
+                key: read_key(params.get_key())?,
+                runtime: text(params.get_runtime())?,
+                spec: params.get_spec()?.into(),
+                rootfs: params.get_rootfs()?.iter().map(Mount::read).collect::<Result<_>>()?,
+                stdio: read_stdio(params.get_stdio()?)?,
+                has_terminal: params.get_terminal(),
+            };
+            self.link.send(Restore { create, directory: text(params.get_directory())? }).await
+        };
+        answer!(results, work, |out, info| write_key_and_info(&info, out.init_info()))
+    }
+
+    async fn read_log(
+        self: Rc<Self>,
+        params: wire::runtime::ReadLogParams,
+        mut results: wire::runtime::ReadLogResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = ReadLog {
+                key: read_key(params.get_key())?,
+                cursor: text(params.get_cursor())?,
+                tail: params.get_tail(),
+                wait_millis: params.get_wait_millis(),
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, piece| {
+            out.set_data(&piece.data);
+            out.set_raw(piece.is_raw);
+            out.set_next(&piece.next);
+            out.set_is_end(piece.is_end);
+            out.set_missed(piece.is_missed);
+        })
     }
 }

@@ -7,14 +7,17 @@ use capnp::capability::Client;
 use capstan_schema::{ContainerId, Error, Namespace, Result, read_texts, task_capnp as wire};
 use tokio::sync::oneshot;
 
+use super::metrics::write_samples;
+use super::resources::read_resources;
 use super::{answer, containers, length, text};
 use crate::Link;
 use crate::contract::Tasks;
 use crate::contract::runtime::{
-    CloseStdin, DeleteExec, Exit, Inspect, Kill, List, ProcessInfo, ProcessSpec, Processes, Resize,
-    Start, StartExec, Status, Stdio, TaskInfo, TaskKey, Wait,
+    CloseStdin, DeleteExec, Exit, Inspect, Kill, List, Log, Measure, Pause, ProcessInfo,
+    ProcessSpec, Processes, ReadLog, Resize, Resume, Start, StartExec, Status, Stdio, TaskInfo,
+    TaskKey, Update, Wait,
 };
-use crate::contract::tasks::{Abandon, Create, Delete, Exec, Run};
+use crate::contract::tasks::{Abandon, Checkpoint, Create, Delete, Exec, Restore, Run};
 
 struct Server {
     link: Link<Tasks>,
@@ -34,7 +37,27 @@ pub fn read_stdio(reader: wire::stdio::Reader<'_>) -> Result<Stdio> {
     Ok(match reader.which()? {
         wire::stdio::Null(()) => Stdio::Null,
         wire::stdio::Fifos(fifos) => Stdio::Fifos { has_stdin: fifos?.get_stdin() },
-        wire::stdio::LogFile(path) => Stdio::File(text(path)?),
+        wire::stdio::LogFile(path) => {
+            let log = Log { path: text(path)?, is_raw: true, ..Log::default() };
+            Stdio::Kept { has_stdin: false, log: Some(log) }
+        }
+        wire::stdio::Kept(kept) => {
+            let kept = kept?;
+            let log = match kept.has_log() {
+                true => Some(read_log(kept.get_log()?)?),
+                false => None,
+            };
+            Stdio::Kept { has_stdin: kept.get_stdin(), log }
+        }
+    })
+}
+
+fn read_log(reader: wire::stdio::log::Reader<'_>) -> Result<Log> {
+    Ok(Log {
+        path: text(reader.get_path())?,
+        is_raw: reader.get_raw(),
+        max_bytes: reader.get_max_bytes(),
+        max_files: reader.get_max_files(),
     })
 }
 
@@ -43,7 +66,17 @@ pub fn write_stdio(stdio: &Stdio, mut out: wire::stdio::Builder<'_>) {
     match stdio {
         Stdio::Null => out.set_null(()),
         Stdio::Fifos { has_stdin } => out.init_fifos().set_stdin(*has_stdin),
-        Stdio::File(path) => out.set_log_file(path),
+        Stdio::Kept { has_stdin, log } => {
+            let mut out = out.init_kept();
+            out.set_stdin(*has_stdin);
+            if let Some(log) = log {
+                let mut out = out.init_log();
+                out.set_path(&log.path);
+                out.set_raw(log.is_raw);
+                out.set_max_bytes(log.max_bytes);
+                out.set_max_files(log.max_files);
+            }
+        }
     }
 }
 
@@ -51,6 +84,7 @@ pub(crate) fn write_exit(exit: &Exit, mut out: wire::exit::Builder<'_>) {
     out.set_status(exit.status);
     out.set_at_unix_ns(exit.at_unix_ns);
     out.set_lost(&exit.lost);
+    out.set_out_of_memory(exit.is_out_of_memory);
 }
 
 pub(crate) fn write_info(info: &TaskInfo, mut out: wire::task_info::Builder<'_>) {
@@ -74,6 +108,9 @@ pub(crate) fn write_info(info: &TaskInfo, mut out: wire::task_info::Builder<'_>)
     out.set_started_at_unix_ns(info.started_at_unix_ns);
     out.set_shim_pid(info.shim_pid);
     out.set_runtime(&info.runtime);
+    out.set_attach(&info.stdio.attach);
+    out.set_log(&info.stdio.log);
+    out.set_restarts(info.restarts);
 }
 
 pub(crate) fn write_processes(
@@ -168,6 +205,26 @@ impl wire::tasks::Server for Server {
             for (index, info) in (0..).zip(&tasks) {
                 write_info(info, list.reborrow().get(index));
             }
+        })
+    }
+
+    async fn restore(
+        self: Rc<Self>,
+        params: wire::tasks::RestoreParams,
+        mut results: wire::tasks::RestoreResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Restore {
+                key: self.key(params.get_container())?,
+                checkpoint: text(params.get_checkpoint())?,
+                stdio: read_stdio(params.get_stdio()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, info| {
+            write_info(&info, out.reborrow().init_info());
+            out.set_task(self.task(info.key));
         })
     }
 }
@@ -287,6 +344,7 @@ impl wire::task::Server for TaskServer {
             out.set_stdin(&paths.stdin);
             out.set_stdout(&paths.stdout);
             out.set_stderr(&paths.stderr);
+            out.set_attach(&paths.attach);
             let (link, key) = (self.link.clone(), self.key.clone());
             out.set_process(capnp_rpc::new_client(ProcessServer { link, key, exec_id }));
         })
@@ -329,6 +387,85 @@ impl wire::task::Server for TaskServer {
     ) -> capnp::Result<()> {
         let work = self.link.send(CloseStdin { key: self.key.clone(), exec_id: String::new() });
         answer!(results, work)
+    }
+
+    async fn pause(
+        self: Rc<Self>,
+        _params: wire::task::PauseParams,
+        mut results: wire::task::PauseResults,
+    ) -> capnp::Result<()> {
+        let work = self.link.send(Pause(self.key.clone()));
+        answer!(results, work)
+    }
+
+    async fn resume(
+        self: Rc<Self>,
+        _params: wire::task::ResumeParams,
+        mut results: wire::task::ResumeResults,
+    ) -> capnp::Result<()> {
+        let work = self.link.send(Resume(self.key.clone()));
+        answer!(results, work)
+    }
+
+    async fn update(
+        self: Rc<Self>,
+        params: wire::task::UpdateParams,
+        mut results: wire::task::UpdateResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let resources = read_resources(params.get()?.get_resources()?)?;
+            self.link.send(Update { key: self.key.clone(), resources }).await
+        };
+        answer!(results, work)
+    }
+
+    async fn metrics(
+        self: Rc<Self>,
+        _params: wire::task::MetricsParams,
+        mut results: wire::task::MetricsResults,
+    ) -> capnp::Result<()> {
+        let work = self.link.send(Measure(self.key.clone()));
+        answer!(results, work, |out, samples| write_samples(
+            &samples,
+            out.init_samples(length(&samples))
+        ))
+    }
+
+    async fn checkpoint(
+        self: Rc<Self>,
+        params: wire::task::CheckpointParams,
+        mut results: wire::task::CheckpointResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let (image, is_exit) = (text(params.get_image())?, params.get_exit());
+            self.link.send(Checkpoint { key: self.key.clone(), image, is_exit }).await
+        };
+        answer!(results, work, |out, digest| out.set_digest(&digest))
+    }
+
+    async fn read_log(
+        self: Rc<Self>,
+        params: wire::task::ReadLogParams,
+        mut results: wire::task::ReadLogResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = ReadLog {
+                key: self.key.clone(),
+                cursor: text(params.get_cursor())?,
+                tail: params.get_tail(),
+                wait_millis: params.get_wait_millis(),
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, piece| {
+            out.set_data(&piece.data);
+            out.set_raw(piece.is_raw);
+            out.set_next(&piece.next);
+            out.set_is_end(piece.is_end);
+            out.set_missed(piece.is_missed);
+        })
     }
 }
 
