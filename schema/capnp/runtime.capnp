@@ -22,7 +22,7 @@ interface Runtime {
   start @1 (key :TaskKey) -> (pid :UInt32, error :Common.Error);
   wait @2 (key :TaskKey, execId :Text) -> (exit :Task.Exit, error :Common.Error);
   kill @3 (key :TaskKey, execId :Text, signal :UInt32, all :Bool) -> (error :Common.Error);
-  delete @4 (key :TaskKey, force :Bool) -> (exit :Task.Exit, error :Common.Error);
+  delete @4 (key :TaskKey, force :Bool, keepLog :Bool) -> (exit :Task.Exit, error :Common.Error);
   inspect @5 (key :TaskKey) -> (info :Info, error :Common.Error);
   list @6 (namespace :Text) -> (tasks :List(Info), error :Common.Error);
   # Empty = all namespaces.

@@ -70,8 +70,9 @@ struct Stdio {
 # Docker's stream format, an 8-byte header and then the bytes. Header: stream, 0, 0, 0, and the length
 # as a big-endian 32-bit number. The shim sends stream 1 (stdout, or the terminal) and 2 (stderr) from
 # the moment of the connection on, and hangs up when the streams have ended. The client may send
-# stream 0 (stdin, at most 64 KiB a frame); length 0 closes stdin. Every client gets all output. One
-# that takes nothing for 10 seconds is hung up on.
+# stream 0 (stdin, at most 64 KiB a frame); length 0 closes stdin; a client that closes its sending
+# side has left. Every client gets all output. One that takes nothing for 10 seconds (1 second where
+# there is a log) is hung up on; without a log the process waits for its only client instead.
 
 struct ProcessSpec {
   args @0 :List(Text);

@@ -5,9 +5,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use capstan_schema::{Error, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// How long the processes of a container may take to freeze.
+const FREEZING: Duration = Duration::from_secs(10);
 
 /// Cgroups of `/proc/<pid>/cgroup` as `(controllers, path)`; empty controllers are the unified hierarchy.
 fn memberships(text: &str) -> Vec<(String, String)> {
@@ -128,6 +132,50 @@ pub(crate) fn signal_all(dirs: &[String], signal: Signal) {
         if still.binary_search(&pid).is_ok() {
             let _ = pidfd_send_signal(&process, signal);
         }
+    }
+}
+
+/// The file that freezes the container, and whether it is that of cgroups v1.
+fn freezer(dirs: &[String]) -> Option<(PathBuf, bool)> {
+    let files = |name: &'static str| dirs.iter().map(move |dir| Path::new(dir).join(name));
+    let first = files("freezer.state").find(|file| file.exists()).map(|file| (file, true));
+    first.or_else(|| files("cgroup.freeze").find(|file| file.exists()).map(|file| (file, false)))
+}
+
+/// Freezes all processes of the container, and waits until they are frozen.
+///
+/// # Errors
+/// `FailedPrecondition`: it has no cgroup that can do that. `Unavailable`: a process cannot be frozen
+/// now.
+pub(crate) async fn freeze(dirs: &[String]) -> Result<()> {
+    let (file, is_v1) = freezer(dirs).ok_or_else(|| {
+        Error::precondition("the container has no cgroup of its own that can freeze it")
+    })?;
+    let fail = |error| Error::io(format!("freeze {}", file.display()), error);
+    let deadline = tokio::time::Instant::now() + FREEZING;
+    loop {
+        // Written again and again: v1 gives up where a process forks at the wrong moment.
+        fs::write(&file, if is_v1 { "FROZEN" } else { "1" }).map_err(fail)?;
+        let state = match is_v1 {
+            true => fs::read_to_string(&file),
+            false => fs::read_to_string(file.with_file_name("cgroup.events")),
+        };
+        if state.map_err(fail)?.lines().any(|line| matches!(line, "FROZEN" | "frozen 1")) {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(Error::unavailable(format!(
+                "a process of the container did not freeze within {FREEZING:?}; try again"
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Lets all processes of the container go on. It fails only where there is nothing to thaw.
+pub(crate) fn thaw(dirs: &[String]) {
+    if let Some((file, is_v1)) = freezer(dirs) {
+        let _ = fs::write(file, if is_v1 { "THAWED" } else { "0" });
     }
 }
 

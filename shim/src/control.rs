@@ -95,7 +95,7 @@ fn ignore_signals() -> Result<()> {
 }
 
 /// Whether a peer is of the same user. The directory lets nobody else in; this holds even so.
-fn is_own(stream: &UnixStream) -> bool {
+pub(crate) fn is_own(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw())
 }
 

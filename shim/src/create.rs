@@ -1,5 +1,6 @@
 //! Create: mounts, streams, the runtime, and the init process that waits to be started.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -12,7 +13,7 @@ use crate::process::Process;
 use crate::record::Entry;
 use crate::runtime::Runtime;
 use crate::stdio::{Streams, Wish};
-use crate::task::{Container, Task};
+use crate::task::{Container, Freeze, Task};
 use crate::terminal::{ConsoleSocket, Terminal};
 
 /// The container's root filesystem, in the task's directory; the spec says the same.
@@ -181,7 +182,8 @@ impl Task {
             cgroups: &cgroups,
         })?;
         self.watch_init(&init);
-        let container = Container { runtime: runtime.clone(), init, cgroups };
+        let freeze = Cell::new(Freeze::No);
+        let container = Container { runtime: runtime.clone(), init, cgroups, freeze };
         self.container.replace(Some(Rc::new(container)));
         Ok(pid)
     }

@@ -10,10 +10,13 @@
 //!
 //! It never links a container library, and never follows a path that a container could have changed.
 
+mod attach;
 mod cgroup;
 mod control;
 mod create;
 mod exec;
+mod hub;
+mod log;
 mod process;
 mod reap;
 mod record;

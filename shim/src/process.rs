@@ -3,13 +3,21 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use capstan_schema::{Error, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::watch;
 
+use crate::hub::Hub;
 use crate::stdio::Streams;
 use crate::terminal::Terminal;
+
+/// How long a client of a process that has ended may take nothing before its end is told all the same.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a task that has ended stays for a client that takes nothing of what is left.
+const LAST_READERS: Duration = Duration::from_secs(60);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug)]
@@ -87,12 +95,29 @@ impl Process {
         }
     }
 
-    /// Lets go of its streams, so that readers see their end. Output is complete before this returns.
+    /// Lets go of its streams, so that readers see their end. Output is complete before this returns,
+    /// but for a client that takes nothing for so long that it cannot be waited for.
     pub(crate) async fn finish_streams(&self) {
         let terminal = self.terminal.take();
         if let Some(terminal) = terminal {
-            terminal.finish().await;
+            let left = terminal.finish(DRAIN).await;
+            self.terminal.replace(left);
+        } else if let Some(hub) = self.hub() {
+            hub.set_ending();
+            hub.drained(DRAIN, DRAIN).await;
         }
         self.streams.borrow_mut().close();
+    }
+
+    /// Waits for the clients that still read what a process left that has ended.
+    pub(crate) async fn wait_for_readers(&self) {
+        if let Some(hub) = self.hub() {
+            hub.drained(LAST_READERS, LAST_READERS).await;
+        }
+    }
+
+    /// Where its output goes through the shim.
+    pub(crate) fn hub(&self) -> Option<Rc<Hub>> {
+        self.streams.borrow().kept.as_ref().map(|kept| Rc::clone(&kept.hub))
     }
 }

@@ -38,6 +38,8 @@ pub(crate) enum Entry<'a> {
     Started,
     /// The init process ended.
     Exited(u32),
+    /// The container is frozen, or goes on.
+    Paused(bool),
     /// The task was deleted; the shim ends.
     Deleted,
 }
@@ -105,11 +107,15 @@ impl Record {
                 created.set_stdin(&paths.stdin);
                 created.set_stdout(&paths.stdout);
                 created.set_stderr(&paths.stderr);
+                created.set_attach(&paths.attach);
+                created.set_log(&paths.log);
+                created.set_log_is_raw(paths.is_log_raw);
                 let count = u32::try_from(cgroups.len()).unwrap_or(0);
                 write_texts(cgroups, created.init_cgroups(count));
             }
             Entry::Started => out.set_started(()),
             Entry::Exited(status) => out.set_exited(status),
+            Entry::Paused(is_paused) => out.set_paused(is_paused),
             Entry::Deleted => out.set_deleted(()),
         }
         let bytes = capnp::serialize::write_message_to_words(&message);

@@ -12,7 +12,7 @@ use crate::create::Wanted;
 use crate::process::Exit;
 use crate::stdio::Wish;
 use crate::sys;
-use crate::task::Task;
+use crate::task::{Freeze, Task};
 
 /// What a peer holds.
 #[derive(Clone)]
@@ -150,10 +150,15 @@ impl shim::Server for Server {
         let Some(container) = container else { return Ok(()) };
         let init = &container.init;
         out.set_created(true);
+        out.set_dropped_log_bytes(init.hub().map_or(0, |hub| hub.dropped()));
         out.set_pid(init.pid);
         out.set_status(match init.exit() {
             Some(_) => task_capnp::Status::Stopped,
-            None if init.is_started.get() => task_capnp::Status::Running,
+            None if init.is_started.get() => match container.freeze.get() {
+                Freeze::No => task_capnp::Status::Running,
+                Freeze::Begun => task_capnp::Status::Pausing,
+                Freeze::Done => task_capnp::Status::Paused,
+            },
             None => task_capnp::Status::Created,
         });
         if let Some(exit) = init.exit() {
@@ -216,9 +221,29 @@ impl shim::Server for Server {
     ) -> capnp::Result<()> {
         let work = async {
             let process = self.0.process(params.get()?.get_exec_id()?.to_str()?)?;
-            process.streams.borrow_mut().stdin_keeper = None;
+            process.streams.borrow_mut().close_stdin();
             Ok(())
         };
+        answer!(results, work, |_out, ()| ())
+    }
+
+    async fn pause(
+        self: Rc<Self>,
+        _params: shim::PauseParams,
+        mut results: shim::PauseResults,
+    ) -> capnp::Result<()> {
+        let task = Rc::clone(&self.0);
+        let work = to_the_end(async move { task.pause().await });
+        answer!(results, work, |_out, ()| ())
+    }
+
+    async fn resume(
+        self: Rc<Self>,
+        _params: shim::ResumeParams,
+        mut results: shim::ResumeResults,
+    ) -> capnp::Result<()> {
+        let task = Rc::clone(&self.0);
+        let work = to_the_end(async move { task.resume().await });
         answer!(results, work, |_out, ()| ())
     }
 

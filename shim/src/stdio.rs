@@ -1,31 +1,55 @@
-//! Streams: FIFOs that outlive the daemon, a file, or nothing.
+//! Streams: nothing, FIFOs, or what passes through the shim.
 //!
-//! A process writes straight into the FIFO: the shim copies nothing. It only holds both ends open, so
+//! A process writes straight into a FIFO: the shim copies nothing. It only holds both ends open, so
 //! that the process meets neither an error nor an end while no client is there, and lets go when the
-//! process has ended, so that the client sees the end of the output.
+//! process has ended, so that the client sees the end of the output. What the shim keeps itself goes
+//! through a [`Hub`] to a log and to the clients that are attached.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio as ProcessStdio;
+use std::rc::Rc;
 
 use capstan_schema::task_capnp::stdio;
 use capstan_schema::{Error, Result};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::pipe::{PipeFlags, pipe_with};
 
-/// Paths of FIFOs, for the client; empty where there is none.
+use crate::attach::{Doorman, Input};
+use crate::hub::{Hub, Stream};
+use crate::log::{self, Log};
+use crate::sys::watch::watch;
+use crate::terminal::unblock;
+
+/// Where clients find the streams; empty where there is none.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Paths {
     pub(crate) stdin: String,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+    pub(crate) attach: String,
+    pub(crate) log: String,
+    pub(crate) is_log_raw: bool,
 }
 
-/// The other sides of a terminal; `None` where its bytes come from nowhere, or go nowhere.
-#[derive(Debug, Default)]
-pub(crate) struct TerminalEnds {
-    pub(crate) input: Option<File>,
-    pub(crate) output: Option<File>,
+/// The other sides of a terminal.
+pub(crate) enum TerminalEnds {
+    /// Its bytes come from nowhere, or go nowhere, where there is none.
+    Fifos {
+        /// What is typed.
+        input: Option<File>,
+        /// What is shown.
+        output: Option<File>,
+    },
+    /// It passes through the shim.
+    Kept {
+        /// What is typed.
+        input: Rc<Input>,
+        /// What is shown.
+        hub: Rc<Hub>,
+    },
 }
 
 /// What a process was asked to have.
@@ -33,7 +57,7 @@ pub(crate) struct TerminalEnds {
 pub(crate) enum Wish {
     Null,
     Fifos { has_stdin: bool },
-    File(String),
+    Kept { has_stdin: bool, log: Option<log::Wish> },
 }
 
 impl Wish {
@@ -41,15 +65,36 @@ impl Wish {
         Ok(match reader.which()? {
             stdio::Null(()) => Self::Null,
             stdio::Fifos(fifos) => Self::Fifos { has_stdin: fifos?.get_stdin() },
-            stdio::LogFile(path) => Self::File(path?.to_str()?.to_owned()),
+            stdio::LogFile(path) => {
+                let path = path?.to_str()?.to_owned();
+                let log = log::Wish { path, is_raw: true, ..log::Wish::default() };
+                Self::Kept { has_stdin: false, log: Some(log) }
+            }
             stdio::Kept(kept) => {
                 let kept = kept?;
-                match kept.has_log() {
-                    true => Self::File(kept.get_log()?.get_path()?.to_str()?.to_owned()),
-                    false => Self::Null,
-                }
+                let log = match kept.has_log() {
+                    true => Some(log::Wish::read(kept.get_log()?)?),
+                    false => None,
+                };
+                Self::Kept { has_stdin: kept.get_stdin(), log }
             }
         })
+    }
+}
+
+/// Streams that pass through the shim.
+pub(crate) struct Kept {
+    pub(crate) hub: Rc<Hub>,
+    pub(crate) input: Rc<Input>,
+    copies: Vec<tokio::task::JoinHandle<()>>,
+    _doorman: Doorman,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for copy in &self.copies {
+            copy.abort();
+        }
     }
 }
 
@@ -64,6 +109,8 @@ pub(crate) struct Streams {
     pub(crate) keepers: Vec<File>,
     /// The writing end of stdin; dropped when the client says so, or the process has ended.
     pub(crate) stdin_keeper: Option<File>,
+    /// What passes through the shim.
+    pub(crate) kept: Option<Kept>,
     dir: Option<PathBuf>,
 }
 
@@ -86,34 +133,83 @@ impl Streams {
             terminal: None,
             keepers: Vec::new(),
             stdin_keeper: None,
+            kept: None,
             dir: None,
         };
         let (input, output, error) = match wish {
             Wish::Null => (None, None, None),
-            Wish::File(path) => {
-                let output = append(path)?;
-                let share = |error| Error::io("share the log file", error);
-                let error = output.try_clone().map_err(share)?;
-                (None, Some(output), Some(error))
-            }
             Wish::Fifos { has_stdin } => {
-                let dir = dir.join("io").join(name);
-                DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(&dir)
-                    .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
-                streams.dir = Some(dir.clone());
+                let dir = streams.make_dir(dir, name)?;
                 streams.fifos(&dir, *has_stdin, has_terminal)?
+            }
+            Wish::Kept { has_stdin, log } => {
+                let dir = streams.make_dir(dir, name)?;
+                streams.paths.attach = dir.join("attach.sock").to_string_lossy().into_owned();
+                return streams.keep(name, *has_stdin, log.as_ref(), has_terminal);
             }
         };
         if has_terminal {
-            streams.terminal = Some(TerminalEnds { input, output });
+            streams.terminal = Some(TerminalEnds::Fifos { input, output });
         } else {
             let end = |file: Option<File>| file.map_or_else(ProcessStdio::null, ProcessStdio::from);
             streams.ends = Some([end(input), end(output), end(error)]);
         }
         Ok(streams)
+    }
+
+    /// Makes the directory of a process's streams, which goes with them.
+    fn make_dir(&mut self, dir: &Path, name: &str) -> Result<PathBuf> {
+        let dir = dir.join("io").join(name);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
+        self.dir = Some(dir.clone());
+        Ok(dir)
+    }
+
+    /// Leads the streams through the shim.
+    fn keep(
+        mut self,
+        name: &str,
+        has_stdin: bool,
+        log: Option<&log::Wish>,
+        has_terminal: bool,
+    ) -> Result<Self> {
+        if let Some(log) = log {
+            self.paths.log.clone_from(&log.path);
+            self.paths.is_log_raw = log.is_raw;
+        }
+        let log = log.map(Log::open).transpose()?;
+        let hub = Rc::new(Hub::new(log, if has_terminal { 1 } else { 2 }));
+        let mut copies = Vec::new();
+        let mut input = Input::closed();
+        if has_terminal {
+            if has_stdin {
+                input = Input::awaited();
+            }
+            let (input, hub) = (Rc::clone(&input), Rc::clone(&hub));
+            self.terminal = Some(TerminalEnds::Kept { input, hub });
+        } else {
+            let mut stdin = ProcessStdio::null();
+            if has_stdin {
+                let (theirs, ours) = pipe()?;
+                input = Input::pipe(watched(ours)?);
+                stdin = theirs.into();
+            }
+            let mut output = |stream| -> Result<ProcessStdio> {
+                let (ours, theirs) = pipe()?;
+                let (hub, ours) = (Rc::clone(&hub), watched(ours)?);
+                copies.push(tokio::task::spawn_local(async move { hub.copy(ours, stream).await }));
+                Ok(theirs.into())
+            };
+            let (stdout, stderr) = (output(Stream::Output)?, output(Stream::Error)?);
+            self.ends = Some([stdin, stdout, stderr]);
+        }
+        let doorman = Doorman::listen(&format!("io/{name}/attach.sock"), &hub, &input)?;
+        self.kept = Some(Kept { hub, input, copies, _doorman: doorman });
+        Ok(self)
     }
 
     fn fifos(
@@ -151,6 +247,17 @@ impl Streams {
         self.stdin_keeper = None;
         self.ends = None;
         self.terminal = None;
+        if let Some(kept) = &self.kept {
+            kept.input.close();
+        }
+    }
+
+    /// The client sends no more input.
+    pub(crate) fn close_stdin(&mut self) {
+        self.stdin_keeper = None;
+        if let Some(kept) = &self.kept {
+            kept.input.close();
+        }
     }
 }
 
@@ -173,17 +280,11 @@ fn open(path: &str, is_input: bool) -> Result<File> {
         .map_err(|error| Error::io(format!("open stream {path}"), error))
 }
 
-/// Opens a log file for appending; links are not followed.
-fn append(path: &str) -> Result<File> {
-    if !path.starts_with('/') {
-        return Err(Error::invalid(format!("log file {path:?}: write an absolute path")));
-    }
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NOCTTY;
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
-        .open(path)
-        .map_err(|error| Error::io(format!("open log file {path}"), error))
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|error| Error::io("make a pipe", error))
+}
+
+/// Our end of a pipe: it never blocks.
+fn watched(end: OwnedFd) -> Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    unblock(&end).and_then(|()| watch(end)).map_err(|error| Error::io("watch a pipe", error))
 }

@@ -21,6 +21,15 @@ pub(crate) struct Container {
     pub(crate) runtime: Runtime,
     pub(crate) init: Rc<Process>,
     pub(crate) cgroups: Vec<String>,
+    pub(crate) freeze: Cell<Freeze>,
+}
+
+/// Whether a container is frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freeze {
+    No,
+    Begun,
+    Done,
 }
 
 /// Shared by all connections. One thread, so cells are enough; `step` keeps create, start and delete
@@ -118,6 +127,40 @@ impl Task {
         Ok(container.init.pid)
     }
 
+    /// Freezes every process of the container; answers when all are frozen. After an error it goes on.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        let _step = self.step.lock().await;
+        let container = self.container()?;
+        if !container.init.is_started.get() || container.init.exit().is_some() {
+            return Err(Error::precondition("the container does not run"));
+        }
+        if container.freeze.get() != Freeze::No {
+            return Err(Error::precondition("the container is paused"));
+        }
+        container.freeze.set(Freeze::Begun);
+        let frozen = cgroup::freeze(&container.cgroups).await;
+        let frozen = frozen.and_then(|()| self.note(Entry::Paused(true)).map(drop));
+        if frozen.is_err() {
+            cgroup::thaw(&container.cgroups);
+        }
+        container.freeze.set(if frozen.is_ok() { Freeze::Done } else { Freeze::No });
+        frozen
+    }
+
+    /// Lets a paused container go on.
+    pub(crate) async fn resume(&self) -> Result<()> {
+        let _step = self.step.lock().await;
+        let container = self.container()?;
+        if container.freeze.get() == Freeze::No {
+            return Err(Error::precondition("the container is not paused"));
+        }
+        cgroup::thaw(&container.cgroups);
+        container.freeze.set(Freeze::No);
+        // It goes on already, whatever the disk says.
+        let _ = self.note(Entry::Paused(false));
+        Ok(())
+    }
+
     pub(crate) fn kill(&self, exec_id: &str, signal: Signal, is_to_all: bool) -> Result<()> {
         if is_to_all {
             let container = self.container()?;
@@ -126,9 +169,17 @@ impl Task {
             if container.cgroups.is_empty() {
                 return container.init.signal(signal);
             }
-            return Ok(());
+        } else {
+            self.process(exec_id)?.signal(signal)?;
         }
-        self.process(exec_id)?.signal(signal)
+        if signal == Signal::KILL
+            && let Ok(container) = self.container()
+            && container.freeze.replace(Freeze::No) != Freeze::No
+        {
+            // Whoever kills wants an end, and on cgroups v1 it comes only when the freeze ends.
+            cgroup::thaw(&container.cgroups);
+        }
+        Ok(())
     }
 
     /// Removes the container from its runtime. With `is_forced` what runs is killed first.
@@ -145,7 +196,12 @@ impl Task {
             // It may end by itself just now.
             let _ = init.signal(Signal::KILL);
         }
+        // What is frozen does not die of a signal on cgroups v1.
+        cgroup::thaw(&container.cgroups);
         let exit = init.wait().await;
+        if !is_forced {
+            init.wait_for_readers().await;
+        }
         // Without a pid namespace of their own, other processes have not ended with init.
         cgroup::signal_all(&container.cgroups, Signal::KILL);
         container.runtime.run(&self.reaper, "delete", &["--force"], None).await?;

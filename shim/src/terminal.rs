@@ -1,7 +1,7 @@
 //! Terminals: the shim holds the other side of a process's terminal and copies its bytes.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
@@ -14,11 +14,15 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::hub::{HEADER, Hub, Stream};
 use crate::stdio::TerminalEnds;
 use crate::sys::watch::watch;
 
 /// How long a runtime that says it is done may take to hand the terminal over.
 const HANDOVER: Duration = Duration::from_secs(5);
+
+/// How long a terminal that others hold open may be silent before it counts as ended.
+const STRAGGLERS: Duration = Duration::from_secs(1);
 
 /// A terminal's line is shorter; a burst of output is a few of these.
 const BUFFER: usize = 4096;
@@ -83,7 +87,8 @@ impl ConsoleSocket {
 /// A terminal whose bytes are copied.
 pub(crate) struct Terminal {
     master: Rc<AsyncFd<OwnedFd>>,
-    copies: [tokio::task::JoinHandle<()>; 2],
+    hub: Option<Rc<Hub>>,
+    copies: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Drop for Terminal {
@@ -100,9 +105,19 @@ impl Terminal {
         let fail = |error: io::Error| Error::io("watch the terminal", error);
         unblock(&master).map_err(fail)?;
         let master = Rc::new(watch(master).map_err(fail)?);
-        let output = tokio::task::spawn_local(copy_output(Rc::clone(&master), ends.output));
-        let input = tokio::task::spawn_local(copy_input(Rc::clone(&master), ends.input));
-        Ok(Self { master, copies: [output, input] })
+        let ours = Rc::clone(&master);
+        Ok(match ends {
+            TerminalEnds::Fifos { input, output } => {
+                let output = tokio::task::spawn_local(copy_output(Rc::clone(&master), output));
+                let input = tokio::task::spawn_local(copy_input(ours, input));
+                Self { master, hub: None, copies: vec![output, input] }
+            }
+            TerminalEnds::Kept { input, hub } => {
+                input.set_terminal(Rc::clone(&master));
+                let output = tokio::task::spawn_local(keep_output(ours, Rc::clone(&hub)));
+                Self { master, hub: Some(hub), copies: vec![output] }
+            }
+        })
     }
 
     /// Tells the terminal how large it is.
@@ -112,29 +127,50 @@ impl Terminal {
             .map_err(|error| Error::io("resize the terminal", error))
     }
 
-    /// The process has ended: copies what it left and lets go.
-    pub(crate) async fn finish(mut self) {
+    /// The process has ended: waits until what it left is copied. It is given back if that still waits
+    /// for somebody to read it.
+    pub(crate) async fn finish(mut self, patience: Duration) -> Option<Self> {
         // It ends when every holder of the other side is gone; what outlives the process is not
         // waited for.
-        let _ = tokio::time::timeout(Duration::from_secs(1), &mut self.copies[0]).await;
+        let Some(hub) = self.hub.clone() else {
+            let _ = tokio::time::timeout(STRAGGLERS, &mut self.copies[0]).await;
+            return None;
+        };
+        hub.drained(STRAGGLERS, patience).await;
+        (!hub.give_up().await).then_some(self)
     }
 }
 
-fn unblock(fd: &OwnedFd) -> io::Result<()> {
+pub(crate) fn unblock(fd: &OwnedFd) -> io::Result<()> {
     Ok(fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
+}
+
+/// Copies to the hub until the other side is gone, which a terminal tells as an error.
+async fn keep_output(master: Rc<AsyncFd<OwnedFd>>, hub: Rc<Hub>) {
+    loop {
+        let mut frame = [0; HEADER + BUFFER];
+        let read = |fd: &OwnedFd| Ok(rustix::io::read(fd, &mut frame[HEADER..])?);
+        match master.async_io(Interest::READABLE, read).await {
+            Ok(0) | Err(_) => return hub.output_ended().await,
+            Ok(got) => hub.deliver(Stream::Output, &mut frame[..HEADER + got]).await,
+        }
+    }
 }
 
 /// Reads until the other side is gone, which a terminal tells as an error.
 async fn copy_output(master: Rc<AsyncFd<OwnedFd>>, output: Option<File>) {
-    let mut sink = output.and_then(|file| Sink::new(file).ok());
+    let mut sink = output.and_then(|file| {
+        let fd = OwnedFd::from(file);
+        unblock(&fd).and_then(|()| watch(fd)).ok()
+    });
     let mut buffer = [0; BUFFER];
     loop {
         let read = |fd: &OwnedFd| Ok(rustix::io::read(fd, &mut buffer)?);
         match master.async_io(Interest::READABLE, read).await {
             Ok(0) | Err(_) => return,
             Ok(got) => {
-                if let Some(open) = &mut sink
-                    && open.write_all(&buffer[..got]).await.is_err()
+                if let Some(fifo) = &sink
+                    && write_all(fifo, &buffer[..got]).await.is_err()
                 {
                     // Nobody can take it; the process must not stop for that.
                     sink = None;
@@ -142,6 +178,14 @@ async fn copy_output(master: Rc<AsyncFd<OwnedFd>>, output: Option<File>) {
             }
         }
     }
+}
+
+async fn write_all(fifo: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let write = |fd: &OwnedFd| Ok(rustix::io::write(fd, bytes)?);
+        bytes = &bytes[fifo.async_io(Interest::WRITABLE, write).await?..];
+    }
+    Ok(())
 }
 
 async fn copy_input(master: Rc<AsyncFd<OwnedFd>>, input: Option<File>) {
@@ -161,37 +205,6 @@ async fn copy_input(master: Rc<AsyncFd<OwnedFd>>, input: Option<File>) {
             match master.async_io(Interest::WRITABLE, write).await {
                 Ok(written) => rest = &rest[written..],
                 Err(_) => return,
-            }
-        }
-    }
-}
-
-/// Where a terminal's output goes: a FIFO is waited for, a file is not.
-enum Sink {
-    Fifo(AsyncFd<OwnedFd>),
-    File(File),
-}
-
-impl Sink {
-    fn new(file: File) -> io::Result<Self> {
-        if file.metadata()?.is_file() {
-            return Ok(Self::File(file));
-        }
-        let fd = OwnedFd::from(file);
-        unblock(&fd)?;
-        Ok(Self::Fifo(watch(fd)?))
-    }
-
-    async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::File(file) => file.write_all(bytes),
-            Self::Fifo(fifo) => {
-                while !bytes.is_empty() {
-                    let write = |fd: &OwnedFd| Ok(rustix::io::write(fd, bytes)?);
-                    let written = fifo.async_io(Interest::WRITABLE, write).await?;
-                    bytes = &bytes[written..];
-                }
-                Ok(())
             }
         }
     }

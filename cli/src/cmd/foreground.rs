@@ -1,21 +1,13 @@
 //! A process in the foreground: its streams are ours, our signals are its, its status is ours.
 
-use std::time::Duration;
-
-use capstan_client::schema::task_capnp::{exit, process, stdio, task};
-use capstan_client::{Error, open_fifo};
-use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::unix::pipe;
+use capstan_client::schema::task_capnp::{exit, process, task};
+use capstan_client::{AttachedInput, AttachedOutput, Error, Output};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 
 use crate::exit::{Failure, Outcome};
 use crate::session::{Session, call};
 use crate::terminal::{self, RawMode};
-
-/// How long after the end of a process its output may still come: only something that outlived
-/// it can hold the stream open so long.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// A task's init process, or an exec.
 pub(crate) enum Target {
@@ -78,14 +70,6 @@ impl Target {
         }
         Ok(())
     }
-
-    async fn close_stdin(&self, session: &Session) -> Outcome {
-        match self {
-            Self::Task(task) => drop(call!(session, task.close_stdin_request())),
-            Self::Exec(process) => drop(call!(session, process.close_stdin_request())),
-        }
-        Ok(())
-    }
 }
 
 /// An end as an outcome: 0 is fine.
@@ -107,94 +91,174 @@ pub(crate) struct Wish {
     pub(crate) has_terminal: bool,
 }
 
-impl Wish {
-    pub(crate) fn write(self, mut out: stdio::Builder<'_>) {
-        out.reborrow().init_fifos().set_stdin(self.is_interactive);
-    }
+/// What to do with a process that is ready, or runs.
+pub(crate) struct Foreground<'a> {
+    pub(crate) target: Target,
+    /// Where to attach; empty where there are no streams.
+    pub(crate) attach: &'a str,
+    pub(crate) wish: Wish,
+    pub(crate) detach_keys: DetachKeys,
+    /// It is started first.
+    pub(crate) is_new: bool,
 }
 
-/// The paths that the daemon answered with.
-pub(crate) struct Paths {
-    pub(crate) stdin: String,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+/// How it came that we are not attached any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parted {
+    /// The process ended well. (Another end is a failure with its status.)
+    Ended,
+    /// The user typed the detach keys.
+    Detached,
 }
 
-/// Starts a process that is ready, and stays with it to its end.
-pub(crate) async fn run(session: &Session, target: &Target, paths: &Paths, wish: Wish) -> Outcome {
-    let stdout = copier(&paths.stdout, tokio::io::stdout())?;
-    let stderr = copier(&paths.stderr, tokio::io::stderr())?;
-    // Opened before the start: afterwards the process may be gone, and its streams with it.
-    let stdin = match paths.stdin.as_str() {
-        "" => None,
-        path => Some(
-            pipe::OpenOptions::new()
-                .open_sender(path)
-                .map_err(|error| Error::io(format!("open stream {path}"), error))?,
-        ),
-    };
-    let raw = match wish.has_terminal {
-        true => Some(RawMode::enter()?),
-        false => None,
-    };
-    target.start(session).await?;
-    if let (true, Some(size)) = (wish.has_terminal, terminal::size()) {
-        // Too late for a process that is gone already, and then of no use.
-        let _ = target.resize(session, size).await;
-    }
-    let outcome = tokio::select! {
-        outcome = target.wait(session) => outcome,
-        failure = pass_signals(session, target, wish.has_terminal) => Err(failure),
-        failure = pass_stdin(session, target, stdin) => Err(failure),
-    };
-    let drained = async {
-        for copier in [stdout, stderr].into_iter().flatten() {
-            let _ = copier.await;
-        }
-    };
-    let _ = tokio::time::timeout(DRAIN, drained).await;
-    drop(raw);
-    outcome
-}
-
-/// Copies one of the process's streams to one of ours, to its end.
-fn copier(
-    path: &str,
-    mut ours: impl AsyncWrite + Unpin + 'static,
-) -> Outcome<Option<JoinHandle<std::io::Result<()>>>> {
-    if path.is_empty() {
-        return Ok(None);
-    }
-    let mut theirs = open_fifo(path)?;
-    Ok(Some(tokio::task::spawn_local(async move {
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let got = theirs.read(&mut buffer).await?;
-            if got == 0 {
-                return ours.flush().await;
+impl Foreground<'_> {
+    /// Stays with the process to its end, or until the user detaches.
+    pub(crate) async fn run(self, session: &Session) -> Outcome<Parted> {
+        let Self { target, attach, wish, detach_keys, is_new } = self;
+        let raw = match wish.has_terminal && wish.is_interactive {
+            true => Some(RawMode::enter()?),
+            false => None,
+        };
+        // The input is held to the end: letting it go means to leave.
+        let (output, mut input) = match attach {
+            "" => (None, None),
+            path => {
+                let (output, input) = capstan_client::attach(path).await?;
+                (Some(tokio::task::spawn_local(show(output))), Some(input))
             }
-            ours.write_all(&buffer[..got]).await?;
-            ours.flush().await?;
+        };
+        let size = terminal::size().filter(|_| wish.has_terminal);
+        if let Some(size) = size {
+            // An exec has no terminal before it is started; then it is told below.
+            let _ = target.resize(session, size).await;
         }
-    })))
+        if is_new {
+            target.start(session).await?;
+            if let (Target::Exec(_), Some(size)) = (&target, size) {
+                // Too late for a process that is gone already, and then of no use.
+                let _ = target.resize(session, size).await;
+            }
+        }
+        let outcome = tokio::select! {
+            outcome = target.wait(session) => outcome.map(|()| Parted::Ended),
+            failure = pass_signals(session, &target, wish.has_terminal) => Err(failure),
+            parted = pass_stdin(input.as_mut(), wish.is_interactive, detach_keys) => Ok(parted),
+        };
+        let is_ended = matches!(outcome, Ok(Parted::Ended) | Err(Failure::Status(_)));
+        if let Some(output) = output.filter(|_| is_ended) {
+            // The shim hangs up when all is told.
+            if let Ok(Err(failure)) = output.await {
+                return Err(failure);
+            }
+        }
+        drop((raw, input));
+        outcome
+    }
 }
 
-/// Copies our stdin to the process; returns only when the connection fails.
-async fn pass_stdin(session: &Session, target: &Target, stdin: Option<pipe::Sender>) -> Failure {
-    if let Some(mut theirs) = stdin {
+/// Copies the process's output to ours, to its end.
+async fn show(mut output: AttachedOutput) -> Outcome {
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    while let Some(piece) = output.next().await? {
+        match piece {
+            Output::Stdout(bytes) => {
+                stdout.write_all(&bytes).await?;
+                stdout.flush().await?;
+            }
+            Output::Stderr(bytes) => {
+                stderr.write_all(&bytes).await?;
+                stderr.flush().await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies our stdin to the process; returns only when the user detaches.
+async fn pass_stdin(
+    input: Option<&mut AttachedInput>,
+    is_interactive: bool,
+    mut keys: DetachKeys,
+) -> Parted {
+    if let Some(theirs) = input.filter(|_| is_interactive) {
         let mut ours = tokio::io::stdin();
         let mut buffer = vec![0; 16 << 10];
-        // Our end of file, an error, or a process that reads no more: all of them end the stream.
-        while let Ok(got @ 1..) = ours.read(&mut buffer).await {
-            if theirs.write_all(&buffer[..got]).await.is_err() {
+        loop {
+            // Our end of file, an error, or a process that reads no more: all of them end the stream.
+            let Ok(got @ 1..) = ours.read(&mut buffer).await else {
+                let _ = theirs.close_stdin().await;
+                break;
+            };
+            let (typed, is_detached) = keys.take(&buffer[..got]);
+            if theirs.send(&typed).await.is_err() {
                 break;
             }
+            if is_detached {
+                return Parted::Detached;
+            }
         }
-        drop(theirs);
-        // The process may be gone meanwhile: its wait tells.
-        let _ = target.close_stdin(session).await;
     }
+    // The process may be gone meanwhile: its wait tells.
     std::future::pending().await
+}
+
+/// The keys that detach from a terminal; what is typed of them is held back until it is clear whether
+/// all of them follow.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DetachKeys {
+    keys: Vec<u8>,
+    matched: usize,
+}
+
+impl DetachKeys {
+    /// Docker's: Ctrl-P, then Ctrl-Q.
+    pub(crate) const DEFAULT: &str = "ctrl-p,ctrl-q";
+
+    /// Parses `ctrl-p,ctrl-q`, `ctrl-x,d`; empty: none.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let key = |word: &str| match word.as_bytes() {
+            [byte @ 0x21..=0x7e] => Some(*byte),
+            [b'c', b't', b'r', b'l', b'-', byte] => match byte {
+                b'a'..=b'z' => Some(byte - b'a' + 1),
+                b'@' | b'[' | b'\\' | b']' | b'^' | b'_' => Some(byte - b'@'),
+                _ => None,
+            },
+            _ => None,
+        };
+        let words = text.split(',').filter(|_| !text.is_empty());
+        let keys: Option<Vec<u8>> = words.map(key).collect();
+        let keys = keys.ok_or_else(|| {
+            format!("{text:?}: write keys like {:?}, or nothing for none", Self::DEFAULT)
+        })?;
+        Ok(Self { keys, matched: 0 })
+    }
+
+    /// What of the input is for the process, and whether the keys were typed.
+    fn take(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let mut typed = Vec::with_capacity(bytes.len());
+        if self.keys.is_empty() {
+            typed.extend_from_slice(bytes);
+            return (typed, false);
+        }
+        for &byte in bytes {
+            if byte == self.keys[self.matched] {
+                self.matched += 1;
+                if self.matched == self.keys.len() {
+                    return (typed, true);
+                }
+                continue;
+            }
+            typed.extend_from_slice(&self.keys[..self.matched]);
+            self.matched = usize::from(byte == self.keys[0]);
+            if self.matched == 0 {
+                typed.push(byte);
+            }
+        }
+        (typed, false)
+    }
 }
 
 /// Passes signals on; returns only when they cannot be received.
@@ -240,5 +304,43 @@ async fn pass_signals(session: &Session, target: &Target, has_terminal: bool) ->
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detach_keys_are_parsed() {
+        let keys = |text: &str| DetachKeys::parse(text).ok().map(|keys| keys.keys);
+        assert_eq!(keys("ctrl-p,ctrl-q"), Some(vec![16, 17]));
+        assert_eq!(keys("ctrl-x,d"), Some(vec![24, b'd']));
+        assert_eq!(keys("ctrl-]"), Some(vec![29]));
+        assert_eq!(keys(""), Some(vec![]));
+        for bad in ["ctrl-", "ctrl-P", "pp", "a,", ",", "ctrl-pp", "\u{e9}"] {
+            assert_eq!(keys(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_keys_is_passed_on() {
+        let check = |pieces: &[&[u8]], want: &[u8], is_detached: bool| {
+            let mut keys = DetachKeys::parse(DetachKeys::DEFAULT).unwrap();
+            let mut all = Vec::new();
+            let mut detached = false;
+            for piece in pieces {
+                let (typed, done) = keys.take(piece);
+                all.extend(typed);
+                detached |= done;
+            }
+            assert_eq!((all.as_slice(), detached), (want, is_detached), "{pieces:?}");
+        };
+        check(&[b"ls\n"], b"ls\n", false);
+        check(&[b"a\x10\x11b"], b"a", true);
+        check(&[b"a\x10", b"\x11"], b"a", true);
+        check(&[b"\x10x"], b"\x10x", false);
+        check(&[b"\x10\x10\x11"], b"\x10", true);
+        check(&[b"\x11"], b"\x11", false);
     }
 }

@@ -8,9 +8,10 @@ use capstan_client::{Class, Error};
 use clap::{Args, ValueEnum};
 
 use crate::cmd::containers::image_and_command;
-use crate::cmd::foreground::{self, Paths, Target, Wish};
+use crate::cmd::foreground::{DetachKeys, Foreground, Parted, Target, Wish};
 use crate::cmd::images::Pull;
 use crate::cmd::spec::SpecFlags;
+use crate::cmd::streams::{LogFlags, Streams};
 use crate::exit::{Failure, Outcome};
 use crate::session::{Session, call};
 
@@ -47,9 +48,11 @@ pub(crate) struct Run {
     /// Talk http to the registry instead of https
     #[arg(long)]
     plain_http: bool,
-    /// Append stdout and stderr to this file on the daemon's machine
-    #[arg(long, value_name = "F")]
-    log_file: Option<String>,
+    #[command(flatten)]
+    log: LogFlags,
+    /// Keys that detach from the terminal; empty for none
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
+    detach_keys: DetachKeys,
     #[command(flatten)]
     spec: SpecFlags,
     /// The image; with --rootfs the first word of the command
@@ -68,11 +71,16 @@ fn random_id() -> Outcome<String> {
     Ok(bytes.iter().fold("c".to_owned(), |id, byte| format!("{id}{byte:02x}")))
 }
 
+/// Says how to get back to a container that goes on.
+pub(crate) fn parted(id: &str, parted: Parted) {
+    if parted == Parted::Detached {
+        eprintln!("\r\ndetached; {id} goes on, attach again with: capstan tasks attach {id}");
+    }
+}
+
 impl Run {
     pub(crate) async fn run(self, session: &Session) -> Outcome {
-        if self.log_file.as_deref().is_some_and(|path| !path.starts_with('/')) {
-            return Err(Error::invalid("--log-file: write an absolute path").into());
-        }
+        let streams = Streams::choose(self.detach, self.null_io, &self.log)?;
         let id = match &self.name {
             Some(name) => name.clone(),
             None => random_id()?,
@@ -91,12 +99,7 @@ impl Run {
             let mut spec = request.get().init_spec();
             self.spec.write(image, &command, spec.reborrow())?;
             spec.set_ephemeral(self.rm);
-            let mut stdio = request.get().init_stdio();
-            match &self.log_file {
-                Some(path) => stdio.set_log_file(path),
-                None if self.detach || self.null_io => stdio.set_null(()),
-                None => wish.write(stdio),
-            }
+            streams.write(self.interactive, request.get().init_stdio());
             Ok(call!(session, request))
         };
         let response = match ask(&image).await {
@@ -108,17 +111,16 @@ impl Run {
         };
         let reply = response.get()?;
         let info = reply.get_info()?;
-        let paths = Paths {
-            stdin: info.get_stdin()?.to_string()?,
-            stdout: info.get_stdout()?.to_string()?,
-            stderr: info.get_stderr()?.to_string()?,
-        };
+        let attach = info.get_attach()?.to_string()?;
         let target = Target::Task(reply.get_task()?);
         if self.detach {
             target.start(session).await?;
             return Ok(writeln!(std::io::stdout(), "{id}")?);
         }
-        foreground::run(session, &target, &paths, wish).await
+        let detach_keys = self.detach_keys.clone();
+        let process = Foreground { target, attach: &attach, wish, detach_keys, is_new: true };
+        parted(&id, process.run(session).await?);
+        Ok(())
     }
 
     /// The name under which the image is stored; pulls first if that was asked for.

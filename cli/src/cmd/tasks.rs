@@ -2,12 +2,16 @@
 
 use std::io::Write as _;
 
+use capstan_client::Error;
 use capstan_client::schema::task_capnp::{Status, process_info, task, tasks};
 use capstan_client::schema::write_texts;
 use clap::{Args, Subcommand};
 
-use crate::cmd::foreground::{self, Paths, Target, Wish};
+use crate::cmd::foreground::{DetachKeys, Foreground, Parted, Target, Wish};
+use crate::cmd::logs::Logs;
+use crate::cmd::run::parted;
 use crate::cmd::signal;
+use crate::cmd::streams::{LogFlags, Streams};
 use crate::exit::{Failure, Outcome};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
@@ -15,7 +19,14 @@ use crate::session::{Session, call};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tasks {
     /// Make a container's init process, which waits for `start`
-    Create { id: String },
+    Create {
+        id: String,
+        /// Let clients that attach write to its stdin
+        #[arg(short, long)]
+        interactive: bool,
+        #[command(flatten)]
+        log: LogFlags,
+    },
     /// Start a container, in the foreground unless -d is given
     Start {
         id: String,
@@ -25,7 +36,28 @@ pub(crate) enum Tasks {
         /// Pass stdin on
         #[arg(short, long)]
         interactive: bool,
+        #[command(flatten)]
+        log: LogFlags,
+        /// Keys that detach from the terminal; empty for none
+        #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
+        detach_keys: DetachKeys,
     },
+    /// Follow the streams of a task that runs, and exit with its status; as many clients as like
+    Attach {
+        id: String,
+        /// Do not pass stdin on
+        #[arg(long)]
+        no_stdin: bool,
+        /// Keys that detach from the terminal; empty for none
+        #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
+        detach_keys: DetachKeys,
+    },
+    /// Print what a task wrote that was started with -d or --log-file
+    Logs(Logs),
+    /// Freeze all processes of a container
+    Pause { id: String },
+    /// Let a paused container go on
+    Resume { id: String },
     /// List tasks
     Ls {
         /// Print only the ids
@@ -85,6 +117,9 @@ pub(crate) struct Exec {
     /// Its name in the task [default: a random one]
     #[arg(long, value_name = "E")]
     exec_id: Option<String>,
+    /// Keys that detach from the terminal; empty for none
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
+    detach_keys: DetachKeys,
     id: String,
     #[arg(
         value_name = "CMD",
@@ -101,7 +136,7 @@ impl Tasks {
         match self {
             Self::Start { detach, .. } => !detach,
             Self::Exec(exec) => !exec.detach,
-            Self::Wait { .. } => true,
+            Self::Wait { .. } | Self::Attach { .. } => true,
             _ => false,
         }
     }
@@ -109,16 +144,37 @@ impl Tasks {
     pub(crate) async fn run(self, session: &Session) -> Outcome {
         let service: tasks::Client = session.open("tasks");
         match self {
-            Self::Create { id } => {
+            Self::Create { id, interactive, log } => {
                 let mut request = service.create_request();
                 request.get().set_container(&id);
-                request.get().init_stdio().set_null(());
+                let streams = Streams::choose(true, false, &log)?;
+                streams.write(interactive, request.get().init_stdio());
                 let response = call!(session, request);
                 let pid = response.get()?.get_info()?.get_pid();
                 Ok(writeln!(std::io::stdout(), "{pid}")?)
             }
-            Self::Start { id, detach, interactive } => {
-                start(session, &service, &id, detach, interactive).await
+            Self::Start { id, detach, interactive, log, detach_keys } => {
+                let streams = Streams::choose(detach, false, &log)?;
+                let start =
+                    Start { id: &id, is_detached: detach, interactive, streams, detach_keys };
+                start.run(session, &service).await
+            }
+            Self::Attach { id, no_stdin, detach_keys } => {
+                attach(session, &service, &id, !no_stdin, detach_keys).await
+            }
+            Self::Logs(logs) => {
+                let task = find(session, &service, &logs.id).await?;
+                logs.run(session, &task).await
+            }
+            Self::Pause { id } => {
+                let task = find(session, &service, &id).await?;
+                call!(session, task.pause_request());
+                Ok(())
+            }
+            Self::Resume { id } => {
+                let task = find(session, &service, &id).await?;
+                call!(session, task.resume_request());
+                Ok(())
             }
             Self::Ls { quiet } => list(session, &service, quiet).await,
             Self::Inspect { id } => {
@@ -163,52 +219,71 @@ async fn find(session: &Session, service: &tasks::Client, id: &str) -> Outcome<t
     Ok(response.get()?.get_task()?)
 }
 
-/// Starts a task that was created, or creates one first.
-async fn start(
+/// Follows a task that is there.
+async fn attach(
     session: &Session,
     service: &tasks::Client,
     id: &str,
-    is_detached: bool,
     is_interactive: bool,
+    detach_keys: DetachKeys,
 ) -> Outcome {
     let mut request = service.get_request();
     request.get().set_id(id);
-    let existing = session.client.call(request.send().promise).await?;
-    if capstan_client::check!(existing.get()?).is_ok() {
-        let target = Target::Task(existing.get()?.get_task()?);
-        let info = existing.get()?.get_info()?;
-        let wish = Wish { is_interactive, has_terminal: info.get_terminal() };
-        let paths = Paths {
-            stdin: info.get_stdin()?.to_string()?,
-            stdout: info.get_stdout()?.to_string()?,
-            stderr: info.get_stderr()?.to_string()?,
+    let response = call!(session, request);
+    let info = response.get()?.get_info()?;
+    let attach = info.get_attach()?.to_str()?;
+    if attach.is_empty() {
+        return Err(Error::precondition(format!(
+            "container {id} has no streams to attach to: it was started with --null-io or with FIFOs"
+        ))
+        .into());
+    }
+    let wish = Wish { is_interactive, has_terminal: info.get_terminal() };
+    let target = Target::Task(response.get()?.get_task()?);
+    let process = Foreground { target, attach, wish, detach_keys, is_new: false };
+    parted(id, process.run(session).await?);
+    Ok(())
+}
+
+/// Starts a task that was created, or creates one first.
+struct Start<'a> {
+    id: &'a str,
+    is_detached: bool,
+    interactive: bool,
+    streams: Streams,
+    detach_keys: DetachKeys,
+}
+
+impl Start<'_> {
+    async fn run(self, session: &Session, service: &tasks::Client) -> Outcome {
+        let mut request = service.get_request();
+        request.get().set_id(self.id);
+        let existing = session.client.call(request.send().promise).await?;
+        let (task, attach, has_terminal) = match capstan_client::check!(existing.get()?) {
+            Ok(found) => {
+                let info = found.get_info()?;
+                (found.get_task()?, info.get_attach()?.to_string()?, info.get_terminal())
+            }
+            Err(_) => {
+                let mut request = service.create_request();
+                request.get().set_container(self.id);
+                self.streams.write(self.interactive, request.get().init_stdio());
+                let response = call!(session, request);
+                let made = response.get()?;
+                let info = made.get_info()?;
+                (made.get_task()?, info.get_attach()?.to_string()?, info.get_terminal())
+            }
         };
-        if is_detached {
+        let target = Target::Task(task);
+        if self.is_detached {
             return target.start(session).await.map(drop);
         }
-        return foreground::run(session, &target, &paths, wish).await;
+        let wish = Wish { is_interactive: self.interactive, has_terminal };
+        let detach_keys = self.detach_keys;
+        let process = Foreground { target, attach: &attach, wish, detach_keys, is_new: true };
+        parted(self.id, process.run(session).await?);
+        Ok(())
     }
-    let mut request = service.create_request();
-    request.get().set_container(id);
-    let mut stdio = request.get().init_stdio();
-    if is_detached {
-        stdio.set_null(());
-    } else {
-        stdio.init_fifos().set_stdin(is_interactive);
-    }
-    let response = call!(session, request);
-    let target = Target::Task(response.get()?.get_task()?);
-    if is_detached {
-        return target.start(session).await.map(drop);
-    }
-    let info = response.get()?.get_info()?;
-    let wish = Wish { is_interactive, has_terminal: info.get_terminal() };
-    let paths = Paths {
-        stdin: info.get_stdin()?.to_string()?,
-        stdout: info.get_stdout()?.to_string()?,
-        stderr: info.get_stderr()?.to_string()?,
-    };
-    foreground::run(session, &target, &paths, wish).await
 }
 
 fn status(status: Status) -> &'static str {
@@ -263,12 +338,8 @@ impl Exec {
         process.set_workdir(self.workdir.as_deref().unwrap_or_default());
         process.set_user(self.user.as_deref().unwrap_or_default());
         process.set_terminal(self.tty);
-        let mut stdio = params.init_stdio();
-        if self.detach {
-            stdio.set_null(());
-        } else {
-            wish.write(stdio);
-        }
+        let streams = Streams::choose(false, self.detach, &LogFlags::default())?;
+        streams.write(self.interactive, params.init_stdio());
         let response = call!(session, request);
         let reply = response.get()?;
         let process = reply.get_process()?;
@@ -277,17 +348,26 @@ impl Exec {
             target.start(session).await?;
             return Ok(writeln!(std::io::stdout(), "{}", reply.get_exec_id()?.to_str()?)?);
         }
-        let paths = Paths {
-            stdin: reply.get_stdin()?.to_string()?,
-            stdout: reply.get_stdout()?.to_string()?,
-            stderr: reply.get_stderr()?.to_string()?,
+        let attach = reply.get_attach()?.to_str()?;
+        let foreground = Foreground {
+            target,
+            attach,
+            wish,
+            detach_keys: self.detach_keys.clone(),
+            is_new: true,
         };
-        let outcome = foreground::run(session, &target, &paths, wish).await;
-        match &outcome {
+        let outcome = foreground.run(session).await;
+        match outcome {
+            Ok(Parted::Detached) => {
+                parted(&self.id, Parted::Detached);
+                Ok(())
+            }
             // The daemon forgets an exec that could not start; one that ran is for us to forget.
-            Err(Failure::Error(_) | Failure::InForeground(_)) => {}
-            _ => drop(call!(session, process.delete_request())),
+            Err(failure @ (Failure::Error(_) | Failure::InForeground(_))) => Err(failure),
+            ended => {
+                call!(session, process.delete_request());
+                ended.map(drop)
+            }
         }
-        outcome
     }
 }

@@ -14,6 +14,7 @@
 mod config;
 mod failure;
 mod launch;
+mod logs;
 mod plugin;
 mod publish;
 mod record;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio as ProcessStdio;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
@@ -15,11 +15,13 @@ use capstan_sdk::contract::metrics::Sample;
 use capstan_sdk::contract::runtime::{
     Checkpoint, CloseStdin, Create, Delete, DeleteExec, Exec, Exit, Inspect, Kill, List, LogPiece,
     Measure, Pause, ProcessInfo, Processes, ReadLog, Resize, Restore, Resume, RuntimeAddr, Start,
-    StartExec, Status, Stdio, StdioPaths, TaskInfo, TaskKey, Update, Wait, no_such_task,
+    StartExec, Status, StdioPaths, TaskInfo, TaskKey, Update, Wait, no_such_task,
 };
 use capstan_sdk::contract::{Events, Runtime};
 use capstan_sdk::mount::RawMount;
-use capstan_sdk::{Class, Context, Error, Exports, Info, Plugin, Result, clock, export_plugin};
+use capstan_sdk::{
+    Class, Context, Error, Exports, Info, Plugin, Result, blocking, clock, export_plugin,
+};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -27,6 +29,7 @@ use crate::Config;
 use crate::config::EMBEDDED;
 use crate::failure::classify;
 use crate::launch::{self, Dirs};
+use crate::logs::{self, Logs};
 use crate::publish::Publisher;
 use crate::record::TaskRecord;
 use crate::recover::{self, Found};
@@ -48,10 +51,14 @@ impl std::fmt::Debug for LinuxRuntime {
 
 export_plugin!(LinuxRuntime);
 
+/// How often a log is looked at for somebody who follows it.
+const LOG_LOOK: Duration = Duration::from_millis(50);
+
 /// What calls work with.
 struct Shared {
     config: Config,
     dirs: Dirs,
+    logs: Logs,
     publisher: Publisher,
     /// `None` while a task is being made: the name is taken already.
     tasks: RefCell<HashMap<TaskKey, Option<Rc<Task>>>>,
@@ -76,9 +83,16 @@ impl Plugin for LinuxRuntime {
         let dirs = Dirs::open(context.state_dir()?)?;
         let (publisher, publishing) = Publisher::new(context.link::<Events>()?);
         let found = recover::all(&dirs).await?;
+        let logs = Logs::new(&context.root_dir()?);
+        logs.sweep(|namespace, id| {
+            let is_it =
+                |key: &TaskKey| key.namespace.as_str() == namespace && key.id.as_str() == id;
+            found.iter().any(|found| is_it(&found.task.key))
+        })?;
         let shared = Rc::new(Shared {
             config,
             dirs,
+            logs,
             publisher,
             tasks: RefCell::default(),
             exec_commands: RefCell::default(),
@@ -283,6 +297,14 @@ impl Shared {
         self.tasks.borrow_mut().remove(&task.key);
     }
 
+    async fn remove_logs(&self, key: &TaskKey) {
+        let (logs, removed) = (self.logs.clone(), key.clone());
+        let work = blocking::run("remove a task's logs", move || logs.remove(&removed));
+        if let Err(error) = work.await {
+            warn!(task = %key, %error, "its log is left; the next start removes it");
+        }
+    }
+
     async fn create(self: Rc<Self>, mut create: Create) -> Result<TaskInfo> {
         if create.runtime.is_empty() {
             create.runtime = EMBEDDED.into();
@@ -301,6 +323,10 @@ impl Shared {
             }
             tasks.insert(key.clone(), None);
         }
+        if let Err(error) = self.logs.place(&key, "init", &mut create.stdio) {
+            self.tasks.borrow_mut().remove(&key);
+            return Err(error);
+        }
         let made = self.make(&create, &runtime, is_systemd_cgroup, &rootfs).await;
         match made {
             Ok(task) => {
@@ -314,6 +340,7 @@ impl Shared {
                 if let Err(error) = launch::remove(self.dirs.task(&key)).await {
                     warn!(task = %key, %error, "its directory is left; the next start removes it");
                 }
+                self.remove_logs(&key).await;
                 self.tasks.borrow_mut().remove(&key);
                 Err(error)
             }
@@ -442,24 +469,82 @@ impl Shared {
         };
         self.tell_exit(&task);
         self.forget(&task).await;
+        if !delete.is_log_kept {
+            self.remove_logs(&key).await;
+        }
         self.publisher.tell(&key, "/tasks/delete", &[field("exitStatus", exit.status)]);
         Ok(exit)
     }
 
-    async fn exec(self: Rc<Self>, exec: Exec) -> Result<StdioPaths> {
+    async fn exec(self: Rc<Self>, mut exec: Exec) -> Result<StdioPaths> {
         let task = self.find(&exec.key)?;
+        self.logs.place(&exec.key, &format!("exec-{}", exec.exec_id), &mut exec.stdio)?;
         if task.info().status != Status::Running {
             return Err(Error::precondition(format!("container {} does not run", exec.key.id)));
         }
         task.shim()?.exec(&exec.exec_id, &exec.process, &exec.stdio, exec.has_terminal).await?;
         let fields = [field("execId", &exec.exec_id)];
         self.publisher.tell(&exec.key, "/tasks/exec-added", &fields);
-        Ok(match exec.stdio {
-            Stdio::Fifos { has_stdin } => {
-                task.exec_paths(&exec.exec_id, has_stdin, exec.has_terminal)
+        Ok(task.exec_paths(&exec.exec_id, &exec.stdio, exec.has_terminal))
+    }
+
+    async fn pause(&self, key: &TaskKey) -> Result<()> {
+        let task = self.find(key)?;
+        let _step = task.step.lock().await;
+        let before = task.info().status;
+        if before != Status::Running {
+            return Err(not_in_state(key, "does not run", before));
+        }
+        task.set_status(Status::Pausing);
+        let paused = task.shim()?.pause().await;
+        task.set_status(if paused.is_ok() { Status::Paused } else { Status::Running });
+        paused?;
+        self.publisher.tell(key, "/tasks/paused", &[]);
+        Ok(())
+    }
+
+    async fn resume(&self, key: &TaskKey) -> Result<()> {
+        let task = self.find(key)?;
+        let _step = task.step.lock().await;
+        let before = task.info().status;
+        if before != Status::Paused {
+            return Err(not_in_state(key, "is not paused", before));
+        }
+        task.shim()?.resume().await?;
+        task.set_status(Status::Running);
+        self.publisher.tell(key, "/tasks/resumed", &[]);
+        Ok(())
+    }
+
+    async fn read_log(&self, read: ReadLog) -> Result<LogPiece> {
+        let task = self.find(&read.key)?;
+        let dir = task.dir.clone();
+        let record = blocking::run("read a task's record", move || TaskRecord::read(&dir)).await?;
+        let created = record.created.unwrap_or_default();
+        let path = created.stdio.log;
+        if path.is_empty() {
+            return Err(Error::precondition(format!(
+                "the task of container {} keeps no log; run it with -d or --log-file",
+                read.key.id
+            )));
+        }
+        let deadline = Instant::now() + Duration::from_millis(read.wait_millis.into());
+        loop {
+            // Asked before: what the shim wrote until the end is in the file then.
+            let has_ended = task.exit().is_some();
+            let (path, cursor) = (path.clone(), read.cursor.clone());
+            let piece = blocking::run("read a log", move || {
+                logs::read(&path, created.is_log_raw, &cursor, read.tail)
+            });
+            let piece = piece.await?;
+            if !piece.data.is_empty() || piece.is_missed || Instant::now() >= deadline {
+                return Ok(piece);
             }
-            Stdio::Null | Stdio::Kept { .. } => StdioPaths::default(),
-        })
+            if has_ended {
+                return Ok(LogPiece { is_end: true, ..piece });
+            }
+            tokio::time::sleep(LOG_LOOK).await;
+        }
     }
 
     async fn start_exec(self: Rc<Self>, start: StartExec, command: String) -> Result<u32> {
@@ -488,6 +573,10 @@ impl Shared {
         let exit = task.shim()?.delete_exec(&delete.exec_id).await?;
         Ok(exit.unwrap_or_else(|| Exit::lost("it was never started")))
     }
+}
+
+fn not_in_state(key: &TaskKey, what: &str, status: Status) -> Error {
+    Error::precondition(format!("container {} {what}: it is {}", key.id, status.name()))
 }
 
 fn running(key: &TaskKey) -> Error {
@@ -544,13 +633,13 @@ handlers! {
     Resize => (), |shared, resize| {
         shared.find(&resize.key)?.shim()?.resize(&resize.exec_id, resize.columns, resize.rows).await
     };
-    Pause => (), |_shared, _pause| Err(Error::unimplemented("pause"));
-    Resume => (), |_shared, _resume| Err(Error::unimplemented("resume"));
+    Pause => (), |shared, pause| shared.pause(&pause.0).await;
+    Resume => (), |shared, resume| shared.resume(&resume.0).await;
     Update => (), |_shared, _update| Err(Error::unimplemented("update"));
     Measure => Vec<Sample>, |_shared, _measure| Err(Error::unimplemented("metrics"));
     Checkpoint => (), |_shared, _checkpoint| Err(Error::unimplemented("checkpoint"));
     Restore => TaskInfo, |_shared, _restore| Err(Error::unimplemented("restore"));
-    ReadLog => LogPiece, |_shared, _read| Err(Error::unimplemented("logs"));
+    ReadLog => LogPiece, |shared, read| shared.read_log(read).await;
     CloseStdin => (), |shared, close| {
         shared.find(&close.key)?.shim()?.close_stdin(&close.exec_id).await
     };

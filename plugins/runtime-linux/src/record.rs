@@ -35,6 +35,7 @@ pub(crate) struct Created {
     pub(crate) has_terminal: bool,
     pub(crate) stdio: StdioPaths,
     pub(crate) cgroups: Vec<String>,
+    pub(crate) is_log_raw: bool,
 }
 
 impl TaskRecord {
@@ -88,6 +89,7 @@ impl TaskRecord {
                         log: created.get_log()?.to_string()?,
                     },
                     cgroups: read_texts(created.get_cgroups()?)?,
+                    is_log_raw: created.get_log_is_raw(),
                 });
             }
             task_record::Started(()) => self.started_at_unix_ns = at_unix_ns,

@@ -141,6 +141,7 @@ fn base(key: &TaskKey, record: &TaskRecord) -> TaskInfo {
     let created = record.created.clone().unwrap_or_default();
     let status = match (record.exited, record.started_at_unix_ns) {
         (Some(_), _) => Status::Stopped,
+        (None, 1..) if record.is_paused => Status::Paused,
         (None, 1..) => Status::Running,
         (None, _) => Status::Created,
     };

@@ -223,6 +223,22 @@ impl Shim {
         Ok(State { is_created: state.get_created(), status, pid: state.get_pid(), exit })
     }
 
+    /// Output that its log did not take, in bytes; of the init process, by the caller's deadline.
+    pub(crate) async fn dropped_log_bytes(&self, deadline: Duration) -> Result<u64> {
+        let response = ask!(deadline, self.client.state_request());
+        Ok(response.get()?.get_state()?.get_dropped_log_bytes())
+    }
+
+    pub(crate) async fn pause(&self) -> Result<()> {
+        ask!(PATIENT, self.client.pause_request());
+        Ok(())
+    }
+
+    pub(crate) async fn resume(&self) -> Result<()> {
+        ask!(PROMPT, self.client.resume_request());
+        Ok(())
+    }
+
     pub(crate) async fn processes(&self) -> Result<Vec<ProcessInfo>> {
         let response = ask!(PROMPT, self.client.processes_request());
         let mut processes = Vec::new();

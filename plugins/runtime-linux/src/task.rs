@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use capstan_sdk::contract::runtime::{Exit, Status, StdioPaths, TaskInfo, TaskKey};
+use capstan_sdk::contract::runtime::{Exit, Status, Stdio, StdioPaths, TaskInfo, TaskKey};
 use capstan_sdk::{Error, Result};
 use tokio::sync::{Mutex, watch};
 
@@ -92,6 +92,14 @@ impl Task {
         info.started_at_unix_ns = at_unix_ns;
     }
 
+    /// Frozen, on its way to that, or not.
+    pub(crate) fn set_status(&self, status: Status) {
+        let mut info = self.info.borrow_mut();
+        if info.status != Status::Stopped {
+            info.status = status;
+        }
+    }
+
     /// The first news counts: a shim that dies later does not change how its container ended.
     pub(crate) fn set_exit(&self, exit: &Exit) -> bool {
         let is_first = self.exit.send_if_modified(|known| {
@@ -138,20 +146,28 @@ impl Task {
         self.hangup.send_replace(true);
     }
 
-    /// Where the FIFOs of an exec are: the shim makes them, we tell.
+    /// Where the streams of an exec are: the shim makes them, we tell.
     pub(crate) fn exec_paths(
         &self,
         exec_id: &str,
-        has_stdin: bool,
+        stdio: &Stdio,
         has_terminal: bool,
     ) -> StdioPaths {
         let dir = self.dir.join("io").join(exec_id);
         let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
-        StdioPaths {
-            stdin: if has_stdin { path("stdin") } else { String::new() },
-            stdout: path("stdout"),
-            stderr: if has_terminal { String::new() } else { path("stderr") },
-            ..StdioPaths::default()
+        match stdio {
+            Stdio::Null => StdioPaths::default(),
+            Stdio::Fifos { has_stdin } => StdioPaths {
+                stdin: if *has_stdin { path("stdin") } else { String::new() },
+                stdout: path("stdout"),
+                stderr: if has_terminal { String::new() } else { path("stderr") },
+                ..StdioPaths::default()
+            },
+            Stdio::Kept { log, .. } => StdioPaths {
+                attach: path("attach.sock"),
+                log: log.as_ref().map(|log| log.path.clone()).unwrap_or_default(),
+                ..StdioPaths::default()
+            },
         }
     }
 }

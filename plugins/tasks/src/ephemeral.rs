@@ -47,7 +47,8 @@ impl Ephemerals {
         let runtime = self.router.runtime_of(key).await?;
         let wait = Wait { key: key.clone(), exec_id: String::new() };
         let exit = runtime.send(wait).await?;
-        self.remove(key).await?;
+        // Not forced: clients that still read the last of its output are waited for.
+        self.remove_with(key, false).await?;
         Ok(exit)
     }
 
@@ -67,13 +68,18 @@ impl Ephemerals {
 
     /// Removes a task, whatever it does, and its container. That they are gone is fine.
     pub(crate) async fn remove(&self, key: &TaskKey) -> Result<()> {
+        self.remove_with(key, true).await
+    }
+
+    async fn remove_with(&self, key: &TaskKey, is_forced: bool) -> Result<()> {
         let gone = |outcome: Result<()>| match outcome {
             Err(error) if error.class() == Class::NotFound => Ok(()),
             outcome => outcome,
         };
         let task = async {
             let runtime = self.router.runtime_of(key).await?;
-            runtime.send(Delete { key: key.clone(), is_forced: true }).await.map(drop)
+            let delete = Delete { key: key.clone(), is_forced, is_log_kept: false };
+            runtime.send(delete).await.map(drop)
         };
         gone(task.await)?;
         let delete = containers::Delete { namespace: key.namespace.clone(), id: key.id.clone() };

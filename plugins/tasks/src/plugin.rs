@@ -172,7 +172,8 @@ impl Shared {
         let Delete { key, is_forced } = delete;
         let container = self.router.container(&key).await?;
         let runtime = self.router.runtime(&container.runtime)?;
-        let exit = runtime.send(runtime::Delete { key: key.clone(), is_forced }).await?;
+        let message = runtime::Delete { key: key.clone(), is_forced, is_log_kept: false };
+        let exit = runtime.send(message).await?;
         self.unstarted.borrow_mut().remove(&key);
         if container.is_ephemeral {
             self.ephemerals.remove(&key).await?;

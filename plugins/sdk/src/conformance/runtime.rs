@@ -216,11 +216,11 @@ impl Suite {
     }
 
     async fn delete(&self, key: &TaskKey) -> Result<Exit> {
-        self.link.send(Delete { key: key.clone(), is_forced: false }).await
+        self.link.send(Delete { key: key.clone(), is_forced: false, is_log_kept: false }).await
     }
 
     async fn delete_by_force(&self, key: &TaskKey) -> Result<Exit> {
-        self.link.send(Delete { key: key.clone(), is_forced: true }).await
+        self.link.send(Delete { key: key.clone(), is_forced: true, is_log_kept: false }).await
     }
 
     async fn inspect(&self, key: &TaskKey) -> Result<TaskInfo> {

@@ -210,6 +210,8 @@ pub struct Delete {
     pub key: TaskKey,
     /// Kill it first.
     pub is_forced: bool,
+    /// Its log stays, for a task that follows.
+    pub is_log_kept: bool,
 }
 
 /// Looks a task up. `NotFound`.

@@ -135,6 +135,7 @@ handlers! {
     Delete => Exit, delete_request,
     |delete, params| {
         params.set_force(delete.is_forced);
+        params.set_keep_log(delete.is_log_kept);
         write_key(&delete.key, params.init_key());
     },
     |results| read_exit(results.get_exit()?);

@@ -109,8 +109,9 @@ impl wire::runtime::Server for Server {
     ) -> capnp::Result<()> {
         let work = async {
             let params = params.get()?;
-            let (key, is_forced) = (read_key(params.get_key())?, params.get_force());
-            self.link.send(Delete { key, is_forced }).await
+            let (is_forced, is_log_kept) = (params.get_force(), params.get_keep_log());
+            let key = read_key(params.get_key())?;
+            self.link.send(Delete { key, is_forced, is_log_kept }).await
         };
         answer!(results, work, |out, exit| write_exit(&exit, out.init_exit()))
     }
