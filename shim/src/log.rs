@@ -65,10 +65,14 @@ impl Log {
             return Err(Error::invalid(format!("log file {path:?}: write an absolute path")));
         }
         let fail = |error| Error::io(format!("open log file {path}"), error);
-        let file = append(path).map_err(fail)?;
+        let irregular = || Error::invalid(format!("log file {path}: it is no regular file"));
+        let file = append(path).map_err(|error| match error.kind() {
+            io::ErrorKind::IsADirectory => irregular(),
+            _ => fail(error),
+        })?;
         let about = file.metadata().map_err(fail)?;
         if !about.is_file() {
-            return Err(Error::invalid(format!("log file {path}: it is no regular file")));
+            return Err(irregular());
         }
         Ok(Self {
             path: path.clone(),

@@ -54,6 +54,8 @@ const PACKAGES: &[(Set, &str)] = &[
     // Other runtimes behind our shim.
     (Set::Ci, "crun"),
     (Set::Ci, "runc"),
+    // Terminal sessions.
+    (Set::Ci, "tmux"),
     // The peer.
     (Set::Bench, "containerd"),
 ];

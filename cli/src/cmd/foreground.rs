@@ -1,5 +1,6 @@
 //! A process in the foreground: its streams are ours, our signals are its, its status is ours.
 
+use capnp::capability::{Promise, Response};
 use capstan_client::schema::task_capnp::{exit, process, task};
 use capstan_client::{AttachedInput, AttachedOutput, Error, Output};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,6 +16,9 @@ pub(crate) enum Target {
     Exec(process::Client),
 }
 
+/// The end of a task, asked for.
+type TaskEnd = Promise<Response<task::wait_results::Owned>, capnp::Error>;
+
 impl Target {
     pub(crate) async fn start(&self, session: &Session) -> Outcome<u32> {
         match self {
@@ -23,12 +27,22 @@ impl Target {
         }
     }
 
+    /// Asks for the end of a task, which may be before its start: a container that goes with its task
+    /// may be gone when its start is answered.
+    pub(crate) fn begin_wait(&self) -> Option<TaskEnd> {
+        match self {
+            Self::Task(task) => Some(task.wait_request().send().promise),
+            Self::Exec(_) => None,
+        }
+    }
+
     /// Waits for the end and gives it as a failure with the status, or as fine.
-    pub(crate) async fn wait(&self, session: &Session) -> Outcome {
+    pub(crate) async fn wait(&self, session: &Session, begun: Option<TaskEnd>) -> Outcome {
         match self {
             Self::Task(task) => {
-                let response = call!(session, task.wait_request());
-                status(response.get()?.get_exit()?)
+                let end = begun.unwrap_or_else(|| task.wait_request().send().promise);
+                let response = session.client.call(end).await?;
+                status(capstan_client::check!(response.get()?)?.get_exit()?)
             }
             Self::Exec(process) => {
                 let response = call!(session, process.wait_request());
@@ -115,9 +129,10 @@ impl Foreground<'_> {
     /// Stays with the process to its end, or until the user detaches.
     pub(crate) async fn run(self, session: &Session) -> Outcome<Parted> {
         let Self { target, attach, wish, detach_keys, is_new } = self;
-        let raw = match wish.has_terminal && wish.is_interactive {
-            true => Some(RawMode::enter()?),
-            false => None,
+        // Only a person types keys; in other input their bytes may well occur.
+        let (raw, detach_keys) = match wish.has_terminal && wish.is_interactive {
+            true => (Some(RawMode::enter()?), detach_keys),
+            false => (None, DetachKeys::default()),
         };
         // The input is held to the end: letting it go means to leave.
         let (output, mut input) = match attach {
@@ -132,6 +147,7 @@ impl Foreground<'_> {
             // An exec has no terminal before it is started; then it is told below.
             let _ = target.resize(session, size).await;
         }
+        let end = target.begin_wait();
         if is_new {
             target.start(session).await?;
             if let (Target::Exec(_), Some(size)) = (&target, size) {
@@ -140,7 +156,7 @@ impl Foreground<'_> {
             }
         }
         let outcome = tokio::select! {
-            outcome = target.wait(session) => outcome.map(|()| Parted::Ended),
+            outcome = target.wait(session, end) => outcome.map(|()| Parted::Ended),
             failure = pass_signals(session, &target, wish.has_terminal) => Err(failure),
             parted = pass_stdin(input.as_mut(), wish.is_interactive, detach_keys) => Ok(parted),
         };

@@ -196,7 +196,7 @@ impl Tasks {
                 Ok(())
             }
             Self::Wait { id } => {
-                Target::Task(find(session, &service, &id).await?).wait(session).await
+                Target::Task(find(session, &service, &id).await?).wait(session, None).await
             }
             Self::Delete { id, force } => {
                 let task = find(session, &service, &id).await?;

@@ -9,5 +9,7 @@ mod python;
 mod replace;
 mod run;
 mod security;
+mod streams;
 mod survival;
 mod tasks;
+mod terminal;
