@@ -50,6 +50,7 @@ async fn serve(prepared: Prepared) -> Result<()> {
     let task = Task::new(prepared.dir, prepared.record, reaper.clone());
     ignore_signals()?;
     let peers = Rc::new(Peers::default());
+    dump_on_signal(&task, &peers)?;
     peers.admit(daemon, &task);
     let accept = async {
         loop {
@@ -85,12 +86,37 @@ async fn alone(peers: &Peers, task: &Task) {
     }
 }
 
-/// The signals that a service manager sends to all of a daemon's processes: the shim outlives it.
+/// The signals that a service manager sends to all of a daemon's processes, and those of somebody who
+/// means another process: the shim outlives them.
 fn ignore_signals() -> Result<()> {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+    const IGNORED: [SignalKind; 5] = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+        SignalKind::quit(),
+        SignalKind::user_defined2(),
+    ];
+    for kind in IGNORED {
         let mut signals = signal(kind).map_err(|error| Error::io("take signals", error))?;
         tokio::task::spawn_local(async move { while signals.recv().await.is_some() {} });
     }
+    Ok(())
+}
+
+/// On SIGUSR1 it says on stderr, which is the daemon's, what it has in hand.
+fn dump_on_signal(task: &Rc<Task>, peers: &Rc<Peers>) -> Result<()> {
+    let mut signals =
+        signal(SignalKind::user_defined1()).map_err(|error| Error::io("take signals", error))?;
+    let (task, peers) = (Rc::clone(task), Rc::clone(peers));
+    tokio::task::spawn_local(async move {
+        while signals.recv().await.is_some() {
+            eprintln!(
+                "capstan-shim: {}; daemons connected: {}",
+                task.describe(),
+                peers.count.get()
+            );
+        }
+    });
     Ok(())
 }
 

@@ -65,6 +65,23 @@ impl Task {
         container.clone().ok_or_else(|| Error::precondition("the container has not been created"))
     }
 
+    /// One line for whoever wonders what it does.
+    pub(crate) fn describe(&self) -> String {
+        let dir = self.dir.display();
+        let execs = self.execs.borrow().len();
+        let step = if self.step.try_lock().is_err() { ", in the middle of a step" } else { "" };
+        match &*self.container.borrow() {
+            None => format!("task in {dir}: no container{step}"),
+            Some(container) => {
+                let init = &container.init;
+                let (pid, is_started, exit) = (init.pid, init.is_started.get(), init.exit());
+                format!(
+                    "task in {dir}: init {pid}, started {is_started}, exit {exit:?}, execs {execs}{step}"
+                )
+            }
+        }
+    }
+
     /// Whether there is anything that must not be left alone.
     pub(crate) fn is_idle(&self) -> bool {
         self.container.borrow().is_none() && !self.is_creating.get()
