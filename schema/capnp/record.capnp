@@ -3,6 +3,7 @@
 # make sense with its default when an old record is read (EVOLUTION.md).
 
 using Common = import "common.capnp";
+using Stdio = import "task.capnp".Stdio;
 
 struct NamespaceRecord {
   createdAtUnixNs @0 :Int64;
@@ -44,6 +45,15 @@ struct ContainerRecord {
   ephemeral @8 :Bool;
   rootfs @9 :Text;
   restart @10 :Text;           # restart policy as users write it; empty = no
+}
+
+struct RestartRecord {
+  # A container that is to run: there is one from its start by a user on until a user stops it, or
+  # until its restart policy gives up. The key is the container's id.
+  stdio @0 :Stdio;
+  restarts @1 :UInt32;         # how often it was started anew
+  signal @2 :UInt32;           # the last one that a user sent to init; 0 = none
+  signaledAtUnixNs @3 :Int64;
 }
 
 struct IngestRecord {
