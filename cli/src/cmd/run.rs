@@ -73,6 +73,11 @@ impl Run {
         if self.log_file.as_deref().is_some_and(|path| !path.starts_with('/')) {
             return Err(Error::invalid("--log-file: write an absolute path").into());
         }
+        if self.spec.is_restarted() && (self.rm || !self.detach) {
+            let why = "--restart: nobody would see the streams of what is started again, nor could it be \
+                       removed; use it with -d and without --rm";
+            return Err(Error::invalid(why).into());
+        }
         let id = match &self.name {
             Some(name) => name.clone(),
             None => random_id()?,
