@@ -48,12 +48,13 @@ struct ContainerRecord {
 }
 
 struct RestartRecord {
-  # A container that is to run: there is one from its start by a user on until a user stops it, or
-  # until its restart policy gives up. The key is the container's id.
+  # Of the task of a container that has a restart policy; the key is the container's id. It goes with
+  # the task, when a user stops it, and when the policy gives up.
   stdio @0 :Stdio;
-  restarts @1 :UInt32;         # how often it was started anew
-  signal @2 :UInt32;           # the last one that a user sent to init; 0 = none
-  signaledAtUnixNs @3 :Int64;
+  wanted @1 :Bool;             # it is to run: a user started it, and nobody stopped it since
+  restarts @2 :UInt32;         # how often it was started anew
+  signal @3 :UInt32;           # the last one that a user sent to init; 0 = none
+  signaledAtUnixNs @4 :Int64;
 }
 
 struct IngestRecord {

@@ -151,16 +151,14 @@ fn block_io(wanted: &Resources) -> Result<Value> {
     if wanted.blkio_weight > 0 {
         io["weight"] = wanted.blkio_weight.into();
     }
-    let rates: [(&str, fn(&Throttle) -> u64); 4] = [
-        ("throttleReadBpsDevice", |throttle| throttle.read_bytes_per_second),
-        ("throttleWriteBpsDevice", |throttle| throttle.write_bytes_per_second),
-        ("throttleReadIOPSDevice", |throttle| throttle.reads_per_second),
-        ("throttleWriteIOPSDevice", |throttle| throttle.writes_per_second),
-    ];
     for throttle in &wanted.throttles {
         let (major, minor) = block_device(&throttle.device)?;
-        for (name, rate) in rates {
-            let rate = rate(throttle);
+        for (name, rate) in [
+            ("throttleReadBpsDevice", throttle.read_bytes_per_second),
+            ("throttleWriteBpsDevice", throttle.write_bytes_per_second),
+            ("throttleReadIOPSDevice", throttle.reads_per_second),
+            ("throttleWriteIOPSDevice", throttle.writes_per_second),
+        ] {
             if rate > 0 {
                 if io[name].is_null() {
                     io[name] = json!([]);
