@@ -3,7 +3,7 @@
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use capstan_sdk::contract::containers::Ulimit;
-use capstan_sdk::contract::resources::{Resources, Throttle};
+use capstan_sdk::contract::resources::Resources;
 use capstan_sdk::{Error, Result};
 use serde_json::{Value, json};
 
@@ -255,7 +255,7 @@ pub(crate) fn rlimits(wanted: &[Ulimit], open_files: u64) -> Result<Vec<Value>> 
 mod tests {
     use super::*;
     use capstan_sdk::Class;
-    use capstan_sdk::contract::resources::Hugetlb;
+    use capstan_sdk::contract::resources::{Hugetlb, Throttle};
 
     fn check(change: fn(&mut Resources), want: std::result::Result<Value, Class>) {
         let mut wanted = Resources::default();

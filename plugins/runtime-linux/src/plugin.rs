@@ -32,6 +32,7 @@ use crate::record::TaskRecord;
 use crate::recover::{self, Found};
 use crate::shim::{CreateParams, FAREWELL, Shim};
 use crate::task::Task;
+use crate::userns;
 
 /// runtime.linux.
 pub struct LinuxRuntime {
@@ -329,8 +330,9 @@ impl Shared {
     ) -> Result<Rc<Task>> {
         let key = &create.key;
         let shim = self.config.shim()?;
-        let launched =
-            launch::launch(shim, self.dirs.clone(), key.clone(), Arc::clone(&create.spec)).await;
+        let id_mappings = userns::mappings(&create.spec)?;
+        let (dirs, spec) = (self.dirs.clone(), Arc::clone(&create.spec));
+        let launched = launch::launch(shim, dirs, key.clone(), spec, !id_mappings.is_empty()).await;
         let (mut child, stream) = launched?;
         let shim_pid = child.id().unwrap_or(0);
         let (shim, hangup) = Shim::new(stream);
@@ -351,6 +353,7 @@ impl Shared {
                 stdio: &create.stdio,
                 has_terminal: create.has_terminal,
                 is_unified_hidden: name.contains("crun") && launch::is_hybrid(),
+                id_mappings: &id_mappings,
             })
             .await;
         let pid = match created {
