@@ -207,7 +207,7 @@ fn a_user_namespace_maps_ids_by_the_mount() {
             std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711)).unwrap();
         }
     }
-    for runtime in ["embedded", "runc"] {
+    for runtime in ["embedded", "runc", "crun"] {
         let check = |flags: &str, script: &str, want: &str| {
             let flags = format!("--userns 0:100000:65536 {flags}");
             let got = inside(&host, runtime, &image, &flags, script);
@@ -239,6 +239,11 @@ fn a_user_namespace_maps_ids_by_the_mount() {
             procs.lines().any(|line| line == pid.to_string()),
             "{runtime}: {pid} not in {procs}"
         );
+        // What is started later is in it too: libcontainer 0.7 left it on the machine, as root.
+        let exec = ["tasks", "exec", "u", "sh", "-c", "tr -s ' ' < /proc/self/uid_map; id -u"];
+        assert_eq!(host.ok(&exec), " 0 100000 65536\n0\n", "{runtime}");
+        let exec = ["tasks", "exec", "--user", "web", "u", "sh", "-c", "id -u; id -G"];
+        assert_eq!(host.ok(&exec), "1000\n1001 4\n", "{runtime}");
         // What is written by its root is root's on disk.
         host.ok(&["tasks", "exec", "u", "sh", "-c", "echo x > /written"]);
         let written = find(&host.root(), "written").expect("the upper layer has it");
