@@ -77,10 +77,19 @@ impl Host {
 
     /// Writes the configuration file: where everything is, and `more`.
     pub fn configure(&self, more: &str) {
+        self.write_config(more, "");
+    }
+
+    /// The same, with more of `[plugins."containers.local"]` behind the cgroup.
+    pub fn configure_containers(&self, more: &str) {
+        self.write_config("", more);
+    }
+
+    fn write_config(&self, more: &str, containers: &str) {
         let dir = self.disk.path();
         let text = format!(
             "root = {:?}\nstate = {:?}\naddress = {:?}\nlog_level = \"debug\"\n{}\n\
-             [plugins.\"containers.local\"]\ncgroup_parent = {:?}\n",
+             [plugins.\"containers.local\"]\ncgroup_parent = {:?}\n{containers}",
             dir.join("root"),
             dir.join("state"),
             self.address(),

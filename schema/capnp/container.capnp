@@ -41,6 +41,45 @@ struct Resources {
   }
 }
 
+struct Device {
+  # A device of the host in the container: the node, and leave to use it.
+  host @0 :Text;               # path of a character or block device
+  container @1 :Text;          # below /dev; empty = the same
+  access @2 :Text;             # of "rwm"; empty = all three
+}
+
+struct Ulimit {
+  type @0 :Text;               # "nofile"; the resources of setrlimit(2) in lower case
+  soft @1 :UInt64;             # 18446744073709551615 = unlimited
+  hard @2 :UInt64;
+}
+
+struct IdMapping {
+  # Users and groups alike.
+  container @0 :UInt32;
+  host @1 :UInt32;
+  size @2 :UInt32;
+}
+
+enum NamespaceKind {
+  pid @0;
+  ipc @1;
+  uts @2;
+  network @3;
+}
+
+struct NamespaceWish {
+  # Instead of a new one of its own.
+  kind @0 :NamespaceKind;
+  path @1 :Text;               # of the namespace to join, such as /run/netns/blue; empty = the host's
+}
+
+enum Choice {
+  default @0;
+  no @1;
+  yes @2;
+}
+
 struct ContainerSpec {
   # What the user asked for. The daemon makes the OCI runtime spec of it.
   image @0 :Text;              # name of an image that is present; empty with `rootfs` or `ociSpec`
@@ -51,21 +90,39 @@ struct ContainerSpec {
   hostname @5 :Text;           # empty = the container id
   mounts @6 :List(ContainerMount);
   readOnly @7 :Bool;           # the root filesystem
-  memoryBytes @8 :UInt64;      # 0 = no limit
-  cpuMillis @9 :UInt64;        # thousandths of a CPU; 0 = no limit
-  pidsLimit @10 :UInt64;       # 0 = the default (config of containers.local)
-  capAdd @11 :List(Text);      # "NET_ADMIN", "CAP_NET_ADMIN" or "ALL"
-  capDrop @12 :List(Text);
-  privileged @13 :Bool;
-  seccomp @14 :Text;           # empty = default profile; "unconfined"; else the profile's JSON
-  network @15 :Network;
-  terminal @16 :Bool;
-  rootfs @17 :Text;            # a directory to use as it is, instead of an image
-  ociSpec @18 :Data;           # a complete config.json; replaces all of the above but image and rootfs
-  snapshotter @19 :Text;       # name without kind; empty = the preferred one
-  runtime @20 :Text;           # "embedded", "runc", "crun", ...; empty = the configured default
-  labels @21 :List(Common.Label);
-  ephemeral @22 :Bool;         # container and snapshot go when the task ends, or cannot start
+  resources @8 :Resources;     # pidsLimit 0 = the default (config of containers.local)
+  capAdd @9 :List(Text);       # "NET_ADMIN", "CAP_NET_ADMIN" or "ALL"
+  capDrop @10 :List(Text);
+  privileged @11 :Bool;
+  seccomp @12 :Text;           # empty = default profile; "unconfined"; else the profile's JSON
+  network @13 :Network;
+  terminal @14 :Bool;
+  rootfs @15 :Text;            # a directory to use as it is, instead of an image
+  ociSpec @16 :Data;
+  # A complete config.json; replaces all that goes into one. It may have no hooks: those come from the
+  # daemon's configuration alone.
+  snapshotter @17 :Text;       # name without kind; empty = the preferred one
+  runtime @18 :Text;           # "embedded", "runc", "crun", ...; empty = the configured default
+  labels @19 :List(Common.Label);
+  ephemeral @20 :Bool;         # container and snapshot go when the task ends, or cannot start
+  restart @21 :Text;           # "no" (the same as empty), "on-failure[:N]", "always"; not with ephemeral
+  devices @22 :List(Device);
+  ulimits @23 :List(Ulimit);
+  groupAdd @24 :List(Text);    # names or numbers
+  sysctls @25 :List(Common.Label);
+  # Of the container's own namespaces alone: net.*, kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*.
+  oomScoreAdj @26 :Int16;      # -1000 to 1000; a higher one is killed earlier
+  cgroupParent @27 :Text;      # absolute; empty = the daemon's (config of containers.local)
+  noNewPrivileges @28 :Choice; # default = yes, unless privileged
+  idMappings @29 :List(IdMapping);
+  # Not empty: a user namespace. The root filesystem is mounted so that its ids are the container's;
+  # nothing on disk is changed.
+  namespaces @30 :List(NamespaceWish);
+  mask @31 :List(Text);        # paths that cannot be read, besides the default ones
+  unmask @32 :List(Text);      # paths to leave open that are masked or read-only else; "ALL"
+  rootfsPropagation @33 :Text; # "private" (the usual), "rprivate", "slave", "rslave", "shared", "rshared"
+  annotations @34 :List(Common.Label);
+  shmBytes @35 :UInt64;        # of /dev/shm; 0 = 64 MiB
 }
 
 struct Container {
@@ -80,6 +137,7 @@ struct Container {
   updatedAtUnixNs @8 :Int64;
   ephemeral @9 :Bool;
   rootfs @10 :Text;
+  restart @11 :Text;           # its restart policy; empty = no
 }
 
 interface Containers {

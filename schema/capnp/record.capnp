@@ -3,6 +3,7 @@
 # make sense with its default when an old record is read (EVOLUTION.md).
 
 using Common = import "common.capnp";
+using Stdio = import "task.capnp".Stdio;
 
 struct NamespaceRecord {
   createdAtUnixNs @0 :Int64;
@@ -44,6 +45,16 @@ struct ContainerRecord {
   ephemeral @8 :Bool;
   rootfs @9 :Text;
   restart @10 :Text;           # restart policy as users write it; empty = no
+}
+
+struct RestartRecord {
+  # Of the task of a container that has a restart policy; the key is the container's id. It goes with
+  # the task, when a user stops it, and when the policy gives up.
+  stdio @0 :Stdio;
+  wanted @1 :Bool;             # it is to run: a user started it, and nobody stopped it since
+  restarts @2 :UInt32;         # how often it was started anew
+  signal @3 :UInt32;           # the last one that a user sent to init; 0 = none
+  signaledAtUnixNs @4 :Int64;
 }
 
 struct IngestRecord {

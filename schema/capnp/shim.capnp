@@ -25,6 +25,15 @@ struct CreateParams {
   terminal @6 :Bool;
   hideUnifiedCgroup @7 :Bool;  # crun refuses the hybrid cgroup layout: show it v1 alone
   checkpoint @8 :Text;         # not empty: `start` restores from this directory
+  idMappings @9 :List(IdMapping);
+  # Not empty: the mounts of `rootfs` are such that ids on disk are ids of this user namespace.
+}
+
+struct IdMapping {
+  isGroup @0 :Bool;
+  container @1 :UInt32;
+  host @2 :UInt32;
+  size @3 :UInt32;
 }
 
 struct State {

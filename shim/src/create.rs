@@ -9,6 +9,7 @@ use capstan_schema::{Error, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::cgroup;
+use crate::idmap::{self, IdMapping};
 use crate::process::Process;
 use crate::record::Entry;
 use crate::runtime::Runtime;
@@ -36,15 +37,16 @@ pub(crate) struct Wanted {
     stdio: Wish,
     has_terminal: bool,
     is_unified_hidden: bool,
+    id_mappings: Vec<IdMapping>,
 }
 
-struct RawMount {
-    kind: String,
-    source: String,
-    flags: u64,
-    data: String,
-    is_read_only_bind: bool,
-    workdir: String,
+pub(crate) struct RawMount {
+    pub(crate) kind: String,
+    pub(crate) source: String,
+    pub(crate) flags: u64,
+    pub(crate) data: String,
+    pub(crate) is_read_only_bind: bool,
+    pub(crate) workdir: String,
 }
 
 impl RawMount {
@@ -59,7 +61,7 @@ impl RawMount {
         })
     }
 
-    fn mount(&self, home: &Path, target: &Path) -> Result<()> {
+    pub(crate) fn mount(&self, home: &Path, target: &Path) -> Result<()> {
         let fail = |error: nix::Error| {
             Error::io(format!("mount {} on {}", self.source, target.display()), error)
         };
@@ -98,6 +100,7 @@ impl Wanted {
             stdio: Wish::read(reader.get_stdio()?)?,
             has_terminal: reader.get_terminal(),
             is_unified_hidden: reader.get_hide_unified_cgroup(),
+            id_mappings: reader.get_id_mappings()?.iter().map(IdMapping::read).collect(),
         })
     }
 }
@@ -119,9 +122,7 @@ impl Task {
 
     async fn try_create(self: &Rc<Self>, wanted: Wanted) -> Result<u32> {
         let target = self.dir.join(ROOTFS);
-        for mount in &wanted.mounts {
-            mount.mount(&self.dir, &target)?;
-        }
+        idmap::mount_all(&wanted.mounts, &wanted.id_mappings, &self.dir, &target)?;
         if wanted.is_unified_hidden {
             // Ours alone, as all mounts are; that it is not there is fine.
             let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);

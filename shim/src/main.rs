@@ -16,6 +16,7 @@ mod control;
 mod create;
 mod exec;
 mod hub;
+mod idmap;
 mod log;
 mod process;
 mod reap;

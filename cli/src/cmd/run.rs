@@ -80,6 +80,11 @@ pub(crate) fn parted(id: &str, parted: Parted) {
 
 impl Run {
     pub(crate) async fn run(self, session: &Session) -> Outcome {
+        if self.spec.is_restarted() && (self.rm || !self.detach) {
+            let why = "--restart: nobody would see the streams of what is started again, nor could it be \
+                       removed; use it with -d and without --rm";
+            return Err(Error::invalid(why).into());
+        }
         let streams = Streams::choose(self.detach, self.null_io, &self.log)?;
         let id = match &self.name {
             Some(name) => name.clone(),

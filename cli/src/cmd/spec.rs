@@ -1,21 +1,22 @@
 //! The flags that describe a container: shared by `run`, `containers create` and `oci spec`.
 
-use capstan_client::schema::container_capnp::{Network, container_spec};
+mod parse;
+
+use std::collections::BTreeMap;
+
+use capstan_client::schema::container_capnp::{
+    Choice, NamespaceKind, Network, container_spec, resources,
+};
 use capstan_client::schema::{write_labels, write_texts};
 use capstan_client::{Error, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::args::pair;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Net {
-    /// The host's network namespace
-    Host,
-    /// The same as private
-    None,
-    /// A namespace of its own, with loopback
-    Private,
-}
+pub(crate) use parse::bytes;
+use parse::{
+    DeviceFlag, Idmap, MountFlag, Rate, Security, Shared, UlimitFlag, cpus, device, idmap, mount,
+    net, rate, security, shared, swap, tmpfs, ulimit, volume,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct SpecFlags {
@@ -34,18 +35,41 @@ pub(crate) struct SpecFlags {
     /// Mount: type=bind,src=/a,dst=/b,options=ro:nosuid
     #[arg(long, value_parser = mount)]
     mount: Vec<MountFlag>,
+    /// Mount a directory or file of the daemon's machine; options such as ro,nosuid
+    #[arg(short, long, value_name = "SRC:DST[:OPT,..]", value_parser = volume)]
+    volume: Vec<MountFlag>,
+    /// Mount a tmpfs; options such as size=64m,mode=700
+    #[arg(long, value_name = "DST[:OPT,..]", value_parser = tmpfs)]
+    tmpfs: Vec<MountFlag>,
+    /// Size of /dev/shm [default: 64m]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    shm_size: Option<u64>,
+    /// How mounts below the root filesystem are shared: private, rprivate, slave, rslave, ...
+    #[arg(long, value_name = "HOW")]
+    rootfs_propagation: Option<String>,
     /// Make the root filesystem read-only
     #[arg(long)]
     read_only: bool,
-    /// Memory limit, in bytes or with k, m, g
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    memory: Option<u64>,
-    /// CPU limit, in CPUs, such as 1.5
-    #[arg(long, value_name = "N", value_parser = cpus)]
-    cpus: Option<u64>,
-    /// Limit of processes and threads
-    #[arg(long, value_name = "N")]
-    pids_limit: Option<u64>,
+    #[command(flatten)]
+    limits: Limits,
+    /// A device of the daemon's machine
+    #[arg(long, value_name = "HOST[:CONTAINER[:rwm]]", value_parser = device)]
+    device: Vec<DeviceFlag>,
+    /// A limit of setrlimit(2), such as nofile=1024:4096 or core=unlimited
+    #[arg(long, value_name = "TYPE=SOFT[:HARD]", value_parser = ulimit)]
+    ulimit: Vec<UlimitFlag>,
+    /// An additional group, by name or number
+    #[arg(long, value_name = "G")]
+    group_add: Vec<String>,
+    /// A kernel parameter of the container's own namespaces, such as net.ipv4.ip_forward=1
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    sysctl: Vec<(String, String)>,
+    /// How much earlier (or, below 0, later) than others it is killed for want of memory
+    #[arg(long, value_name = "-1000..1000", allow_negative_numbers = true)]
+    oom_score_adj: Option<i16>,
+    /// The cgroup above that of the container [default: the daemon's]
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
     /// Add a capability, or ALL
     #[arg(long, value_name = "C")]
     cap_add: Vec<String>,
@@ -58,12 +82,31 @@ pub(crate) struct SpecFlags {
     /// A seccomp profile (OCI JSON), or "unconfined" [default: the built-in profile]
     #[arg(long, value_name = "FILE|unconfined")]
     seccomp: Option<String>,
+    /// Whether programs may gain rights as they start, as with setuid [default: true, they may not]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    no_new_privileges: Option<bool>,
+    /// no-new-privileges[=BOOL], seccomp=FILE|unconfined, mask=PATH[:PATH], unmask=ALL|PATH[:PATH]
+    #[arg(long, value_name = "WHAT", value_parser = security)]
+    security_opt: Vec<Security>,
+    /// A user namespace: ids in the container, on the machine, and how many
+    #[arg(long, value_name = "CONTAINER:HOST:SIZE[,..]", value_parser = idmap)]
+    userns: Option<Idmap>,
+    /// Processes: private, host, or ns:PATH
+    #[arg(long, value_name = "WHOSE", value_parser = shared)]
+    pid: Option<Shared>,
+    /// System V and POSIX objects: private, host, or ns:PATH
+    #[arg(long, value_name = "WHOSE", value_parser = shared)]
+    ipc: Option<Shared>,
+    /// Host name: private, host, or ns:PATH
+    #[arg(long, value_name = "WHOSE", value_parser = shared)]
+    uts: Option<Shared>,
     /// Host name [default: the container id]
     #[arg(long, value_name = "H")]
     hostname: Option<String>,
-    /// Network
-    #[arg(long, value_enum, default_value_t = Net::Private)]
-    net: Net,
+    /// Network: private or none (loopback alone), host, or ns:PATH
+    #[arg(long, value_name = "WHOSE", value_parser = net, default_value = "private")]
+    net: Shared,
     /// Snapshotter for the root filesystem [default: the preferred one]
     #[arg(long, value_name = "NAME")]
     pub(crate) snapshotter: Option<String>,
@@ -73,6 +116,12 @@ pub(crate) struct SpecFlags {
     /// Labels
     #[arg(short, long, value_name = "K=V", value_parser = pair)]
     label: Vec<(String, String)>,
+    /// For the runtime and for hooks
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    annotation: Vec<(String, String)>,
+    /// What happens when it ends by itself: no, on-failure[:N], always; not with --rm
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) restart: Option<String>,
     /// Use this directory as root filesystem, as it is, instead of an image
     #[arg(long, value_name = "DIR")]
     rootfs: Option<String>,
@@ -81,67 +130,105 @@ pub(crate) struct SpecFlags {
     config: Option<String>,
 }
 
-#[derive(Clone, Debug, Default)]
-pub(crate) struct MountFlag {
-    kind: String,
-    source: String,
-    destination: String,
-    options: Vec<String>,
+/// What a container may use.
+#[derive(Debug, Args)]
+struct Limits {
+    /// Memory limit, in bytes or with k, m, g
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory: Option<u64>,
+    /// Memory and swap together, or -1 for any [default: the memory limit, so no swap]
+    #[arg(long, value_name = "BYTES", value_parser = swap, allow_negative_numbers = true)]
+    memory_swap: Option<u64>,
+    /// What it is pushed back to when the machine is short of memory
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory_reservation: Option<u64>,
+    /// CPU limit, in CPUs, such as 1.5
+    #[arg(long, value_name = "N", value_parser = cpus, conflicts_with_all = ["cpu_quota", "cpu_period"])]
+    cpus: Option<u64>,
+    /// Weight against other containers, 2 to 262144; 1024 is the usual
+    #[arg(long, value_name = "N")]
+    cpu_shares: Option<u64>,
+    /// CPU time in each period, in microseconds
+    #[arg(long, value_name = "MICROS")]
+    cpu_quota: Option<u64>,
+    /// Length of a period, in microseconds [default: 100000]
+    #[arg(long, value_name = "MICROS")]
+    cpu_period: Option<u64>,
+    /// CPUs to run on, such as 0-3,7
+    #[arg(long, value_name = "LIST")]
+    cpuset_cpus: Option<String>,
+    /// Memory nodes to use, such as 0
+    #[arg(long, value_name = "LIST")]
+    cpuset_mems: Option<String>,
+    /// Limit of processes and threads
+    #[arg(long, value_name = "N")]
+    pids_limit: Option<u64>,
+    /// Weight of disk use against other containers, 10 to 1000
+    #[arg(long, value_name = "N")]
+    blkio_weight: Option<u16>,
+    /// Limit of huge pages, such as 2MB=64m
+    #[arg(long, value_name = "SIZE=BYTES", value_parser = rate('='))]
+    hugetlb: Vec<Rate>,
+    /// Bytes a second from a block device
+    #[arg(long, value_name = "DEV:RATE", value_parser = rate(':'))]
+    device_read_bps: Vec<Rate>,
+    /// Bytes a second to a block device
+    #[arg(long, value_name = "DEV:RATE", value_parser = rate(':'))]
+    device_write_bps: Vec<Rate>,
+    /// Reads a second from a block device
+    #[arg(long, value_name = "DEV:RATE", value_parser = rate(':'))]
+    device_read_iops: Vec<Rate>,
+    /// Writes a second to a block device
+    #[arg(long, value_name = "DEV:RATE", value_parser = rate(':'))]
+    device_write_iops: Vec<Rate>,
 }
 
-/// `type=bind,src=/a,dst=/b,options=ro:nosuid`.
-fn mount(text: &str) -> std::result::Result<MountFlag, String> {
-    let mut mount = MountFlag::default();
-    for word in text.split(',') {
-        match word.split_once('=') {
-            Some(("type", value)) => mount.kind = value.into(),
-            Some(("src" | "source", value)) => mount.source = value.into(),
-            Some(("dst" | "dest" | "destination" | "target", value)) => {
-                mount.destination = value.into();
+impl Limits {
+    fn write(&self, mut out: resources::Builder<'_>) {
+        out.set_memory_bytes(self.memory.unwrap_or(0));
+        out.set_memory_swap_bytes(self.memory_swap.unwrap_or(0));
+        out.set_memory_reservation_bytes(self.memory_reservation.unwrap_or(0));
+        out.set_cpu_shares(self.cpu_shares.unwrap_or(0));
+        out.set_cpu_quota_micros(self.cpu_quota.unwrap_or(0));
+        out.set_cpu_period_micros(self.cpu_period.unwrap_or(0));
+        if let Some(millis) = self.cpus {
+            out.set_cpu_quota_micros(quota_micros(millis));
+        }
+        out.set_cpuset_cpus(self.cpuset_cpus.as_deref().unwrap_or_default());
+        out.set_cpuset_mems(self.cpuset_mems.as_deref().unwrap_or_default());
+        out.set_pids_limit(self.pids_limit.unwrap_or(0));
+        out.set_blkio_weight(self.blkio_weight.unwrap_or(0));
+        let mut list = out.reborrow().init_hugetlb(count(&self.hugetlb));
+        for (index, limit) in (0..).zip(&self.hugetlb) {
+            let mut out = list.reborrow().get(index);
+            out.set_page_size(&limit.name);
+            out.set_bytes(limit.value);
+        }
+        let kinds = [
+            &self.device_read_bps,
+            &self.device_write_bps,
+            &self.device_read_iops,
+            &self.device_write_iops,
+        ];
+        let rates: Vec<_> =
+            (0..).zip(kinds).flat_map(|(kind, list)| list.iter().map(move |r| (kind, r))).collect();
+        let mut list = out.init_throttles(count(&rates));
+        for (index, (kind, rate)) in (0..).zip(rates) {
+            let mut out = list.reborrow().get(index);
+            out.set_device(&rate.name);
+            match kind {
+                0 => out.set_read_bytes_per_second(rate.value),
+                1 => out.set_write_bytes_per_second(rate.value),
+                2 => out.set_reads_per_second(rate.value),
+                _ => out.set_writes_per_second(rate.value),
             }
-            Some(("options" | "opts", value)) => {
-                mount.options.extend(value.split(':').map(str::to_owned));
-            }
-            None if matches!(word, "ro" | "readonly") => mount.options.push("ro".into()),
-            _ => return Err(format!("{word:?}: use type=, src=, dst=, options=")),
         }
     }
-    if !mount.destination.starts_with('/') {
-        return Err("dst= must be an absolute path in the container".into());
-    }
-    Ok(mount)
 }
 
-/// `1073741824`, `512m`, `1g`.
-pub(crate) fn bytes(text: &str) -> std::result::Result<u64, String> {
-    let bad = || format!("{text:?}: write bytes, or a number with k, m or g");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| bad())?;
-    let shift = match text[digits..].to_lowercase().trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return Err(bad()),
-    };
-    number.checked_mul(1 << shift).ok_or_else(bad)
-}
-
-/// `1.5` as thousandths.
-fn cpus(text: &str) -> std::result::Result<u64, String> {
-    let bad = || format!("{text:?}: write a number of CPUs above 0, such as 0.5 or 2");
-    let number: f64 = text.parse().map_err(|_| bad())?;
-    let millis = (number * 1000.0).round();
-    if !(1.0..=1e9).contains(&millis) {
-        return Err(bad());
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 1 and 1e9, checked above"
-    )]
-    Ok(millis as u64)
+/// CPU time in the usual period of 100 milliseconds; the kernel takes no less than a millisecond.
+pub(crate) fn quota_micros(cpu_millis: u64) -> u64 {
+    (cpu_millis * 100).max(1000)
 }
 
 fn count<T>(list: &[T]) -> u32 {
@@ -180,8 +267,9 @@ impl SpecFlags {
         out.set_workdir(self.workdir.as_deref().unwrap_or_default());
         out.set_user(self.user.as_deref().unwrap_or_default());
         out.set_hostname(self.hostname.as_deref().unwrap_or_default());
-        let mut mounts = out.reborrow().init_mounts(count(&self.mount));
-        for (index, mount) in (0..).zip(&self.mount) {
+        let all: Vec<_> = self.mount.iter().chain(&self.volume).chain(&self.tmpfs).collect();
+        let mut mounts = out.reborrow().init_mounts(count(&all));
+        for (index, mount) in (0..).zip(all) {
             let mut out = mounts.reborrow().get(index);
             out.set_type(&mount.kind);
             out.set_source(&mount.source);
@@ -189,13 +277,56 @@ impl SpecFlags {
             write_texts(&mount.options, out.init_options(count(&mount.options)));
         }
         out.set_read_only(self.read_only);
-        out.set_memory_bytes(self.memory.unwrap_or(0));
-        out.set_cpu_millis(self.cpus.unwrap_or(0));
-        out.set_pids_limit(self.pids_limit.unwrap_or(0));
+        self.limits.write(out.reborrow().init_resources());
         write_texts(&self.cap_add, out.reborrow().init_cap_add(count(&self.cap_add)));
         write_texts(&self.cap_drop, out.reborrow().init_cap_drop(count(&self.cap_drop)));
         out.set_privileged(self.privileged);
-        match self.seccomp.as_deref() {
+        self.write_security(out.reborrow())?;
+        self.write_devices(out.reborrow());
+        self.write_namespaces(out.reborrow());
+        out.set_terminal(self.tty);
+        out.set_rootfs(self.rootfs.as_deref().unwrap_or_default());
+        if let Some(path) = &self.config {
+            out.set_oci_spec(&read(path, MAX_DOCUMENT)?);
+        }
+        out.set_snapshotter(self.snapshotter.as_deref().unwrap_or_default());
+        out.set_runtime(self.runtime.as_deref().unwrap_or_default());
+        out.set_shm_bytes(self.shm_size.unwrap_or(0));
+        out.set_rootfs_propagation(self.rootfs_propagation.as_deref().unwrap_or_default());
+        out.set_oom_score_adj(self.oom_score_adj.unwrap_or(0));
+        out.set_cgroup_parent(self.cgroup_parent.as_deref().unwrap_or_default());
+        out.set_restart(self.restart.as_deref().unwrap_or_default());
+        write_texts(&self.group_add, out.reborrow().init_group_add(count(&self.group_add)));
+        let labels = |list: &[(String, String)]| list.iter().cloned().collect::<BTreeMap<_, _>>();
+        let length = |labels: &BTreeMap<_, _>| u32::try_from(labels.len()).unwrap_or(u32::MAX);
+        let sysctls = labels(&self.sysctl);
+        write_labels(&sysctls, out.reborrow().init_sysctls(length(&sysctls)));
+        let annotations = labels(&self.annotation);
+        write_labels(&annotations, out.reborrow().init_annotations(length(&annotations)));
+        let labels = labels(&self.label);
+        write_labels(&labels, out.init_labels(length(&labels)));
+        Ok(())
+    }
+
+    fn write_security(&self, mut out: container_spec::Builder<'_>) -> Result<()> {
+        let (mut seccomp, mut no_new) = (self.seccomp.as_deref(), self.no_new_privileges);
+        let (mut mask, mut unmask) = (Vec::new(), Vec::new());
+        for option in &self.security_opt {
+            match option {
+                Security::NoNewPrivileges(choice) => no_new = Some(*choice),
+                Security::Seccomp(profile) => seccomp = Some(profile),
+                Security::Mask(paths) => mask.extend(paths.clone()),
+                Security::Unmask(paths) => unmask.extend(paths.clone()),
+            }
+        }
+        out.set_no_new_privileges(match no_new {
+            None => Choice::Default,
+            Some(false) => Choice::No,
+            Some(true) => Choice::Yes,
+        });
+        write_texts(&mask, out.reborrow().init_mask(count(&mask)));
+        write_texts(&unmask, out.reborrow().init_unmask(count(&unmask)));
+        match seccomp {
             None => {}
             Some("unconfined") => out.set_seccomp("unconfined"),
             Some(path) => {
@@ -205,68 +336,62 @@ impl SpecFlags {
                 out.set_seccomp(&*profile);
             }
         }
-        out.set_network(match self.net {
-            Net::Host => Network::Host,
-            Net::None => Network::None,
-            Net::Private => Network::Private,
-        });
-        out.set_terminal(self.tty);
-        out.set_rootfs(self.rootfs.as_deref().unwrap_or_default());
-        if let Some(path) = &self.config {
-            out.set_oci_spec(&read(path, MAX_DOCUMENT)?);
-        }
-        out.set_snapshotter(self.snapshotter.as_deref().unwrap_or_default());
-        out.set_runtime(self.runtime.as_deref().unwrap_or_default());
-        let labels = self.label.iter().cloned().collect();
-        write_labels(&labels, out.init_labels(u32::try_from(labels.len()).unwrap_or(u32::MAX)));
         Ok(())
+    }
+
+    fn write_devices(&self, mut out: container_spec::Builder<'_>) {
+        let mut devices = out.reborrow().init_devices(count(&self.device));
+        for (index, device) in (0..).zip(&self.device) {
+            let mut out = devices.reborrow().get(index);
+            out.set_host(&device.host);
+            out.set_container(&device.container);
+            out.set_access(&device.access);
+        }
+        let mut ulimits = out.init_ulimits(count(&self.ulimit));
+        for (index, ulimit) in (0..).zip(&self.ulimit) {
+            let mut out = ulimits.reborrow().get(index);
+            out.set_type(&ulimit.kind);
+            out.set_soft(ulimit.soft);
+            out.set_hard(ulimit.hard);
+        }
+    }
+
+    fn write_namespaces(&self, mut out: container_spec::Builder<'_>) {
+        out.set_network(match &self.net {
+            Shared::Host => Network::Host,
+            _ => Network::Private,
+        });
+        let wishes = [
+            (NamespaceKind::Pid, self.pid.as_ref()),
+            (NamespaceKind::Ipc, self.ipc.as_ref()),
+            (NamespaceKind::Uts, self.uts.as_ref()),
+            (NamespaceKind::Network, Some(&self.net)),
+        ];
+        let wishes: Vec<(NamespaceKind, &str)> =
+            wishes.into_iter().filter_map(|(kind, wish)| Some((kind, wish?.path()?))).collect();
+        let mut list = out.reborrow().init_namespaces(count(&wishes));
+        for (index, (kind, path)) in (0..).zip(wishes) {
+            let mut out = list.reborrow().get(index);
+            out.set_kind(kind);
+            out.set_path(path);
+        }
+        let mappings = self.userns.as_ref().map_or(&[][..], |map| &map.0);
+        let mut list = out.init_id_mappings(count(mappings));
+        for (index, &(container, host, size)) in (0..).zip(mappings) {
+            let mut out = list.reborrow().get(index);
+            out.set_container(container);
+            out.set_host(host);
+            out.set_size(size);
+        }
+    }
+
+    /// Whether it is to be started again when it has ended.
+    pub(crate) fn is_restarted(&self) -> bool {
+        self.restart.as_deref().is_some_and(|policy| policy != "no")
     }
 
     /// Whether the first argument is part of the command, not an image.
     pub(crate) fn has_rootfs(&self) -> bool {
         self.rootfs.is_some()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        let check = |text: &str, want: Option<u64>| assert_eq!(bytes(text).ok(), want, "{text:?}");
-        check("1024", Some(1024));
-        check("64m", Some(64 << 20));
-        check("1G", Some(1 << 30));
-        check("2GiB", Some(2 << 30));
-        check("5kb", Some(5 << 10));
-        check("", None);
-        check("m", None);
-        check("1x", None);
-        check("99999999999999999999", None);
-        check("999999999999t", None);
-    }
-
-    #[test]
-    fn cpus_are_thousandths() {
-        let check = |text: &str, want: Option<u64>| assert_eq!(cpus(text).ok(), want, "{text:?}");
-        check("1", Some(1000));
-        check("0.5", Some(500));
-        check("0", None);
-        check("-1", None);
-        check("nan", None);
-        check("inf", None);
-    }
-
-    #[test]
-    fn mounts_are_words() {
-        let good = mount("type=bind,src=/a,dst=/b,options=ro:nosuid").unwrap();
-        assert_eq!((good.kind.as_str(), good.source.as_str()), ("bind", "/a"));
-        assert_eq!(good.options, ["ro", "nosuid"]);
-        assert!(mount("source=/a,destination=/b").is_ok());
-        assert!(mount("src=/a,dest=/b").is_ok());
-        assert!(mount("src=/a").is_err());
-        assert!(mount("src=/a,dst=b").is_err());
-        assert!(mount("src=/a,dst=/b,foo=1").is_err());
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::hooks::Hook;
+
 /// The section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,6 +19,8 @@ pub struct Config {
     pub pids_limit: u64,
     /// Open files of a container's processes. Default: 1024.
     pub open_files: u64,
+    /// Programs that runtimes run at steps of every container's life. Default: none.
+    pub hooks: Vec<Hook>,
 }
 
 impl Default for Config {
@@ -26,6 +30,7 @@ impl Default for Config {
             cgroup_parent: String::new(),
             pids_limit: 2048,
             open_files: 1024,
+            hooks: Vec::new(),
         }
     }
 }

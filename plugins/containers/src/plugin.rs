@@ -14,6 +14,7 @@ use capstan_sdk::contract::containers::{
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::images::{Manifest, Resolve};
 use capstan_sdk::contract::metadata::{self, Commit, Scan, ScanAll, Step};
+use capstan_sdk::contract::restart::RestartPolicy;
 use capstan_sdk::contract::snapshotter::{
     LABEL_EPHEMERAL, LABEL_OWNER, Mounts, Prepare, Remove, Stat, View,
 };
@@ -159,8 +160,10 @@ impl LocalContainers {
         record::read(id.as_str(), &bytes).map_err(|error| error.at(format!("container {id}")))
     }
 
-    fn cgroups_path(&self, namespace: &Namespace, id: &ContainerId) -> String {
-        format!("{}/{namespace}/{id}", self.cgroup_parent)
+    /// Below the parent that the user named, if so; two daemons share no cgroup there either. That it
+    /// is a good path is checked with the whole spec.
+    fn cgroups_path(&self, namespace: &Namespace, id: &ContainerId, parent: &str) -> String {
+        format!("{}{}/{namespace}/{id}", parent.trim_end_matches('/'), self.cgroup_parent)
     }
 
     async fn source(&self, namespace: &Namespace, spec: &ContainerSpec) -> Result<Source> {
@@ -250,19 +253,27 @@ impl LocalContainers {
         image: &ImageConfig,
         mounts: Vec<Mount>,
     ) -> Result<User> {
-        let text = spec::wanted_user(spec, image).to_owned();
-        if let Some(user) = Wish::parse(&text)?.without_files() {
+        if let Some(user) = spec::wanted_user(spec, image)?.without_files() {
             return Ok(user);
         }
+        let (spec, image) = (spec.clone(), image.clone());
         let (place, mounts) = (self.place.clone(), mount::for_reading(&mounts));
         blocking::run("look users up", move || {
-            mount::with_mounted(&mounts, &place, |root| Wish::parse(&text)?.resolve(&root))
+            mount::with_mounted(&mounts, &place, |root| {
+                spec::wanted_user(&spec, &image)?.resolve(&root)
+            })
         })
         .await
     }
 
     async fn create(self, create: Create) -> Result<Container> {
         let Create { namespace, id, spec } = create;
+        let restart = RestartPolicy::parse(&spec.restart)?;
+        if restart != RestartPolicy::No && spec.is_ephemeral {
+            return Err(Error::invalid(format!(
+                "restart policy {restart} and --rm at once: choose one"
+            )));
+        }
         if self.metadata.send(metadata::Get(record::key(&namespace, &id))).await?.is_some() {
             return Err(taken(&id));
         }
@@ -305,6 +316,7 @@ impl LocalContainers {
             updated_at_unix_ns: now,
             is_ephemeral: spec.is_ephemeral,
             rootfs,
+            restart,
         };
         if let Err(error) = self.record(&namespace, &container).await {
             if !snapshotter.is_empty() {
@@ -342,7 +354,7 @@ impl LocalContainers {
         spec: &ContainerSpec,
         image: &ImageConfig,
     ) -> Result<()> {
-        Wish::parse(spec::wanted_user(spec, image))?;
+        spec::wanted_user(spec, image)?;
         self.write_spec(namespace, id, spec, image, &User::default()).map(drop)
     }
 
@@ -354,9 +366,9 @@ impl LocalContainers {
         image: &ImageConfig,
         user: &User,
     ) -> Result<Vec<u8>> {
-        let cgroups_path = self.cgroups_path(namespace, id);
+        let cgroups_path = self.cgroups_path(namespace, id, &spec.cgroup_parent);
         if !spec.oci_spec.is_empty() {
-            return Ok(spec::adopt(&spec.oci_spec, &cgroups_path)?.0);
+            return spec::adopt(&spec.oci_spec, &cgroups_path);
         }
         spec::make(&Parts {
             id,
@@ -395,7 +407,7 @@ impl LocalContainers {
         };
         let image = ImageConfig::parse(&manifest.config_json)?;
         self.dry_spec(&namespace, &id, &spec, &image)?;
-        let is_root = Wish::parse(spec::wanted_user(&spec, &image))?.without_files().is_some();
+        let is_root = spec::wanted_user(&spec, &image)?.without_files().is_some();
         if is_root || !spec.oci_spec.is_empty() {
             return self.make_spec(&namespace, &id, &spec, &image, Vec::new()).await;
         }

@@ -4,6 +4,7 @@ use capstan_schema::record_capnp::container_record;
 use capstan_schema::{read_labels, write_labels};
 use capstan_sdk::contract::containers::Container;
 use capstan_sdk::contract::metadata::Key;
+use capstan_sdk::contract::restart::RestartPolicy;
 use capstan_sdk::record::{Record, encode};
 use capstan_sdk::{ContainerId, Namespace, Result};
 
@@ -24,6 +25,7 @@ pub(crate) fn write(container: &Container) -> Vec<u8> {
         out.set_updated_at_unix_ns(container.updated_at_unix_ns);
         out.set_ephemeral(container.is_ephemeral);
         out.set_rootfs(&container.rootfs);
+        out.set_restart(container.restart.to_string());
         let count = u32::try_from(container.labels.len()).expect("labels are few");
         write_labels(&container.labels, out.init_labels(count));
     })
@@ -44,5 +46,6 @@ pub(crate) fn read(id: &str, bytes: &[u8]) -> Result<Container> {
         updated_at_unix_ns: record.get_updated_at_unix_ns(),
         is_ephemeral: record.get_ephemeral(),
         rootfs: record.get_rootfs()?.to_str()?.into(),
+        restart: RestartPolicy::parse(record.get_restart()?.to_str()?)?,
     })
 }

@@ -1,27 +1,25 @@
 //! OCI runtime specs: from what the user asked for, and what the image says, to `config.json`.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
-use capstan_sdk::contract::containers::{ContainerSpec, Network};
+use capstan_sdk::contract::containers::{ContainerSpec, NamespaceKind};
 use capstan_sdk::contract::runtime::ProcessSpec;
 use capstan_sdk::oci::ImageConfig;
 use capstan_sdk::{ContainerId, Error, Result};
 use serde_json::{Value, json};
 
-use crate::user::User;
-use crate::{Config, capability, mounts, seccomp};
+use crate::user::{User, Wish};
+use crate::{Config, bounds, capability, devices, hooks, mounts, namespaces, resources, seccomp};
 
 /// The version of runtime-spec that is written: what runc 1.1 and crun 1.8 take.
 const OCI_VERSION: &str = "1.0.2";
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A CPU limit is counted over so many microseconds (the kernel's and Docker's default).
-const CPU_PERIOD_MICROS: u64 = 100_000;
-
 /// Longest host name that the kernel takes (HOST_NAME_MAX).
 const MAX_HOSTNAME: usize = 64;
+
+/// How mounts of the root filesystem may be shared (mount_namespaces(7)).
+const PROPAGATIONS: [&str; 8] =
+    ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
 
 /// Everything that a spec is made of.
 pub(crate) struct Parts<'a> {
@@ -34,8 +32,12 @@ pub(crate) struct Parts<'a> {
 }
 
 /// The user that a container is to have: what was asked for, else what the image says.
-pub(crate) fn wanted_user<'a>(spec: &'a ContainerSpec, image: &'a ImageConfig) -> &'a str {
-    if spec.user.is_empty() { &image.user } else { &spec.user }
+///
+/// # Errors
+/// `InvalidArgument`: it is none.
+pub(crate) fn wanted_user<'a>(spec: &'a ContainerSpec, image: &'a ImageConfig) -> Result<Wish<'a>> {
+    let user = if spec.user.is_empty() { &image.user } else { &spec.user };
+    Wish::parse(user)?.with_groups(&spec.group_add)
 }
 
 /// Makes the spec.
@@ -49,22 +51,36 @@ pub(crate) fn make(parts: &Parts<'_>) -> Result<Vec<u8>> {
         parts.spec.is_privileged,
         &capability::available(),
     )?;
-    let spec = json!({
+    let spec = parts.spec;
+    namespaces::check_mappings(spec, parts.user)?;
+    let mut made = json!({
         "ociVersion": OCI_VERSION,
         "process": process(parts, &capabilities)?,
-        "root": { "path": "rootfs", "readonly": parts.spec.is_read_only },
-        "hostname": hostname(parts)?,
-        "mounts": mounts::all(parts.spec)?,
+        "root": { "path": "rootfs", "readonly": spec.is_read_only },
+        "mounts": mounts::all(spec)?,
         "linux": linux(parts, &capabilities)?,
     });
-    Ok(serde_json::to_vec(&spec).expect("a JSON value is JSON"))
+    if let Some(hostname) = hostname(parts)? {
+        made["hostname"] = hostname.into();
+    }
+    if !spec.annotations.is_empty() {
+        made["annotations"] = json!(spec.annotations);
+    }
+    let hooks = hooks::all(&parts.config.hooks)?;
+    if !hooks.is_null() {
+        made["hooks"] = hooks;
+    }
+    bounds::check(&made)
 }
 
 fn process(parts: &Parts<'_>, capabilities: &[&str]) -> Result<Value> {
     let Parts { spec, image, user, config, .. } = parts;
-    let rlimit = json!({
-        "type": "RLIMIT_NOFILE", "hard": config.open_files, "soft": config.open_files,
-    });
+    if !(-1000..=1000).contains(&spec.oom_score_adj) {
+        return Err(Error::invalid(format!(
+            "oom score {}: it goes from -1000 to 1000",
+            spec.oom_score_adj
+        )));
+    }
     let mut process = json!({
         "terminal": spec.has_terminal,
         "user": { "uid": user.uid, "gid": user.gid },
@@ -75,8 +91,10 @@ fn process(parts: &Parts<'_>, capabilities: &[&str]) -> Result<Value> {
         "capabilities": {
             "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
         },
-        "rlimits": [rlimit],
-        "noNewPrivileges": !spec.is_privileged,
+        "rlimits": resources::rlimits(&spec.ulimits, config.open_files)?,
+        "noNewPrivileges": spec.no_new_privileges.unwrap_or(!spec.is_privileged),
+        // Said always: a container must not inherit how the shim is protected.
+        "oomScoreAdj": spec.oom_score_adj,
     });
     if !user.additional_gids.is_empty() {
         process["user"]["additionalGids"] = json!(user.additional_gids);
@@ -145,12 +163,20 @@ fn checked_workdir(dir: &str) -> Result<&str> {
     Ok(dir)
 }
 
-fn hostname(parts: &Parts<'_>) -> Result<String> {
+/// `None`: it has that of the namespace that it is in.
+fn hostname(parts: &Parts<'_>) -> Result<Option<String>> {
+    let is_own = namespaces::is_own(parts.spec, NamespaceKind::Uts);
     let name = match parts.spec.hostname.as_str() {
+        "" if !is_own => return Ok(None),
         // The id is longer than a host name may be; its beginning tells it well enough.
-        "" => return Ok(parts.id.as_str().chars().take(MAX_HOSTNAME - 1).collect()),
+        "" => return Ok(Some(parts.id.as_str().chars().take(MAX_HOSTNAME - 1).collect())),
         name => name,
     };
+    if !is_own {
+        return Err(Error::invalid(format!(
+            "host name {name:?}: the container has none of its own; leave out --uts"
+        )));
+    }
     let is_good = name.len() < MAX_HOSTNAME
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     if !is_good {
@@ -159,27 +185,49 @@ fn hostname(parts: &Parts<'_>) -> Result<String> {
             MAX_HOSTNAME - 1
         )));
     }
-    Ok(name.to_owned())
+    Ok(Some(name.to_owned()))
 }
 
 fn linux(parts: &Parts<'_>, capabilities: &[&str]) -> Result<Value> {
     let spec = parts.spec;
-    let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
-    if spec.network == Network::Private {
-        namespaces.push("network");
-    }
-    let namespaces: Vec<Value> =
-        namespaces.into_iter().map(|kind| json!({ "type": kind })).collect();
+    let devices = devices::all(&spec.devices, spec.is_privileged)?;
+    let mut resources = resources::limits(&spec.resources, parts.config.pids_limit)?;
+    resources["devices"] = devices.rules.into();
     let mut linux = json!({
-        "resources": resources(parts),
+        "resources": resources,
         "cgroupsPath": parts.cgroups_path,
-        "namespaces": namespaces,
+        "namespaces": namespaces::all(spec)?,
     });
-    if spec.is_privileged {
-        linux["devices"] = Value::Array(host_devices());
-    } else {
-        linux["maskedPaths"] = json!(mounts::MASKED_PATHS);
-        linux["readonlyPaths"] = json!(mounts::READ_ONLY_PATHS);
+    if !devices.nodes.is_empty() {
+        linux["devices"] = devices.nodes.into();
+    }
+    let (masked, read_only) = mounts::fences(spec)?;
+    if !masked.is_empty() {
+        linux["maskedPaths"] = json!(masked);
+    }
+    if !read_only.is_empty() {
+        linux["readonlyPaths"] = json!(read_only);
+    }
+    if !spec.id_mappings.is_empty() {
+        let mappings = namespaces::mappings(spec);
+        linux["uidMappings"] = json!(mappings);
+        linux["gidMappings"] = json!(mappings);
+    }
+    if !spec.sysctls.is_empty() {
+        let is_own = |kind| namespaces::is_own(spec, kind);
+        let (network, ipc) = (is_own(NamespaceKind::Network), is_own(NamespaceKind::Ipc));
+        namespaces::check_sysctls(&spec.sysctls, network, ipc)?;
+        linux["sysctl"] = json!(spec.sysctls);
+    }
+    match spec.rootfs_propagation.as_str() {
+        "" => {}
+        word if PROPAGATIONS.contains(&word) => linux["rootfsPropagation"] = word.into(),
+        word => {
+            return Err(Error::invalid(format!(
+                "root filesystem propagation {word:?}: use one of {}",
+                PROPAGATIONS.join(", ")
+            )));
+        }
     }
     match spec.seccomp.as_str() {
         "unconfined" => {}
@@ -192,66 +240,6 @@ fn linux(parts: &Parts<'_>, capabilities: &[&str]) -> Result<Value> {
         }
     }
     Ok(linux)
-}
-
-fn resources(parts: &Parts<'_>) -> Value {
-    let spec = parts.spec;
-    let mut resources = json!({
-        "devices": [{ "allow": spec.is_privileged, "access": "rwm" }],
-    });
-    if spec.memory_bytes > 0 {
-        // No swap beyond it, or the limit would be none.
-        resources["memory"] = json!({ "limit": spec.memory_bytes, "swap": spec.memory_bytes });
-    }
-    if spec.cpu_millis > 0 {
-        let quota = spec.cpu_millis.saturating_mul(CPU_PERIOD_MICROS) / 1000;
-        resources["cpu"] = json!({ "quota": quota.max(1000), "period": CPU_PERIOD_MICROS });
-    }
-    let pids = if spec.pids_limit > 0 { spec.pids_limit } else { parts.config.pids_limit };
-    if pids > 0 {
-        resources["pids"] = json!({ "limit": pids });
-    }
-    resources
-}
-
-/// Every device of the host that is not one of those that each container gets anew.
-fn host_devices() -> Vec<Value> {
-    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-    const OWN: [&str; 9] =
-        ["null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts"];
-    const SKIPPED: [&str; 4] = ["shm", "mqueue", "fd", "core"];
-    let mut devices = Vec::new();
-    let mut seen = BTreeSet::new();
-    let mut open = vec![Path::new("/dev").to_owned()];
-    while let Some(dir) = open.pop() {
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let is_top = dir == Path::new("/dev");
-            if is_top && (OWN.contains(&&*name) || SKIPPED.contains(&&*name)) {
-                continue;
-            }
-            let Ok(about) = entry.metadata() else { continue };
-            let kind = about.file_type();
-            if kind.is_dir() {
-                open.push(entry.path());
-            } else if kind.is_char_device() || kind.is_block_device() {
-                let path = entry.path().to_string_lossy().into_owned();
-                if seen.insert(path.clone()) {
-                    devices.push(json!({
-                        "path": path,
-                        "type": if kind.is_block_device() { "b" } else { "c" },
-                        "major": rustix::fs::major(about.rdev()),
-                        "minor": rustix::fs::minor(about.rdev()),
-                        "fileMode": about.mode() & 0o7777,
-                        "uid": about.uid(),
-                        "gid": about.gid(),
-                    }));
-                }
-            }
-        }
-    }
-    devices
 }
 
 /// The process object of an exec: the container's own with what was asked for over it.
@@ -295,11 +283,10 @@ pub(crate) fn exec_process(
 }
 
 /// Checks a spec that the user brought, and puts it where the runtime will find the root filesystem.
-/// Answers it with whether it wants a terminal.
 ///
 /// # Errors
-/// `InvalidArgument`: it is none.
-pub(crate) fn adopt(bytes: &[u8], cgroups_path: &str) -> Result<(Vec<u8>, bool)> {
+/// `InvalidArgument`: it is none, or has something in it that users may not ask for.
+pub(crate) fn adopt(bytes: &[u8], cgroups_path: &str) -> Result<Vec<u8>> {
     let bad = |why: String| Error::invalid(format!("runtime spec (--config): {why}"));
     serde_json::from_slice::<oci_spec::runtime::Spec>(bytes)
         .map_err(|error| bad(error.to_string()))?;
@@ -307,6 +294,10 @@ pub(crate) fn adopt(bytes: &[u8], cgroups_path: &str) -> Result<(Vec<u8>, bool)>
     if spec["process"]["args"].as_array().is_none_or(Vec::is_empty) {
         return Err(bad("it has no process.args".into()));
     }
+    if spec["hooks"].as_object().is_some_and(|hooks| !hooks.is_empty()) {
+        return Err(bad("hooks come from the daemon's configuration alone; take them out".into()));
+    }
+    check_own_sysctls(&spec)?;
     if spec["root"].is_null() {
         spec["root"] = json!({ "readonly": false });
     }
@@ -314,14 +305,34 @@ pub(crate) fn adopt(bytes: &[u8], cgroups_path: &str) -> Result<(Vec<u8>, bool)>
     if spec["linux"]["cgroupsPath"].as_str().is_none_or(str::is_empty) {
         spec["linux"]["cgroupsPath"] = cgroups_path.into();
     }
-    let has_terminal = spec["process"]["terminal"].as_bool().unwrap_or(false);
-    Ok((serde_json::to_vec(&spec).expect("a JSON value is JSON"), has_terminal))
+    if spec["process"]["oomScoreAdj"].is_null() {
+        spec["process"]["oomScoreAdj"] = 0.into();
+    }
+    bounds::check(&spec)
+}
+
+/// Kernel parameters of a spec that a user brought: no others than those that can be asked for.
+fn check_own_sysctls(spec: &Value) -> Result<()> {
+    let Some(sysctls) = spec["linux"]["sysctl"].as_object() else { return Ok(()) };
+    let has = |kind: &str| {
+        let namespaces = spec["linux"]["namespaces"].as_array();
+        namespaces.is_some_and(|list| {
+            list.iter().any(|n| n["type"] == kind && n["path"].as_str().is_none_or(str::is_empty))
+        })
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let sysctls = sysctls.iter().map(|(key, value)| (key.clone(), text(value))).collect();
+    namespaces::check_sysctls(&sysctls, has("network"), has("ipc"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use capstan_sdk::Class;
+    use capstan_sdk::contract::containers::{
+        ContainerMount, Device, IdMapping, NamespaceWish, Network, Ulimit,
+    };
+    use capstan_sdk::contract::resources::Resources;
+    use capstan_sdk::{Class, Labels};
 
     fn image() -> ImageConfig {
         ImageConfig {
@@ -369,9 +380,7 @@ mod tests {
             env: vec!["A=2".into(), "B=3".into()],
             workdir: "/".into(),
             has_terminal: true,
-            memory_bytes: 64 << 20,
-            cpu_millis: 1500,
-            pids_limit: 5,
+            resources: Resources { pids_limit: 5, cpu_shares: 2, ..Resources::default() },
             network: Network::Host,
             seccomp: "unconfined".into(),
             ..ContainerSpec::default()
@@ -381,8 +390,7 @@ mod tests {
         assert_eq!(spec["process"]["env"], json!(["A=2", "PATH=/bin", "B=3", "TERM=xterm"]));
         assert_eq!(spec["process"]["cwd"], "/");
         let resources = &spec["linux"]["resources"];
-        assert_eq!(resources["memory"]["limit"], 64 << 20);
-        assert_eq!(resources["cpu"], json!({ "quota": 150_000, "period": 100_000 }));
+        assert_eq!(resources["cpu"], json!({ "shares": 2 }));
         assert_eq!(resources["pids"]["limit"], 5);
         assert!(spec["linux"]["seccomp"].is_null());
         assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 4);
@@ -404,11 +412,90 @@ mod tests {
         check(|w| w.cap_add = vec!["NOPE".into()], Class::InvalidArgument);
         check(|w| w.seccomp = "{".into(), Class::InvalidArgument);
         check(|w| w.args = vec![String::new(), "\0".into()], Class::InvalidArgument);
+        check(|w| w.oom_score_adj = 1001, Class::InvalidArgument);
+        check(|w| w.rootfs_propagation = "no".into(), Class::InvalidArgument);
+        check(|w| w.sysctls = [("kernel.panic".into(), "1".into())].into(), Class::InvalidArgument);
+        check(
+            |w| w.annotations = [("run.oci.x".into(), "1".into())].into(),
+            Class::InvalidArgument,
+        );
+        check(|w| w.resources.cpu_shares = 1, Class::InvalidArgument);
+        let long = |w: &mut ContainerSpec| {
+            let mount = ContainerMount {
+                kind: "tmpfs".into(),
+                destination: format!("/{}", "x".repeat(4000)),
+                ..ContainerMount::default()
+            };
+            w.mounts = vec![mount; 17];
+        };
+        check(long, Class::InvalidArgument);
+        let renamed = |w: &mut ContainerSpec| {
+            w.hostname = "x".into();
+            let path = String::new();
+            w.namespaces = vec![NamespaceWish { kind: NamespaceKind::Uts, path }];
+        };
+        check(renamed, Class::InvalidArgument);
         let bare = ImageConfig::default();
         assert_eq!(
             made(&ContainerSpec::default(), &bare).unwrap_err().class(),
             Class::InvalidArgument
         );
+    }
+
+    #[test]
+    fn each_option_has_its_place_in_the_spec() {
+        let check = |change: fn(&mut ContainerSpec), pointer: &str, want: Value| {
+            let mut wish = ContainerSpec::default();
+            change(&mut wish);
+            let spec = made(&wish, &image()).unwrap();
+            assert_eq!(spec.pointer(pointer).unwrap_or(&Value::Null), &want, "{pointer}");
+        };
+        let labels = |key: &str| Labels::from([(key.into(), "1".into())]);
+        let none = Value::Null;
+        check(|_| (), "/process/oomScoreAdj", json!(0));
+        check(|w| w.oom_score_adj = 500, "/process/oomScoreAdj", json!(500));
+        check(|w| w.no_new_privileges = Some(false), "/process/noNewPrivileges", json!(false));
+        check(|w| w.is_read_only = true, "/root/readonly", json!(true));
+        let core = |w: &mut ContainerSpec| {
+            w.ulimits = vec![Ulimit { kind: "core".into(), soft: 1, hard: 2 }];
+        };
+        check(core, "/process/rlimits/1/type", json!("RLIMIT_CORE"));
+        let zero = |w: &mut ContainerSpec| {
+            let host = "/dev/zero".into();
+            w.devices = vec![Device { host, container: "/dev/z".into(), access: String::new() }];
+        };
+        check(zero, "/linux/devices/0/path", json!("/dev/z"));
+        check(zero, "/linux/resources/devices/1/access", json!("rwm"));
+        check(
+            |w| w.rootfs_propagation = "slave".into(),
+            "/linux/rootfsPropagation",
+            json!("slave"),
+        );
+        check(|w| w.mask = vec!["/x".into()], "/linux/maskedPaths/12", json!("/x"));
+        check(|w| w.unmask = vec!["all".into()], "/linux/readonlyPaths", none.clone());
+        let sysctl = |w: &mut ContainerSpec| w.sysctls = [("kernel.sem".into(), "1".into())].into();
+        check(sysctl, "/linux/sysctl", json!(labels("kernel.sem")));
+        let annotation = |w: &mut ContainerSpec| w.annotations = [("a".into(), "1".into())].into();
+        check(annotation, "/annotations", json!(labels("a")));
+        let mapped = |w: &mut ContainerSpec| {
+            w.id_mappings = vec![IdMapping { container: 0, host: 100_000, size: 65_536 }];
+        };
+        let mapping = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+        check(mapped, "/linux/uidMappings", mapping.clone());
+        check(mapped, "/linux/gidMappings", mapping);
+        check(mapped, "/linux/namespaces/5/type", json!("user"));
+        let shared = |w: &mut ContainerSpec| {
+            let host = |kind| NamespaceWish { kind, path: String::new() };
+            w.namespaces = vec![host(NamespaceKind::Uts), host(NamespaceKind::Pid)];
+        };
+        check(shared, "/hostname", none.clone());
+        check(shared, "/linux/namespaces/2/type", json!("network"));
+        check(shared, "/linux/namespaces/3", none);
+        let joined = |w: &mut ContainerSpec| {
+            let path = "/proc/self/ns/net".into();
+            w.namespaces = vec![NamespaceWish { kind: NamespaceKind::Network, path }];
+        };
+        check(joined, "/linux/namespaces/4/path", json!("/proc/self/ns/net"));
     }
 
     #[test]
@@ -447,14 +534,29 @@ mod tests {
     fn a_spec_of_the_users_own_is_adopted() {
         let own = br#"{"ociVersion":"1.0.2","process":{"terminal":true,"cwd":"/","args":["sh"],
             "user":{"uid":0,"gid":0}},"root":{"path":"/elsewhere","readonly":true},"x-mine":1}"#;
-        let (bytes, has_terminal) = adopt(own, "/c").unwrap();
+        let bytes = adopt(own, "/c").unwrap();
         let spec: Value = serde_json::from_slice(&bytes).unwrap();
-        assert!(has_terminal);
+        assert_eq!(spec["process"]["terminal"], true);
         assert_eq!(spec["root"], json!({ "path": "rootfs", "readonly": true }));
         assert_eq!(spec["linux"]["cgroupsPath"], "/c");
         assert_eq!(spec["x-mine"], 1);
         for bad in ["", "{}", r#"{"ociVersion":"1.0.2"}"#, "[]"] {
             assert_eq!(adopt(bad.as_bytes(), "/c").unwrap_err().class(), Class::InvalidArgument);
         }
+        let refused = |pointer: &str, value: Value| {
+            let mut spec: Value = serde_json::from_slice(own).unwrap();
+            spec["linux"] = json!({ "namespaces": [{ "type": "ipc" }] });
+            let (parent, name) = pointer.rsplit_once('/').unwrap();
+            spec.pointer_mut(parent).unwrap()[name] = value;
+            let bytes = serde_json::to_vec(&spec).unwrap();
+            let error = adopt(&bytes, "/c").expect_err(pointer);
+            assert_eq!(error.class(), Class::InvalidArgument, "{pointer}: {error}");
+        };
+        refused("/hooks", json!({ "poststart": [{ "path": "/bin/true" }] }));
+        refused("/linux/cgroupsPath", json!("/"));
+        refused("/linux/cgroupsPath", json!("/a/../.."));
+        refused("/linux/sysctl", json!({ "net.ipv4.ip_forward": "1" }));
+        refused("/linux/sysctl", json!({ "kernel.core_pattern": "|/x" }));
+        refused("/annotations", json!({ "org.systemd.property.X": "1" }));
     }
 }

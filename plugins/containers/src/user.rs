@@ -33,6 +33,8 @@ pub(crate) struct User {
 pub(crate) struct Wish<'t> {
     user: Part<'t>,
     group: Option<Part<'t>>,
+    /// Besides those that the image's files name.
+    additional: Vec<Part<'t>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +55,21 @@ impl<'t> Wish<'t> {
         };
         let user = if user.is_empty() { Part::Id(0) } else { part(text, user)? };
         let group = group.filter(|group| !group.is_empty()).map(|group| part(text, group));
-        Ok(Self { user, group: group.transpose()? })
+        Ok(Self { user, group: group.transpose()?, additional: Vec::new() })
+    }
+
+    /// With these groups too, names or numbers.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(crate) fn with_groups(mut self, groups: &'t [String]) -> Result<Self> {
+        for group in groups {
+            if group.is_empty() {
+                return Err(Error::invalid("an additional group has no name"));
+            }
+            self.additional.push(part(group, group)?);
+        }
+        Ok(self)
     }
 
     /// The numbers, by the files of a running container.
@@ -73,7 +89,9 @@ impl<'t> Wish<'t> {
     /// The numbers, if the image's files can add nothing: for root.
     pub(crate) fn without_files(&self) -> Option<User> {
         match (self.user, self.group) {
-            (Part::Id(0), None | Some(Part::Id(0))) => Some(User::default()),
+            (Part::Id(0), None | Some(Part::Id(0))) if self.additional.is_empty() => {
+                Some(User::default())
+            }
             _ => None,
         }
     }
@@ -100,21 +118,28 @@ impl<'t> Wish<'t> {
                 )));
             }
         };
-        let gid = match self.group {
-            None => own_gid,
-            Some(Part::Id(gid)) => gid,
-            Some(Part::Name(wanted)) => find_group(group, wanted).ok_or_else(|| {
+        let number = |wanted: Part<'_>| {
+            match wanted {
+            Part::Id(gid) => Ok(gid),
+            Part::Name(wanted) => find_group(group, wanted).ok_or_else(|| {
                 Error::not_found(format!(
                     "group {wanted:?} is not in the image's /etc/group; use a number, or another name"
                 ))
-            })?,
+            }),
+        }
         };
+        let gid = self.group.map_or(Ok(own_gid), number)?;
         // With a group of their own choice people get that one alone, as Docker and podman do.
         let mut additional_gids = match (name, self.group) {
             (Some(name), None) => groups_of(group, name),
             _ => Vec::new(),
         };
+        for &group in &self.additional {
+            additional_gids.push(number(group)?);
+        }
         additional_gids.retain(|&other| other != gid);
+        additional_gids.sort_unstable();
+        additional_gids.dedup();
         Ok(User { uid, gid, additional_gids })
     }
 }
@@ -265,6 +290,24 @@ mod tests {
         check("a b", Err(Class::InvalidArgument));
         check("a:b:c", Err(Class::InvalidArgument));
         check("a/b", Err(Class::InvalidArgument));
+    }
+
+    #[test]
+    fn groups_are_added_by_name_and_number() {
+        let check = |text: &str, groups: &[&str], want: Option<&[u32]>| {
+            let groups: Vec<String> = groups.iter().map(|&group| group.to_owned()).collect();
+            let wish = Wish::parse(text).and_then(|wish| wish.with_groups(&groups));
+            let got = wish.and_then(|wish| wish.look_up(PASSWD, GROUP)).ok();
+            assert_eq!(got.map(|user| user.additional_gids).as_deref(), want, "{text} {groups:?}");
+        };
+        check("", &["adm"], Some(&[4]));
+        check("", &["77", "adm", "4", "0"], Some(&[4, 77]));
+        check("web", &["77"], Some(&[4, 50, 77]));
+        check("web:adm", &["77", "adm"], Some(&[77]));
+        check("", &["nogroup"], None);
+        check("", &[""], None);
+        check("", &["-1"], None);
+        check("", &["a:b"], None);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use capstan_sdk::{Error, Namespace, Result, blocking, tree};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use crate::userns;
+
 /// The plugin's directories.
 #[derive(Clone, Debug)]
 pub(crate) struct Dirs {
@@ -76,9 +78,13 @@ pub(crate) async fn launch(
     dirs: Dirs,
     key: TaskKey,
     spec: std::sync::Arc<[u8]>,
+    has_user_namespace: bool,
 ) -> Result<(Child, UnixStream)> {
     blocking::run("start a shim", move || {
         let dir = bundle(&dirs, &key, &spec)?;
+        if has_user_namespace {
+            userns::open_way(&dir, dirs.state.parent().unwrap_or(&dirs.state))?;
+        }
         let fail = |error| Error::io(format!("start the shim {}", program.display()), error);
         let (ours, theirs) = StdStream::pair().map_err(fail)?;
         ours.set_nonblocking(true).map_err(fail)?;

@@ -21,6 +21,7 @@ mod record;
 mod recover;
 mod shim;
 mod task;
+mod userns;
 
 pub use config::{Config, RuntimeConfig};
 pub use plugin::LinuxRuntime;

@@ -33,11 +33,13 @@ impl Logs {
         self.top.join(key.namespace.as_str()).join(key.id.as_str())
     }
 
-    /// Gives a log without a place one, and makes its directory. `name` is that of the process.
-    pub(crate) fn place(&self, key: &TaskKey, name: &str, stdio: &mut Stdio) -> Result<()> {
-        let Stdio::Kept { log: Some(log), .. } = stdio else { return Ok(()) };
+    /// Gives a log without a place one, and makes its directory. `name` is that of the process. Answers
+    /// whether there was no such directory.
+    pub(crate) fn place(&self, key: &TaskKey, name: &str, stdio: &mut Stdio) -> Result<bool> {
+        let Stdio::Kept { log: Some(log), .. } = stdio else { return Ok(false) };
+        let dir = self.dir(key);
+        let is_new = log.path.is_empty() && !dir.exists();
         if log.path.is_empty() {
-            let dir = self.dir(key);
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -45,7 +47,7 @@ impl Logs {
                 .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
             log.path = dir.join(format!("{name}.log")).to_string_lossy().into_owned();
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// Removes the logs of a task.

@@ -35,6 +35,7 @@ use crate::record::TaskRecord;
 use crate::recover::{self, Found};
 use crate::shim::{CreateParams, FAREWELL, Shim};
 use crate::task::Task;
+use crate::userns;
 
 /// runtime.linux.
 pub struct LinuxRuntime {
@@ -323,10 +324,13 @@ impl Shared {
             }
             tasks.insert(key.clone(), None);
         }
-        if let Err(error) = self.logs.place(&key, "init", &mut create.stdio) {
-            self.tasks.borrow_mut().remove(&key);
-            return Err(error);
-        }
+        let is_log_new = match self.logs.place(&key, "init", &mut create.stdio) {
+            Ok(is_new) => is_new,
+            Err(error) => {
+                self.tasks.borrow_mut().remove(&key);
+                return Err(error);
+            }
+        };
         let made = self.make(&create, &runtime, is_systemd_cgroup, &rootfs).await;
         match made {
             Ok(task) => {
@@ -340,7 +344,9 @@ impl Shared {
                 if let Err(error) = launch::remove(self.dirs.task(&key)).await {
                     warn!(task = %key, %error, "its directory is left; the next start removes it");
                 }
-                self.remove_logs(&key).await;
+                if is_log_new {
+                    self.remove_logs(&key).await;
+                }
                 self.tasks.borrow_mut().remove(&key);
                 Err(error)
             }
@@ -356,8 +362,9 @@ impl Shared {
     ) -> Result<Rc<Task>> {
         let key = &create.key;
         let shim = self.config.shim()?;
-        let launched =
-            launch::launch(shim, self.dirs.clone(), key.clone(), Arc::clone(&create.spec)).await;
+        let id_mappings = userns::mappings(&create.spec)?;
+        let (dirs, spec) = (self.dirs.clone(), Arc::clone(&create.spec));
+        let launched = launch::launch(shim, dirs, key.clone(), spec, !id_mappings.is_empty()).await;
         let (mut child, stream) = launched?;
         let shim_pid = child.id().unwrap_or(0);
         let (shim, hangup) = Shim::new(stream);
@@ -378,6 +385,7 @@ impl Shared {
                 stdio: &create.stdio,
                 has_terminal: create.has_terminal,
                 is_unified_hidden: name.contains("crun") && launch::is_hybrid(),
+                id_mappings: &id_mappings,
             })
             .await;
         let pid = match created {

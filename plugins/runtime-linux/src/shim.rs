@@ -19,6 +19,8 @@ use tokio::net::UnixStream;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::compat::{TokioAsyncReadCompatExt as _, TokioAsyncWriteCompatExt as _};
 
+use crate::userns::IdMapping;
+
 /// How long a shim may take for what it does at once. One that takes longer is stopped, or hung.
 pub(crate) const PROMPT: Duration = Duration::from_secs(10);
 
@@ -53,6 +55,7 @@ pub(crate) struct CreateParams<'a> {
     pub(crate) stdio: &'a Stdio,
     pub(crate) has_terminal: bool,
     pub(crate) is_unified_hidden: bool,
+    pub(crate) id_mappings: &'a [IdMapping],
 }
 
 /// Waits for a call and takes its error out; a deadline that passes is `Unavailable`.
@@ -132,6 +135,15 @@ impl Shim {
         out.set_terminal(params.has_terminal);
         out.set_hide_unified_cgroup(params.is_unified_hidden);
         write_stdio(params.stdio, out.reborrow().init_stdio());
+        let count = u32::try_from(params.id_mappings.len()).unwrap_or(0);
+        let mut mappings = out.reborrow().init_id_mappings(count);
+        for (index, mapping) in (0..count).zip(params.id_mappings) {
+            let mut out = mappings.reborrow().get(index);
+            out.set_is_group(mapping.is_group);
+            out.set_container(mapping.container);
+            out.set_host(mapping.host);
+            out.set_size(mapping.size);
+        }
         let count = u32::try_from(params.rootfs.len()).unwrap_or(0);
         let mut mounts = out.init_rootfs(count);
         for (index, mount) in (0..count).zip(params.rootfs) {

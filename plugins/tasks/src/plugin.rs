@@ -10,8 +10,7 @@ use std::sync::Arc;
 use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
-use capstan_sdk::contract::Tasks;
-use capstan_sdk::contract::containers::{self, Container, MakeProcess, Rootfs};
+use capstan_sdk::contract::containers::{self, Container, MakeProcess};
 use capstan_sdk::contract::metrics::Sample;
 use capstan_sdk::contract::runtime::{
     self, CloseStdin, DeleteExec, Exit, Inspect, Kill, List, LogPiece, Measure, Pause, ProcessInfo,
@@ -21,10 +20,12 @@ use capstan_sdk::contract::runtime::{
 use capstan_sdk::contract::tasks::{
     Abandon, Checkpoint, Create, Delete, DeleteContainer, Exec, Restore, Run, TasksAddr,
 };
+use capstan_sdk::contract::{Metadata, Tasks};
 use capstan_sdk::{Class, Context, Error, Exports, Info, Plugin, Result, export_plugin, rpc};
 use tracing::warn;
 
 use crate::ephemeral::Ephemerals;
+use crate::restart::{Restarts, check_stdio};
 use crate::router::Router;
 
 /// tasks.local.
@@ -48,6 +49,7 @@ pub struct Config {}
 struct Shared {
     router: Router,
     ephemerals: Ephemerals,
+    restarts: Restarts,
     /// Made by `run` and not started yet: if the start fails, the container goes.
     unstarted: RefCell<HashSet<TaskKey>>,
 }
@@ -57,15 +59,18 @@ impl Plugin for LocalTasks {
         id: "tasks.local",
         version: env!("CARGO_PKG_VERSION"),
         about: "containers and runtimes brought together",
-        requires: &["containers", "runtime"],
+        requires: &["containers", "metadata", "runtime"],
         rank: 0,
     };
     type Config = Config;
 
     async fn build(_config: Config, context: Context) -> Result<Self> {
+        let metadata = context.link::<Metadata>()?;
         let router = Router::new(context)?;
         let ephemerals = Ephemerals::new(router.clone());
-        Ok(Self { shared: Rc::new(Shared { router, ephemerals, unstarted: RefCell::default() }) })
+        let restarts = Restarts::open(router.clone(), metadata).await?;
+        let unstarted = RefCell::default();
+        Ok(Self { shared: Rc::new(Shared { router, ephemerals, restarts, unstarted }) })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -79,6 +84,7 @@ impl Actor for LocalTasks {
     type Context = Cell<Self>;
 
     fn started(&mut self, cell: &mut Cell<Self>) {
+        self.shared.restarts.recover();
         cell.spawn(self.shared.ephemerals.clone().recover().into_actor(self));
     }
 }
@@ -93,26 +99,28 @@ fn random_exec_id() -> Result<String> {
 }
 
 impl Shared {
+    /// Makes the task of a container, and notes what its restart policy needs.
     async fn make_task(
         &self,
         key: &TaskKey,
         container: &Container,
         stdio: Stdio,
     ) -> Result<TaskInfo> {
-        let (namespace, id) = (key.namespace.clone(), key.id.clone());
-        let rootfs = self.router.containers.send(Rootfs { namespace, id }).await?;
-        let create = runtime::Create {
-            key: key.clone(),
-            runtime: container.runtime.clone(),
-            spec: Arc::from(container.spec.as_slice()),
-            rootfs,
-            stdio,
-            has_terminal: has_terminal(&container.spec),
-        };
-        self.router.runtime(&container.runtime)?.send(create).await
+        check_stdio(container, &stdio)?;
+        let info = self.router.make_task(key, container, stdio.clone()).await?;
+        if let Err(error) = self.restarts.made(key, container.restart, stdio).await {
+            let delete = runtime::Delete { key: key.clone(), is_forced: true, is_log_kept: false };
+            if let Err(error) = self.router.runtime(&container.runtime)?.send(delete).await {
+                warn!(task = %key, %error, "a task that came to nothing could not be removed");
+            }
+            return Err(error);
+        }
+        Ok(info)
     }
 
     async fn create(self: Rc<Self>, create: Create) -> Result<TaskInfo> {
+        // It may be between two runs.
+        let _held = self.restarts.hold(&create.key).await;
         let container = self.router.container(&create.key).await?;
         let info = self.make_task(&create.key, &container, create.stdio).await?;
         if container.is_ephemeral {
@@ -144,14 +152,27 @@ impl Shared {
     /// Removes a container that came to nothing, with its task.
     async fn undo(&self, key: &TaskKey) {
         self.unstarted.borrow_mut().remove(key);
-        if let Err(error) = self.ephemerals.remove(key).await {
+        if let Err(error) = self.try_undo(key).await {
             warn!(task = %key, %error, "a container that came to nothing could not be removed");
         }
     }
 
+    async fn try_undo(&self, key: &TaskKey) -> Result<()> {
+        match self.restarts.hold(key).await {
+            Some(held) => {
+                self.restarts.stop(key, &held).await?;
+                self.ephemerals.remove(key).await?;
+                self.restarts.forget(key, held).await
+            }
+            None => self.ephemerals.remove(key).await,
+        }
+    }
+
     async fn start(self: Rc<Self>, key: TaskKey) -> Result<u32> {
-        let runtime = self.router.runtime_of(&key).await?;
-        let started = runtime.send(Start(key.clone())).await;
+        let started = match self.restarts.hold(&key).await {
+            Some(held) => self.restarts.start(&key, held).await,
+            None => self.router.runtime_of(&key).await?.send(Start(key.clone())).await,
+        };
         let is_from_run = self.unstarted.borrow_mut().remove(&key);
         if started.is_err() && is_from_run {
             self.undo(&key).await;
@@ -165,15 +186,38 @@ impl Shared {
         {
             return outcome.await;
         }
+        drop(self.restarts.hold(&wait.key).await);
         self.router.runtime_of(&wait.key).await?.send(wait).await
+    }
+
+    async fn kill(self: Rc<Self>, kill: Kill) -> Result<()> {
+        match self.restarts.hold(&kill.key).await {
+            Some(held) if kill.exec_id.is_empty() => self.restarts.kill(kill, &held).await,
+            _ => self.router.runtime_of(&kill.key).await?.send(kill).await,
+        }
     }
 
     async fn delete(self: Rc<Self>, delete: Delete) -> Result<Exit> {
         let Delete { key, is_forced } = delete;
+        let held = self.restarts.hold(&key).await;
         let container = self.router.container(&key).await?;
         let runtime = self.router.runtime(&container.runtime)?;
+        if let Some(held) = &held {
+            // What is refused changes nothing. What could not be made is given up.
+            let is_running = match runtime.send(Inspect(key.clone())).await {
+                Ok(info) => !matches!(info.status, Status::Stopped | Status::Created),
+                Err(error) if error.class() == Class::NotFound => false,
+                Err(error) => return Err(error),
+            };
+            if is_forced || !is_running {
+                self.restarts.stop(&key, held).await?;
+            }
+        }
         let message = runtime::Delete { key: key.clone(), is_forced, is_log_kept: false };
         let exit = runtime.send(message).await?;
+        if let Some(held) = held {
+            self.restarts.forget(&key, held).await?;
+        }
         self.unstarted.borrow_mut().remove(&key);
         if container.is_ephemeral {
             self.ephemerals.remove(&key).await?;
@@ -184,12 +228,16 @@ impl Shared {
     async fn delete_container(self: Rc<Self>, delete: DeleteContainer) -> Result<()> {
         let DeleteContainer { namespace, id } = delete;
         let key = TaskKey { namespace: namespace.clone(), id: id.clone() };
+        let held = self.restarts.hold(&key).await;
         let runtime = self.router.runtime_of(&key).await?;
-        match runtime.send(Inspect(key)).await {
+        match runtime.send(Inspect(key.clone())).await {
             Ok(_) => Err(Error::precondition(format!(
                 "container {id} has a task; delete that first (capstan tasks delete {id})"
             ))),
             Err(error) if error.class() == Class::NotFound => {
+                if let Some(held) = held {
+                    self.restarts.forget(&key, held).await?;
+                }
                 self.router.containers.send(containers::Delete { namespace, id }).await
             }
             Err(error) => Err(error),
@@ -232,7 +280,13 @@ impl Shared {
 
     async fn inspect(self: Rc<Self>, key: TaskKey) -> Result<TaskInfo> {
         match self.router.runtime_of(&key).await {
-            Ok(runtime) => runtime.send(Inspect(key)).await,
+            Ok(runtime) => match runtime.send(Inspect(key.clone())).await {
+                Ok(mut info) => {
+                    self.restarts.complete(&mut info);
+                    Ok(info)
+                }
+                Err(error) => self.restarts.last(&key).ok_or(error),
+            },
             // Without a container there is no task: that is the better thing to say.
             Err(error) if error.class() == Class::NotFound => Err(no_such_task(&key)),
             Err(error) => Err(error),
@@ -248,14 +302,17 @@ impl Shared {
                 Err(error) => warn!(?runtime, %error, "its tasks are not listed"),
             }
         }
+        all.iter_mut().for_each(|info| self.restarts.complete(info));
+        for info in self.restarts.all_last() {
+            let is_wanted =
+                list.0.as_ref().is_none_or(|namespace| *namespace == info.key.namespace);
+            if is_wanted && !all.iter().any(|other| other.key == info.key) {
+                all.push(info);
+            }
+        }
         all.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
     }
-}
-
-fn has_terminal(spec: &[u8]) -> bool {
-    let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
-    spec["process"]["terminal"].as_bool().unwrap_or(false)
 }
 
 macro_rules! handlers {
@@ -275,6 +332,7 @@ handlers! {
     Run => TaskInfo, |shared, run| shared.run(run).await;
     Start => u32, |shared, start| shared.start(start.0).await;
     Wait => Exit, |shared, wait| shared.wait(wait).await;
+    Kill => (), |shared, kill| shared.kill(kill).await;
     Delete => Exit, |shared, delete| shared.delete(delete).await;
     DeleteContainer => (), |shared, delete| shared.delete_container(delete).await;
     Abandon => (), |shared, abandon| shared.abandon(abandon.0).await;
@@ -299,7 +357,6 @@ macro_rules! passed_on {
 }
 
 passed_on! {
-    Kill => (), |kill| &kill.key;
     StartExec => u32, |start| &start.key;
     DeleteExec => Exit, |delete| &delete.key;
     Processes => Vec<ProcessInfo>, |processes| &processes.0;

@@ -1,7 +1,9 @@
 //! From a task to the runtime that has it.
 
-use capstan_sdk::contract::containers::{Container, Get};
-use capstan_sdk::contract::runtime::TaskKey;
+use std::sync::Arc;
+
+use capstan_sdk::contract::containers::{Container, Get, Rootfs};
+use capstan_sdk::contract::runtime::{Create, Stdio, TaskInfo, TaskKey};
 use capstan_sdk::contract::{Containers, Runtime};
 use capstan_sdk::{Context, Link, Result};
 
@@ -40,10 +42,35 @@ impl Router {
         self.runtime(&container.runtime)
     }
 
+    /// Makes the task of a container.
+    pub(crate) async fn make_task(
+        &self,
+        key: &TaskKey,
+        container: &Container,
+        stdio: Stdio,
+    ) -> Result<TaskInfo> {
+        let (namespace, id) = (key.namespace.clone(), key.id.clone());
+        let rootfs = self.containers.send(Rootfs { namespace, id }).await?;
+        let create = Create {
+            key: key.clone(),
+            runtime: container.runtime.clone(),
+            spec: Arc::from(container.spec.as_slice()),
+            rootfs,
+            stdio,
+            has_terminal: has_terminal(&container.spec),
+        };
+        self.runtime(&container.runtime)?.send(create).await
+    }
+
     /// All runtime plugins.
     pub(crate) fn runtimes(&self) -> Result<Vec<Link<Runtime>>> {
         let plugins = self.context.kernel()?.plugins();
         let names = plugins.iter().filter_map(|plugin| plugin.id.strip_prefix("runtime."));
         names.map(|name| self.context.link_named::<Runtime>(name)).collect()
     }
+}
+
+fn has_terminal(spec: &[u8]) -> bool {
+    let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
+    spec["process"]["terminal"].as_bool().unwrap_or(false)
 }

@@ -49,6 +49,7 @@ impl Bundle {
         spec.canonicalize_rootfs(original)
             .with_context(|| format!("find the root filesystem of {}", original.display()))?;
         workdir::make(&spec)?;
+        adapt_words(&mut spec);
         let tree = spec.root().as_ref().map(|root| root.path().clone());
         if let (Some(tree), Some(process)) = (tree, spec.process_mut()) {
             home::ensure(process, &tree)?;
@@ -87,6 +88,7 @@ impl Bundle {
         let text = fs::read(process).with_context(|| format!("read {}", process.display()))?;
         let mut process: Process =
             serde_json::from_slice(&text).context("read the process to start")?;
+        drop_false(&mut process);
         let spec = self.spec()?;
         if let Some(root) = spec.root() {
             home::ensure(&mut process, root.path())?;
@@ -127,6 +129,34 @@ impl Bundle {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Says in libcontainer's words what it knows by another name.
+fn adapt_words(spec: &mut Spec) {
+    if let Some(process) = spec.process_mut() {
+        drop_false(process);
+    }
+    if let Some(linux) = spec.linux_mut()
+        && let Some(propagation) = linux.rootfs_propagation().clone()
+    {
+        // It is recursive by either name there.
+        let word = match propagation.as_str() {
+            "rprivate" => "private",
+            "rslave" => "slave",
+            "rshared" => "shared",
+            "runbindable" => "unbindable",
+            word => word,
+        };
+        linux.set_rootfs_propagation(Some(word.into()));
+    }
+}
+
+/// libcontainer installs a profile while it has the right to only where `noNewPrivileges` is not there
+/// at all; where it is false it tries too late, and fails.
+fn drop_false(process: &mut Process) {
+    if process.no_new_privileges() == Some(false) {
+        process.set_no_new_privileges(None);
     }
 }
 

@@ -106,11 +106,9 @@ fn exec(args: &Args, process: &Path) -> Result<()> {
         Some(path) => Some(Entered::enter(path)?),
         None => None,
     };
-    let started = builder(args, &bundle)?
-        .as_tenant()
-        .with_process(Some(path.clone()))
-        .with_detach(true)
-        .build();
+    let builder = builder(args, &bundle)?;
+    crate::userns::join(&spec, &container_dir(args)?)?;
+    let started = builder.as_tenant().with_process(Some(path.clone())).with_detach(true).build();
     drop(entered);
     // If it stays, it goes with the bundle.
     let _ = std::fs::remove_file(path);

@@ -12,6 +12,7 @@ mod commands;
 mod filter;
 mod home;
 mod log;
+mod userns;
 mod workdir;
 mod workload;
 

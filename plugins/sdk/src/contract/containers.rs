@@ -2,6 +2,8 @@
 
 use capstan_schema::{ContainerId, Labels, Mount, Namespace};
 
+use crate::contract::resources::Resources;
+use crate::contract::restart::RestartPolicy;
 use crate::contract::runtime::ProcessSpec;
 use crate::contract::{Listed, Page};
 
@@ -28,6 +30,61 @@ pub enum Network {
     Host,
 }
 
+/// A device of the host in the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Path of a character or block device.
+    pub host: String,
+    /// Below `/dev`; empty = the same.
+    pub container: String,
+    /// Of `rwm`; empty = all three.
+    pub access: String,
+}
+
+/// A limit of setrlimit(2); `u64::MAX` = unlimited.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ulimit {
+    /// `nofile`.
+    pub kind: String,
+    /// What is enforced.
+    pub soft: u64,
+    /// How far the process may raise it.
+    pub hard: u64,
+}
+
+/// A stretch of ids of a user namespace, of users and groups alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdMapping {
+    /// The first, inside.
+    pub container: u32,
+    /// The first, outside.
+    pub host: u32,
+    /// How many.
+    pub size: u32,
+}
+
+/// A kind of namespace that a container may share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamespaceKind {
+    /// Of processes.
+    Pid,
+    /// Of System V and POSIX objects.
+    Ipc,
+    /// Of host names.
+    Uts,
+    /// Of networks.
+    Network,
+}
+
+/// A namespace that is not to be a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceWish {
+    /// Which.
+    pub kind: NamespaceKind,
+    /// The one to join; empty = the host's.
+    pub path: String,
+}
+
 /// What the user asked for; the meaning of each field is in container.capnp.
 #[derive(Clone, Debug, Default)]
 pub struct ContainerSpec {
@@ -47,12 +104,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<ContainerMount>,
     /// The root filesystem.
     pub is_read_only: bool,
-    /// 0 = no limit.
-    pub memory_bytes: u64,
-    /// Thousandths of a CPU; 0 = no limit.
-    pub cpu_millis: u64,
-    /// 0 = the default.
-    pub pids_limit: u64,
+    /// Limits; no limit of processes = the default one.
+    pub resources: Resources,
     /// Added to the default ones.
     pub cap_add: Vec<String>,
     /// Taken from them.
@@ -77,6 +130,36 @@ pub struct ContainerSpec {
     pub labels: Labels,
     /// Container and snapshot go when the task ends.
     pub is_ephemeral: bool,
+    /// Restart policy as users write it; empty = none.
+    pub restart: String,
+    /// Of the host.
+    pub devices: Vec<Device>,
+    /// In addition to the default one.
+    pub ulimits: Vec<Ulimit>,
+    /// Additional groups, names or numbers.
+    pub group_add: Vec<String>,
+    /// Kernel parameters of the container's own namespaces.
+    pub sysctls: Labels,
+    /// -1000 to 1000.
+    pub oom_score_adj: i16,
+    /// Empty = the daemon's.
+    pub cgroup_parent: String,
+    /// `None` = yes, unless it is privileged.
+    pub no_new_privileges: Option<bool>,
+    /// Not empty: a user namespace.
+    pub id_mappings: Vec<IdMapping>,
+    /// Those that are not new.
+    pub namespaces: Vec<NamespaceWish>,
+    /// Masked besides the default ones.
+    pub mask: Vec<String>,
+    /// Neither masked nor read-only; `ALL`.
+    pub unmask: Vec<String>,
+    /// Empty = the runtime's default.
+    pub rootfs_propagation: String,
+    /// For the runtime and for hooks.
+    pub annotations: Labels,
+    /// Of `/dev/shm`; 0 = 64 MiB.
+    pub shm_bytes: u64,
 }
 
 /// A container's record.
@@ -104,6 +187,8 @@ pub struct Container {
     pub is_ephemeral: bool,
     /// A directory that is used as it is, or empty.
     pub rootfs: String,
+    /// When it is started again.
+    pub restart: RestartPolicy,
 }
 
 /// Makes a container: spec, snapshot, record. Unpacks the image first where it is not yet unpacked

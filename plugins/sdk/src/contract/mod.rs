@@ -13,6 +13,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod namespaces;
 pub mod resources;
+pub mod restart;
 pub mod runtime;
 pub mod sink;
 pub mod snapshotter;

@@ -7,10 +7,12 @@ use capstan_schema::{
     ContainerId, Namespace, Result, container_capnp as wire, read_labels, read_texts, write_labels,
 };
 
+use super::resources::read_resources;
 use super::{answer, length, text};
 use crate::Link;
 use crate::contract::containers::{
-    Container, ContainerMount, ContainerSpec, Create, Get, List, MakeSpec, Network,
+    Container, ContainerMount, ContainerSpec, Create, Device, Get, IdMapping, List, MakeSpec,
+    NamespaceKind, NamespaceWish, Network, Ulimit,
 };
 use crate::contract::tasks;
 use crate::contract::{Containers, Page, Tasks};
@@ -52,9 +54,7 @@ pub(super) fn read_spec(reader: wire::container_spec::Reader<'_>) -> Result<Cont
         hostname: text(reader.get_hostname())?,
         mounts,
         is_read_only: reader.get_read_only(),
-        memory_bytes: reader.get_memory_bytes(),
-        cpu_millis: reader.get_cpu_millis(),
-        pids_limit: reader.get_pids_limit(),
+        resources: read_resources(reader.get_resources()?)?,
         cap_add: read_texts(reader.get_cap_add()?)?,
         cap_drop: read_texts(reader.get_cap_drop()?)?,
         is_privileged: reader.get_privileged(),
@@ -70,7 +70,60 @@ pub(super) fn read_spec(reader: wire::container_spec::Reader<'_>) -> Result<Cont
         runtime: text(reader.get_runtime())?,
         labels: read_labels(reader.get_labels()?)?,
         is_ephemeral: reader.get_ephemeral(),
+        restart: text(reader.get_restart())?,
+        devices: collect(reader.get_devices()?, |device| {
+            Ok(Device {
+                host: text(device.get_host())?,
+                container: text(device.get_container())?,
+                access: text(device.get_access())?,
+            })
+        })?,
+        ulimits: collect(reader.get_ulimits()?, |ulimit| {
+            Ok(Ulimit {
+                kind: text(ulimit.get_type())?,
+                soft: ulimit.get_soft(),
+                hard: ulimit.get_hard(),
+            })
+        })?,
+        group_add: read_texts(reader.get_group_add()?)?,
+        sysctls: read_labels(reader.get_sysctls()?)?,
+        oom_score_adj: reader.get_oom_score_adj(),
+        cgroup_parent: text(reader.get_cgroup_parent())?,
+        no_new_privileges: match reader.get_no_new_privileges()? {
+            wire::Choice::Default => None,
+            wire::Choice::No => Some(false),
+            wire::Choice::Yes => Some(true),
+        },
+        id_mappings: collect(reader.get_id_mappings()?, |mapping| {
+            Ok(IdMapping {
+                container: mapping.get_container(),
+                host: mapping.get_host(),
+                size: mapping.get_size(),
+            })
+        })?,
+        namespaces: collect(reader.get_namespaces()?, |wish| {
+            let kind = match wish.get_kind()? {
+                wire::NamespaceKind::Pid => NamespaceKind::Pid,
+                wire::NamespaceKind::Ipc => NamespaceKind::Ipc,
+                wire::NamespaceKind::Uts => NamespaceKind::Uts,
+                wire::NamespaceKind::Network => NamespaceKind::Network,
+            };
+            Ok(NamespaceWish { kind, path: text(wish.get_path())? })
+        })?,
+        mask: read_texts(reader.get_mask()?)?,
+        unmask: read_texts(reader.get_unmask()?)?,
+        rootfs_propagation: text(reader.get_rootfs_propagation())?,
+        annotations: read_labels(reader.get_annotations()?)?,
+        shm_bytes: reader.get_shm_bytes(),
     })
+}
+
+/// Reads each element of a list of structs.
+fn collect<'a, S: capnp::traits::OwnedStruct, T>(
+    list: capnp::struct_list::Reader<'a, S>,
+    read: impl Fn(S::Reader<'a>) -> Result<T>,
+) -> Result<Vec<T>> {
+    list.iter().map(read).collect()
 }
 
 fn write(container: &Container, mut out: wire::container::Builder<'_>) {
@@ -84,6 +137,7 @@ fn write(container: &Container, mut out: wire::container::Builder<'_>) {
     out.set_updated_at_unix_ns(container.updated_at_unix_ns);
     out.set_ephemeral(container.is_ephemeral);
     out.set_rootfs(&container.rootfs);
+    out.set_restart(container.restart.to_string());
     let count = u32::try_from(container.labels.len()).expect("labels are few");
     write_labels(&container.labels, out.init_labels(count));
 }

@@ -1,0 +1,127 @@
+//! What every runtime spec must keep to, made by us or brought by a user.
+
+use capstan_sdk::{Error, Result};
+use serde_json::Value;
+
+/// Runtimes hand mounts and maps to their child in messages with 16-bit lengths, which a longer text
+/// overflowed (CVE-2021-43784): so long may all mounts be together, and each map of ids, in bytes.
+const MAX_TEXT: usize = 65_535;
+
+/// The longest line of a map of ids, in bytes: three 32-bit numbers.
+const MAPPING_LINE: usize = 33;
+
+/// The largest spec, in bytes. Arguments and environment have 2 MiB by the kernel's rules.
+const MAX_SPEC: usize = 4 << 20;
+
+/// Annotations that some runtimes take as orders to systemd or to themselves (CVE-2024-3154).
+const ORDERS: [&str; 2] = ["org.systemd.", "run.oci."];
+
+/// Checks lengths, the cgroup and annotations; answers the spec's bytes.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub(crate) fn check(spec: &Value) -> Result<Vec<u8>> {
+    let text = |value: &Value| value.as_str().map_or(0, |text| text.len() + 1);
+    let list = |value: &Value| value.as_array().into_iter().flatten().map(text).sum::<usize>();
+    let entries = spec["mounts"].as_array().into_iter().flatten();
+    let mounts: usize = entries
+        .map(|mount| {
+            text(&mount["destination"])
+                + text(&mount["source"])
+                + text(&mount["type"])
+                + list(&mount["options"])
+        })
+        .sum();
+    if mounts > MAX_TEXT {
+        return Err(Error::invalid(format!(
+            "the mounts are {mounts} bytes of text together; {MAX_TEXT} is the most"
+        )));
+    }
+    for map in ["uidMappings", "gidMappings"] {
+        let lines = spec["linux"][map].as_array().map_or(0, Vec::len);
+        if lines > MAX_TEXT / MAPPING_LINE {
+            return Err(Error::invalid(format!("linux.{map}: {lines} lines are too many")));
+        }
+    }
+    check_cgroup(spec["linux"]["cgroupsPath"].as_str().unwrap_or_default())?;
+    for key in spec["annotations"].as_object().into_iter().flatten().map(|(key, _)| key) {
+        if key.is_empty() || ORDERS.iter().any(|prefix| key.starts_with(prefix)) {
+            return Err(Error::invalid(format!(
+                "annotation {key:?}: some runtimes take it as an order; choose another name"
+            )));
+        }
+    }
+    let bytes = serde_json::to_vec(spec).expect("a JSON value is JSON");
+    if bytes.len() > MAX_SPEC {
+        return Err(Error::invalid(format!(
+            "the runtime spec has {} bytes; {MAX_SPEC} is the most",
+            bytes.len()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// An absolute path, never the root; or what systemd takes, `slice:prefix:name`.
+fn check_cgroup(path: &str) -> Result<()> {
+    let is_name = |part: &str| !part.is_empty() && part != "." && part != "..";
+    let is_path = match path.strip_prefix('/') {
+        Some(parts) => parts.trim_end_matches('/').split('/').all(is_name),
+        None => {
+            let parts: Vec<&str> = path.split(':').collect();
+            parts.len() == 3 && is_name(parts[2]) && !path.contains('/')
+        }
+    };
+    if !is_path || path.contains('\0') {
+        return Err(Error::invalid(format!(
+            "cgroup {path:?}: write an absolute path without \"..\", and not the root"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_long_spec_is_refused() {
+        let good = |mounts: usize, mappings: usize, args: usize| {
+            let mount = json!({ "destination": "x".repeat(998), "options": [] });
+            check(&json!({
+                "mounts": vec![mount; mounts],
+                "process": { "args": ["x".repeat(args)] },
+                "linux": { "cgroupsPath": "/c", "gidMappings": vec![json!({}); mappings] },
+            }))
+            .is_ok()
+        };
+        assert!(good(65, 0, 0));
+        assert!(!good(66, 0, 0));
+        assert!(good(0, 1985, 0));
+        assert!(!good(0, 1986, 0));
+        assert!(good(0, 0, 4 << 19));
+        assert!(!good(0, 0, 4 << 20));
+    }
+
+    #[test]
+    fn a_cgroup_is_never_the_root() {
+        let good = |path: &str| check(&json!({ "linux": { "cgroupsPath": path } })).is_ok();
+        for path in ["/a", "/a/b", "system.slice:capstan:web", ":capstan:web"] {
+            assert!(good(path), "{path}");
+        }
+        for path in ["", "/", "//", "a", "/a/../..", "/a/./b", "/a//b", "a/b:c:d", "a:b:", "/a\0"] {
+            assert!(!good(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn annotations_are_no_orders() {
+        let good = |key: &str| {
+            check(&json!({ "linux": { "cgroupsPath": "/a" }, "annotations": { key: "1" } })).is_ok()
+        };
+        assert!(good("com.example.owner"));
+        assert!(!good("org.systemd.property.ExecStopPost"));
+        assert!(!good("run.oci.systemd.subgroup"));
+        assert!(!good(""));
+    }
+}
