@@ -129,7 +129,7 @@ pub(crate) fn bytes(text: &str) -> std::result::Result<u64, String> {
 }
 
 /// `1.5` as thousandths.
-fn cpus(text: &str) -> std::result::Result<u64, String> {
+pub(crate) fn cpus(text: &str) -> std::result::Result<u64, String> {
     let bad = || format!("{text:?}: write a number of CPUs above 0, such as 0.5 or 2");
     let number: f64 = text.parse().map_err(|_| bad())?;
     let millis = (number * 1000.0).round();

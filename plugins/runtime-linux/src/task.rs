@@ -8,6 +8,7 @@ use capstan_sdk::contract::runtime::{Exit, Status, StdioPaths, TaskInfo, TaskKey
 use capstan_sdk::{Error, Result};
 use tokio::sync::{Mutex, watch};
 
+use crate::cgroup;
 use crate::shim::Shim;
 
 /// The file in a task's directory that says that its exit is in the event log.
@@ -31,6 +32,7 @@ pub(crate) struct Task {
     pub(crate) is_going: Cell<bool>,
     /// Its exit is in the event log, or on its way there.
     is_exit_told: Cell<bool>,
+    pub(crate) cgroup: cgroup::Kept,
 }
 
 impl Task {
@@ -43,6 +45,7 @@ impl Task {
         let exit = info.exit.clone();
         let is_gone = shim.is_none();
         let is_exit_told = dir.join(TOLD).exists();
+        let cgroup = cgroup::Kept::of(&dir);
         Rc::new(Self {
             key: info.key.clone(),
             dir,
@@ -54,6 +57,7 @@ impl Task {
             step: Mutex::new(()),
             is_going: Cell::new(false),
             is_exit_told: Cell::new(is_exit_told),
+            cgroup,
         })
     }
 
@@ -94,6 +98,8 @@ impl Task {
 
     /// The first news counts: a shim that dies later does not change how its container ended.
     pub(crate) fn set_exit(&self, exit: &Exit) -> bool {
+        let is_out_of_memory = exit.is_out_of_memory || self.cgroup.was_out_of_memory();
+        let exit = &Exit { is_out_of_memory, ..exit.clone() };
         let is_first = self.exit.send_if_modified(|known| {
             let is_first = known.is_none();
             known.get_or_insert_with(|| exit.clone());
@@ -109,6 +115,15 @@ impl Task {
 
     pub(crate) fn exit(&self) -> Option<Exit> {
         self.exit.borrow().clone()
+    }
+
+    /// The kernel killed a process of it for want of memory, which belongs to how it ended.
+    pub(crate) fn set_out_of_memory(&self) {
+        self.exit.send_if_modified(|exit| {
+            exit.iter_mut().for_each(|exit| exit.is_out_of_memory = true);
+            false
+        });
+        self.info.borrow_mut().exit.iter_mut().for_each(|exit| exit.is_out_of_memory = true);
     }
 
     /// The exit, if nobody was told of it yet: whoever asks tells.
