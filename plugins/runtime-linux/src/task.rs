@@ -39,13 +39,16 @@ impl Task {
     pub(crate) fn new(
         dir: PathBuf,
         command: String,
-        info: TaskInfo,
+        mut info: TaskInfo,
         shim: Option<Shim>,
     ) -> Rc<Self> {
+        let cgroup = cgroup::Kept::of(&dir);
+        for exit in &mut info.exit {
+            exit.is_out_of_memory |= cgroup.was_out_of_memory();
+        }
         let exit = info.exit.clone();
         let is_gone = shim.is_none();
         let is_exit_told = dir.join(TOLD).exists();
-        let cgroup = cgroup::Kept::of(&dir);
         Rc::new(Self {
             key: info.key.clone(),
             dir,
