@@ -10,7 +10,7 @@ use capstan_client::schema::metrics_capnp::{SampleKind, metrics, sample};
 use serde_json::{Map, Value, json};
 
 use crate::exit::{Failure, Outcome};
-use crate::print;
+use crate::print::{self, Table};
 use crate::session::{Session, call};
 
 /// One value.
@@ -56,6 +56,26 @@ pub(crate) async fn run(session: &Session) -> Outcome {
     }
     let text = format!("no metrics from {}; the rest is printed", failed.join(", "));
     Err(Error::unavailable(text).into())
+}
+
+/// Prints samples of one task, for people: a row for each, in their order.
+pub(crate) fn print(
+    session: &Session,
+    samples: capnp::struct_list::Reader<'_, sample::Owned>,
+) -> Outcome {
+    let samples: Vec<Sample> = samples.iter().map(read).collect::<Outcome<_>>()?;
+    if session.is_json() {
+        return print::json_value(&samples.iter().map(as_json).collect());
+    }
+    let mut table = Table::new(&["METRIC", "LABELS", "VALUE"]);
+    for Sample { name, labels, value, .. } in samples {
+        // Those that say which task are the same in each row.
+        let labels = labels.iter().filter(|(key, _)| !matches!(key.as_str(), "id" | "namespace"));
+        let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={value}")).collect();
+        let labels = if labels.is_empty() { "-".into() } else { labels.join(",") };
+        table.row([name, labels, value.to_string()]);
+    }
+    table.print()
 }
 
 /// What the kernel counts of a plugin.

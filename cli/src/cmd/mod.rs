@@ -7,6 +7,7 @@ pub(crate) mod foreground;
 pub(crate) mod health;
 pub(crate) mod images;
 pub(crate) mod info;
+pub(crate) mod limits;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod namespaces;

@@ -4,19 +4,18 @@ mod parse;
 
 use std::collections::BTreeMap;
 
-use capstan_client::schema::container_capnp::{
-    Choice, NamespaceKind, Network, container_spec, resources,
-};
+use capstan_client::schema::container_capnp::{Choice, NamespaceKind, Network, container_spec};
 use capstan_client::schema::{write_labels, write_texts};
 use capstan_client::{Error, Result};
 use clap::Args;
 
 use crate::args::pair;
-pub(crate) use parse::bytes;
+use crate::cmd::limits::LimitFlags;
 use parse::{
-    DeviceFlag, Idmap, MountFlag, Rate, Security, Shared, UlimitFlag, cpus, device, idmap, mount,
-    net, rate, security, shared, swap, tmpfs, ulimit, volume,
+    DeviceFlag, Idmap, MountFlag, Security, Shared, UlimitFlag, device, idmap, mount, net,
+    security, shared, tmpfs, ulimit, volume,
 };
+pub(crate) use parse::{bytes, cpus, swap};
 
 #[derive(Debug, Args)]
 pub(crate) struct SpecFlags {
@@ -51,7 +50,7 @@ pub(crate) struct SpecFlags {
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
-    limits: Limits,
+    limits: LimitFlags,
     /// A device of the daemon's machine
     #[arg(long, value_name = "HOST[:CONTAINER[:rwm]]", value_parser = device)]
     device: Vec<DeviceFlag>,
@@ -128,107 +127,6 @@ pub(crate) struct SpecFlags {
     /// Use this runtime spec instead of one that is made from flags and image
     #[arg(long, value_name = "SPEC.json")]
     config: Option<String>,
-}
-
-/// What a container may use.
-#[derive(Debug, Args)]
-struct Limits {
-    /// Memory limit, in bytes or with k, m, g
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    memory: Option<u64>,
-    /// Memory and swap together, or -1 for any [default: the memory limit, so no swap]
-    #[arg(long, value_name = "BYTES", value_parser = swap, allow_negative_numbers = true)]
-    memory_swap: Option<u64>,
-    /// What it is pushed back to when the machine is short of memory
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    memory_reservation: Option<u64>,
-    /// CPU limit, in CPUs, such as 1.5
-    #[arg(long, value_name = "N", value_parser = cpus, conflicts_with_all = ["cpu_quota", "cpu_period"])]
-    cpus: Option<u64>,
-    /// Weight against other containers, 2 to 262144; 1024 is the usual
-    #[arg(long, value_name = "N")]
-    cpu_shares: Option<u64>,
-    /// CPU time in each period, in microseconds
-    #[arg(long, value_name = "MICROS")]
-    cpu_quota: Option<u64>,
-    /// Length of a period, in microseconds [default: 100000]
-    #[arg(long, value_name = "MICROS")]
-    cpu_period: Option<u64>,
-    /// CPUs to run on, such as 0-3,7
-    #[arg(long, value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// Memory nodes to use, such as 0
-    #[arg(long, value_name = "LIST")]
-    cpuset_mems: Option<String>,
-    /// Limit of processes and threads
-    #[arg(long, value_name = "N")]
-    pids_limit: Option<u64>,
-    /// Weight of disk use against other containers, 10 to 1000
-    #[arg(long, value_name = "N")]
-    blkio_weight: Option<u16>,
-    /// Limit of huge pages, such as 2MB=64m
-    #[arg(long, value_name = "SIZE=BYTES", value_parser = rate('='))]
-    hugetlb: Vec<Rate>,
-    /// Bytes a second from a block device
-    #[arg(long, value_name = "DEV:RATE", value_parser = rate(':'))]
-    device_read_bps: Vec<Rate>,
-    /// Bytes a second to a block device
-    #[arg(long, value_name = "DEV:RATE", value_parser = rate(':'))]
-    device_write_bps: Vec<Rate>,
-    /// Reads a second from a block device
-    #[arg(long, value_name = "DEV:RATE", value_parser = rate(':'))]
-    device_read_iops: Vec<Rate>,
-    /// Writes a second to a block device
-    #[arg(long, value_name = "DEV:RATE", value_parser = rate(':'))]
-    device_write_iops: Vec<Rate>,
-}
-
-impl Limits {
-    fn write(&self, mut out: resources::Builder<'_>) {
-        out.set_memory_bytes(self.memory.unwrap_or(0));
-        out.set_memory_swap_bytes(self.memory_swap.unwrap_or(0));
-        out.set_memory_reservation_bytes(self.memory_reservation.unwrap_or(0));
-        out.set_cpu_shares(self.cpu_shares.unwrap_or(0));
-        out.set_cpu_quota_micros(self.cpu_quota.unwrap_or(0));
-        out.set_cpu_period_micros(self.cpu_period.unwrap_or(0));
-        if let Some(millis) = self.cpus {
-            out.set_cpu_quota_micros(quota_micros(millis));
-        }
-        out.set_cpuset_cpus(self.cpuset_cpus.as_deref().unwrap_or_default());
-        out.set_cpuset_mems(self.cpuset_mems.as_deref().unwrap_or_default());
-        out.set_pids_limit(self.pids_limit.unwrap_or(0));
-        out.set_blkio_weight(self.blkio_weight.unwrap_or(0));
-        let mut list = out.reborrow().init_hugetlb(count(&self.hugetlb));
-        for (index, limit) in (0..).zip(&self.hugetlb) {
-            let mut out = list.reborrow().get(index);
-            out.set_page_size(&limit.name);
-            out.set_bytes(limit.value);
-        }
-        let kinds = [
-            &self.device_read_bps,
-            &self.device_write_bps,
-            &self.device_read_iops,
-            &self.device_write_iops,
-        ];
-        let rates: Vec<_> =
-            (0..).zip(kinds).flat_map(|(kind, list)| list.iter().map(move |r| (kind, r))).collect();
-        let mut list = out.init_throttles(count(&rates));
-        for (index, (kind, rate)) in (0..).zip(rates) {
-            let mut out = list.reborrow().get(index);
-            out.set_device(&rate.name);
-            match kind {
-                0 => out.set_read_bytes_per_second(rate.value),
-                1 => out.set_write_bytes_per_second(rate.value),
-                2 => out.set_reads_per_second(rate.value),
-                _ => out.set_writes_per_second(rate.value),
-            }
-        }
-    }
-}
-
-/// CPU time in the usual period of 100 milliseconds; the kernel takes no less than a millisecond.
-pub(crate) fn quota_micros(cpu_millis: u64) -> u64 {
-    (cpu_millis * 100).max(1000)
 }
 
 fn count<T>(list: &[T]) -> u32 {

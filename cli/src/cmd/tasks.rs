@@ -8,10 +8,11 @@ use capstan_client::schema::write_texts;
 use clap::{Args, Subcommand};
 
 use crate::cmd::foreground::{DetachKeys, Foreground, Parted, Target, Wish};
+use crate::cmd::limits::LimitFlags;
 use crate::cmd::logs::Logs;
 use crate::cmd::run::parted;
-use crate::cmd::signal;
 use crate::cmd::streams::{LogFlags, Streams};
+use crate::cmd::{metrics, signal};
 use crate::exit::{Failure, Outcome};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
@@ -83,6 +84,14 @@ pub(crate) enum Tasks {
         #[arg(long, value_name = "E")]
         exec_id: Option<String>,
     },
+    /// Change limits of a container while it runs, all of those given or none
+    Update {
+        id: String,
+        #[command(flatten)]
+        limits: Box<LimitFlags>,
+    },
+    /// Show what a container uses
+    Metrics { id: String },
     /// Wait for the end of a container and exit with its status
     Wait { id: String },
     /// Remove a task that has ended
@@ -194,6 +203,22 @@ impl Tasks {
                 request.get().set_exec_id(exec_id.as_deref().unwrap_or_default());
                 call!(session, request);
                 Ok(())
+            }
+            Self::Update { id, limits } => {
+                if limits.is_empty() {
+                    let text = "say which limit to change, such as --memory 64m";
+                    return Err(Error::invalid(text).into());
+                }
+                let task = find(session, &service, &id).await?;
+                let mut request = task.update_request();
+                limits.write(request.get().init_resources());
+                call!(session, request);
+                Ok(())
+            }
+            Self::Metrics { id } => {
+                let task = find(session, &service, &id).await?;
+                let response = call!(session, task.metrics_request());
+                metrics::print(session, response.get()?.get_samples()?)
             }
             Self::Wait { id } => {
                 Target::Task(find(session, &service, &id).await?).wait(session, None).await

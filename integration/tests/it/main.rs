@@ -7,6 +7,7 @@ mod plugins;
 mod pull;
 mod python;
 mod replace;
+mod resources;
 mod restart;
 mod run;
 mod security;

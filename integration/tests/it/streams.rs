@@ -117,6 +117,9 @@ fn a_log_that_takes_nothing_blocks_nobody() {
     };
     chattr("+i");
     let ended = bench.host.capstan(&["tasks", "wait", "deaf"]);
+    let metrics = bench.host.ok(&["tasks", "metrics", "deaf"]);
+    let dropped = metrics.lines().find(|line| line.starts_with("container_log_dropped_bytes"));
+    assert!(dropped.is_some_and(|line| line.contains("20000000")), "{metrics}");
     chattr("-i");
     assert_eq!(ended.code, 4, "{}", ended.stderr);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "first\n");

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::Config;
+use crate::cgroup::{self, Hub};
 use crate::config::EMBEDDED;
 use crate::failure::classify;
 use crate::launch::{self, Dirs};
@@ -52,6 +53,9 @@ impl std::fmt::Debug for LinuxRuntime {
 
 export_plugin!(LinuxRuntime);
 
+/// How long a shim may take to say what its log did not take. One that hangs is left out.
+const SCRAPE: Duration = Duration::from_millis(500);
+
 /// How often a log is looked at for somebody who follows it.
 const LOG_LOOK: Duration = Duration::from_millis(50);
 
@@ -67,6 +71,8 @@ struct Shared {
     exec_commands: RefCell<HashMap<(TaskKey, String), String>>,
     /// Cgroups above those of containers, to be removed when they are empty.
     cgroup_parents: RefCell<BTreeSet<PathBuf>>,
+    /// What wakes us when a container's memory runs out.
+    oom: Rc<Hub>,
 }
 
 impl Plugin for LinuxRuntime {
@@ -98,6 +104,7 @@ impl Plugin for LinuxRuntime {
             tasks: RefCell::default(),
             exec_commands: RefCell::default(),
             cgroup_parents: RefCell::default(),
+            oom: Rc::default(),
         });
         Ok(Self { shared, found, publishing: Some(Box::pin(publishing)) })
     }
@@ -181,6 +188,7 @@ impl Shared {
         self.remember_cgroups(&cgroups);
         self.tasks.borrow_mut().insert(task.key.clone(), Some(Rc::clone(&task)));
         if task.exit().is_some() {
+            cgroup::tell(&task, &self.publisher);
             self.tell_exit(&task);
         }
         if let Some(hangup) = hangup {
@@ -202,14 +210,15 @@ impl Shared {
 
     /// Follows a task to its end: the container's, and the shim's.
     fn watch(self: &Rc<Self>, task: &Rc<Task>, hangup: JoinHandle<()>) {
+        cgroup::follow(task, &self.publisher, &self.oom);
         let (shared, watched) = (Rc::clone(self), Rc::clone(task));
         if task.exit().is_none()
             && let Ok(shim) = task.shim()
         {
             actix::spawn(async move {
-                if let Ok(exit) = shared.follow(&watched, &shim).await
-                    && watched.set_exit(&exit)
-                {
+                let Ok(exit) = shared.follow(&watched, &shim).await else { return };
+                cgroup::look(&watched).await;
+                if watched.set_exit(&exit) {
                     // A start that is under way is told first, however soon the end came.
                     let _step = watched.step.lock().await;
                     shared.tell_exit(&watched);
@@ -243,6 +252,7 @@ impl Shared {
 
     fn tell_exit(&self, task: &Rc<Task>) {
         let Some(exit) = task.untold_exit() else { return };
+        cgroup::tell(task, &self.publisher);
         info!(task = %task.key, status = exit.status, lost = exit.lost, "exited");
         let mut fields = vec![field("pid", task.info().pid), field("exitStatus", exit.status)];
         if !exit.lost.is_empty() {
@@ -267,6 +277,7 @@ impl Shared {
                 Exit::lost("its shim ended before the container did")
             }
         };
+        cgroup::look(task).await;
         if task.set_exit(&exit) {
             self.tell_exit(task);
         }
@@ -341,6 +352,9 @@ impl Shared {
                 Ok(info)
             }
             Err(error) => {
+                // The runtime may have made them for the container that came to nothing.
+                let parents = cgroup::parents_in_spec(&create.spec);
+                self.cgroup_parents.borrow_mut().extend(parents);
                 if let Err(error) = launch::remove(self.dirs.task(&key)).await {
                     warn!(task = %key, %error, "its directory is left; the next start removes it");
                 }
@@ -428,6 +442,7 @@ impl Shared {
         }
         let pid = task.shim()?.start().await.map_err(|error| classify(error, &task.command))?;
         task.set_running(pid, clock::now_unix_ns());
+        cgroup::follow(&task, &self.publisher, &self.oom);
         self.publisher.tell(&key, "/tasks/start", &[field("pid", pid)]);
         Ok(pid)
     }
@@ -447,6 +462,10 @@ impl Shared {
         // Whoever waited for the step may find the task deleted.
         self.find(&key)?;
         let exit = if task.has_shim() {
+            if task.exit().is_none() {
+                // Its cgroups go with it.
+                cgroup::look(&task).await;
+            }
             task.is_going.set(true);
             let shim = task.shim()?;
             match shim.delete(delete.is_forced).await {
@@ -475,6 +494,7 @@ impl Shared {
             self.end_without_shim(&task).await;
             task.exit().unwrap_or_else(|| Exit::lost("not known"))
         };
+        let exit = task.exit().unwrap_or(exit);
         self.tell_exit(&task);
         self.forget(&task).await;
         if !delete.is_log_kept {
@@ -522,6 +542,23 @@ impl Shared {
         task.set_status(Status::Running);
         self.publisher.tell(key, "/tasks/resumed", &[]);
         Ok(())
+    }
+
+    /// What its cgroups say, and what its log did not take.
+    async fn measure(&self, key: &TaskKey) -> Result<Vec<Sample>> {
+        let task = self.find(key)?;
+        let mut samples = cgroup::measure(&task).await?;
+        if !task.info().stdio.log.is_empty()
+            && let Ok(shim) = task.shim()
+            && let Ok(dropped) = shim.dropped_log_bytes(SCRAPE).await
+        {
+            #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 bytes")]
+            let dropped = dropped as f64;
+            let help = "output that the log did not take";
+            let sample = Sample::counter("container_log_dropped_bytes_total", help, dropped);
+            samples.push(sample.with("id", &key.id).with("namespace", &key.namespace));
+        }
+        Ok(samples)
     }
 
     async fn read_log(&self, read: ReadLog) -> Result<LogPiece> {
@@ -643,8 +680,16 @@ handlers! {
     };
     Pause => (), |shared, pause| shared.pause(&pause.0).await;
     Resume => (), |shared, resume| shared.resume(&resume.0).await;
-    Update => (), |_shared, _update| Err(Error::unimplemented("update"));
-    Measure => Vec<Sample>, |_shared, _measure| Err(Error::unimplemented("metrics"));
+    Update => (), |shared, update| {
+        let task = shared.find(&update.key)?;
+        let changes = cgroup::changes(&update.resources);
+        cgroup::update(&task, update.resources).await?;
+        if !changes.is_empty() {
+            shared.publisher.tell(&update.key, "/tasks/update", &changes);
+        }
+        Ok(())
+    };
+    Measure => Vec<Sample>, |shared, measure| shared.measure(&measure.0).await;
     Checkpoint => (), |_shared, _checkpoint| Err(Error::unimplemented("checkpoint"));
     Restore => TaskInfo, |_shared, _restore| Err(Error::unimplemented("restore"));
     ReadLog => LogPiece, |shared, read| shared.read_log(read).await;

@@ -10,6 +10,7 @@ use capstan_sdk::{Link, Result};
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::cgroup;
 use crate::task::Task;
 
 /// Events in one commit at most.
@@ -18,10 +19,26 @@ const BATCH: usize = 256;
 /// How often it is looked whether all is told, when the plugin is about to end.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 
-/// An event; with the task, if it is an exit, which a later daemon may have to tell.
+/// An event; with what is to be noted when it is in the log.
 struct Item {
     event: NewEvent,
-    exited: Option<Rc<Task>>,
+    note: Option<Note>,
+}
+
+/// What a later daemon would have to tell if it were not noted that it was told.
+enum Note {
+    Exit(Rc<Task>),
+    /// As many were killed for want of memory.
+    Oom(Rc<Task>, u64),
+}
+
+impl Note {
+    fn take(&self) {
+        match self {
+            Self::Exit(task) => task.note_told(),
+            Self::Oom(task, count) => cgroup::note_told(task, *count),
+        }
+    }
 }
 
 /// The way to the log. Unbounded on purpose: an event is small, comes from a process that started or
@@ -55,22 +72,22 @@ impl Publisher {
 
     /// Tells that a task has ended, and has that noted when it is in the log.
     pub(crate) fn tell_exit(&self, task: &Rc<Task>, fields: &[(&str, String)]) {
-        self.send(&task.key, "/tasks/exit", fields, Some(Rc::clone(task)));
+        self.send(&task.key, "/tasks/exit", fields, Some(Note::Exit(Rc::clone(task))));
     }
 
-    fn send(
-        &self,
-        key: &TaskKey,
-        topic: &str,
-        fields: &[(&str, String)],
-        exited: Option<Rc<Task>>,
-    ) {
+    /// Tells that the kernel has killed processes of a task for want of memory, `count` so far.
+    pub(crate) fn tell_oom(&self, task: &Rc<Task>, count: u64) {
+        let note = Note::Oom(Rc::clone(task), count);
+        self.send(&task.key, "/tasks/oom", &[("count", count.to_string())], Some(note));
+    }
+
+    fn send(&self, key: &TaskKey, topic: &str, fields: &[(&str, String)], note: Option<Note>) {
         let mut event = NewEvent::new(&key.namespace, topic).with("id", &key.id);
         for (name, value) in fields {
             event = event.with(name, value);
         }
         // It fails only while the plugin ends.
-        if self.items.send(Item { event, exited }).is_ok() {
+        if self.items.send(Item { event, note }).is_ok() {
             self.pending.set(self.pending.get() + 1);
         }
     }
@@ -84,10 +101,10 @@ async fn run(
     let mut batch = Vec::new();
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
         let count = batch.len();
-        let (list, exited): (Vec<NewEvent>, Vec<Option<Rc<Task>>>) =
-            batch.drain(..).map(|item| (item.event, item.exited)).unzip();
+        let (list, notes): (Vec<NewEvent>, Vec<Option<Note>>) =
+            batch.drain(..).map(|item| (item.event, item.note)).unzip();
         match publish(&events, list).await {
-            Ok(()) => exited.iter().flatten().for_each(|task| task.note_told()),
+            Ok(()) => notes.iter().flatten().for_each(Note::take),
             Err(error) => warn!(%error, "events of tasks are not in the log"),
         }
         pending.set(pending.get() - count);

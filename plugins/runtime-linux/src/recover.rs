@@ -9,6 +9,7 @@ use capstan_sdk::{ContainerId, Error, Namespace, Result, blocking};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::cgroup;
 use crate::launch::{self, Dirs};
 use crate::record::TaskRecord;
 use crate::shim::Shim;
@@ -32,8 +33,15 @@ pub(crate) struct Found {
 pub(crate) async fn all(dirs: &Dirs) -> Result<Vec<Found>> {
     let top = dirs.tasks();
     let keys = blocking::run("list tasks", move || list(&top)).await?;
-    let found = futures::future::join_all(keys.into_iter().map(|key| one(dirs, key))).await;
-    Ok(found.into_iter().flatten().collect())
+    let found = futures::future::join_all(keys.into_iter().map(|key| async {
+        let found = one(dirs, key).await?;
+        if found.task.exit().is_some() {
+            // How it ended is told with whether its memory ran out.
+            cgroup::look(&found.task).await;
+        }
+        Some(found)
+    }));
+    Ok(found.await.into_iter().flatten().collect())
 }
 
 fn list(top: &Path) -> Result<Vec<TaskKey>> {
@@ -94,7 +102,8 @@ async fn one(dirs: &Dirs, key: TaskKey) -> Option<Found> {
             Err(error) => {
                 warn!(task = %key, %error, "its shim does not answer; what its record says is shown");
                 let task = Task::new(dir, command, base(&key, &record), Some(shim));
-                Some(Found { task, hangup: Some(hangup), is_orphan: false, cgroups: Vec::new() })
+                let cgroups = record.created.map(|created| created.cgroups).unwrap_or_default();
+                Some(Found { task, hangup: Some(hangup), is_orphan: false, cgroups })
             }
         },
         Err(_) => without_shim(key, dir, command, record).await,

@@ -8,6 +8,7 @@ use capstan_sdk::contract::runtime::{Exit, Status, Stdio, StdioPaths, TaskInfo, 
 use capstan_sdk::{Error, Result};
 use tokio::sync::{Mutex, watch};
 
+use crate::cgroup;
 use crate::shim::Shim;
 
 /// The file in a task's directory that says that its exit is in the event log.
@@ -31,15 +32,20 @@ pub(crate) struct Task {
     pub(crate) is_going: Cell<bool>,
     /// Its exit is in the event log, or on its way there.
     is_exit_told: Cell<bool>,
+    pub(crate) cgroup: cgroup::Kept,
 }
 
 impl Task {
     pub(crate) fn new(
         dir: PathBuf,
         command: String,
-        info: TaskInfo,
+        mut info: TaskInfo,
         shim: Option<Shim>,
     ) -> Rc<Self> {
+        let cgroup = cgroup::Kept::of(&dir);
+        if let Some(exit) = &mut info.exit {
+            exit.is_out_of_memory |= cgroup.was_out_of_memory();
+        }
         let exit = info.exit.clone();
         let is_gone = shim.is_none();
         let is_exit_told = dir.join(TOLD).exists();
@@ -54,6 +60,7 @@ impl Task {
             step: Mutex::new(()),
             is_going: Cell::new(false),
             is_exit_told: Cell::new(is_exit_told),
+            cgroup,
         })
     }
 
@@ -102,6 +109,8 @@ impl Task {
 
     /// The first news counts: a shim that dies later does not change how its container ended.
     pub(crate) fn set_exit(&self, exit: &Exit) -> bool {
+        let is_out_of_memory = exit.is_out_of_memory || self.cgroup.was_out_of_memory();
+        let exit = &Exit { is_out_of_memory, ..exit.clone() };
         let is_first = self.exit.send_if_modified(|known| {
             let is_first = known.is_none();
             known.get_or_insert_with(|| exit.clone());
@@ -117,6 +126,15 @@ impl Task {
 
     pub(crate) fn exit(&self) -> Option<Exit> {
         self.exit.borrow().clone()
+    }
+
+    /// The kernel killed a process of it for want of memory, which belongs to how it ended.
+    pub(crate) fn set_out_of_memory(&self) {
+        self.exit.send_if_modified(|exit| {
+            exit.iter_mut().for_each(|exit| exit.is_out_of_memory = true);
+            false
+        });
+        self.info.borrow_mut().exit.iter_mut().for_each(|exit| exit.is_out_of_memory = true);
     }
 
     /// The exit, if nobody was told of it yet: whoever asks tells.

@@ -48,7 +48,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// `1.5` as thousandths.
-pub(super) fn cpus(text: &str) -> Result<u64, String> {
+pub(crate) fn cpus(text: &str) -> Result<u64, String> {
     let bad = || format!("{text:?}: write a number of CPUs above 0, such as 0.5 or 2");
     let number: f64 = text.parse().map_err(|_| bad())?;
     let millis = (number * 1000.0).round();
@@ -102,26 +102,8 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// Bytes, or -1 for any.
-pub(super) fn swap(text: &str) -> Result<u64, String> {
+pub(crate) fn swap(text: &str) -> Result<u64, String> {
     if text == "-1" { Ok(u64::MAX) } else { bytes(text) }
-}
-
-/// Something that has a number: a device and its rate, a size of pages and their bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rate {
-    pub(super) name: String,
-    pub(super) value: u64,
-}
-
-/// `DEV:RATE`, or with another sign between.
-pub(super) fn rate(sign: char) -> impl Fn(&str) -> Result<Rate, String> + Clone + Send + Sync {
-    move |text| match text.rsplit_once(sign) {
-        Some((name, value)) if !name.is_empty() => match bytes(value)? {
-            0 => Err(format!("{text:?}: 0 is no limit")),
-            value => Ok(Rate { name: name.into(), value }),
-        },
-        _ => Err(format!("{text:?}: write NAME{sign}NUMBER")),
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -345,9 +327,6 @@ mod tests {
             Security::Unmask(vec!["/a".into(), "/b".into()])
         );
         assert!(security("apparmor=x").is_err() && security("mask").is_err());
-        assert_eq!(rate(':')("/dev/a:1m").unwrap(), Rate { name: "/dev/a".into(), value: 1 << 20 });
-        assert_eq!(rate('=')("2MB=4m").unwrap(), Rate { name: "2MB".into(), value: 4 << 20 });
-        assert!(rate(':')("/dev/a:0").is_err() && rate(':')("/dev/a").is_err());
         assert_eq!((swap("-1").unwrap(), swap("1k").unwrap()), (u64::MAX, 1024));
     }
 }

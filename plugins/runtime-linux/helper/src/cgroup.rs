@@ -75,32 +75,65 @@ fn is_version_1() -> bool {
 /// Cgroups that this process is in, while libcontainer does not see them.
 pub(crate) struct Entered {
     manager: Manager,
-    /// Each, and where in its hierarchy we were before.
-    dirs: Vec<(PathBuf, PathBuf)>,
+    dirs: Vec<Dir>,
     /// The mount namespace in which they are seen, and our working directory in it.
     seeing: OwnedFd,
     workdir: OwnedFd,
 }
 
+/// A cgroup in one hierarchy.
+struct Dir {
+    path: PathBuf,
+    /// Where in the hierarchy we were.
+    before: PathBuf,
+    /// It was not there.
+    is_new: bool,
+}
+
 impl Entered {
-    /// Makes the cgroups where they are missing, and enters them.
+    /// Makes the cgroups where they are missing, and enters them. After an error we are where we were, and
+    /// those that were made for it are gone.
     pub(crate) fn enter(path: &Path) -> Result<Self> {
+        Self::enter_in(path, &mounts(&read("/proc/self/mountinfo")?))
+    }
+
+    fn enter_in(path: &Path, mounts: &[Hierarchy]) -> Result<Self> {
         let at = || format!("enter the cgroup {}", path.display());
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let seeing = open("/proc/self/ns/mnt", flags, Mode::empty()).with_context(at)?;
         let workdir = open(".", flags | OFlags::DIRECTORY, Mode::empty()).with_context(at)?;
         let manager = Manager::new(path).with_context(at)?;
         let mut entered = Self { manager, dirs: Vec::new(), seeing, workdir };
-        let mounts = mounts(&read("/proc/self/mountinfo")?);
+        if let Err(error) = entered.enter_all(path, mounts) {
+            entered.give_up();
+            return Err(error);
+        }
+        Ok(entered)
+    }
+
+    fn enter_all(&mut self, path: &Path, mounts: &[Hierarchy]) -> Result<()> {
         let before = read("/proc/self/cgroup")?;
-        for hierarchy in distinct(&mounts) {
+        for hierarchy in distinct(mounts) {
             let dir = below(&hierarchy.point, path);
+            let before = below(&hierarchy.point, hierarchy.path_in(&before));
+            self.dirs.push(Dir { path: dir.clone(), before, is_new: !dir.exists() });
             hierarchy.make(&dir)?;
             move_to(&dir)?;
-            entered.dirs.push((dir, below(&hierarchy.point, hierarchy.path_in(&before))));
         }
-        hide(&mounts).context("hide the cgroups from libcontainer")?;
-        Ok(entered)
+        hide(mounts).context("hide the cgroups from libcontainer")
+    }
+
+    /// Goes back, and removes what was made. What was there before, a container that runs, is left alone.
+    /// That something of this fails is not told: why it could not enter is.
+    fn give_up(&self) {
+        // It fails, and need not be, where nothing was hidden yet.
+        let _ = self.see();
+        for dir in &self.dirs {
+            let _ = move_to(&dir.before);
+            if dir.is_new {
+                let _ = fs::remove_dir(&dir.path);
+            }
+        }
     }
 
     fn see(&self) -> Result<()> {
@@ -125,10 +158,10 @@ impl Entered {
     /// Leaves them, ends what is left in them of a container that came to nothing, and removes them.
     pub(crate) fn leave(self) -> Result<()> {
         self.see()?;
-        for (_, before) in &self.dirs {
-            move_to(before)?;
+        for dir in &self.dirs {
+            move_to(&dir.before)?;
         }
-        self.dirs.iter().try_for_each(|(dir, _)| end(dir))
+        self.dirs.iter().try_for_each(|dir| end(&dir.path))
     }
 }
 
@@ -302,6 +335,36 @@ mod tests {
         assert_eq!(all[0].path_in(cgroups), Path::new("/a/b"));
         assert_eq!(all[1].path_in(cgroups), Path::new("/"));
         assert_eq!(below(&all[0].point, Path::new("/a")), Path::new("/sys/fs/cgroup/cpu/a"));
+    }
+
+    /// It needs root and cgroups of version 1.
+    #[test]
+    fn what_cannot_be_entered_leaves_nothing() {
+        if !is_version_1() {
+            return;
+        }
+        let name = format!("capstan-helper-test-{}", std::process::id());
+        let path = Path::new("/").join(name);
+        let mut mounts = mounts(&read("/proc/self/mountinfo").unwrap());
+        mounts.retain(|mount| mount.controllers == ["pids"] || mount.controllers == ["freezer"]);
+        let made: Vec<PathBuf> = mounts.iter().map(|mount| below(&mount.point, &path)).collect();
+        // The last one has no place for cgroups: it is a file.
+        let point = PathBuf::from("/proc/version");
+        mounts.push(Hierarchy { point, controllers: vec!["cpu".into()], is_whole: true });
+        let place = || read("/proc/thread-self/cgroup").unwrap();
+        let before = place();
+        let error = Entered::enter_in(&path, &mounts).err().expect("it cannot be entered");
+        assert!(format!("{error:#}").contains("/proc/version"), "{error:#}");
+        assert_eq!(made.len(), 2);
+        assert!(made.iter().all(|dir| !dir.exists()), "{made:?} are left");
+        assert_eq!(place(), before);
+
+        // A cgroup that was there stays there.
+        fs::create_dir(&made[0]).unwrap();
+        let outcome = Entered::enter_in(&path, &mounts).map(drop);
+        let is_there = made[0].exists();
+        fs::remove_dir(&made[0]).unwrap();
+        assert!(outcome.is_err() && is_there && !made[1].exists());
     }
 
     #[test]
