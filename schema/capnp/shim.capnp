@@ -25,6 +25,7 @@ struct CreateParams {
   terminal @6 :Bool;
   hideUnifiedCgroup @7 :Bool;  # crun refuses the hybrid cgroup layout: show it v1 alone
   checkpoint @8 :Text;         # not empty: `start` restores from this directory
+  criu @9 :Text;               # absolute path of the criu that the runtime uses; empty = it looks in PATH
 }
 
 struct State {

@@ -8,6 +8,7 @@ use capstan_schema::{Error, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::cgroup;
+use crate::checkpoint::{self, Parts};
 use crate::process::Process;
 use crate::record::Entry;
 use crate::runtime::Runtime;
@@ -19,7 +20,7 @@ use crate::terminal::{ConsoleSocket, Terminal};
 const ROOTFS: &str = "rootfs";
 
 /// Where the runtime writes init's number.
-const PID_FILE: &str = "init.pid";
+pub(crate) const PID_FILE: &str = "init.pid";
 
 /// The runtime's program as it is run: bound read-only, so that a container that gets hold of it
 /// through /proc/self/exe cannot change it for others (CVE-2019-5736).
@@ -35,6 +36,9 @@ pub(crate) struct Wanted {
     stdio: Wish,
     has_terminal: bool,
     is_unified_hidden: bool,
+    /// Restore from this directory when it is started; empty = an ordinary container.
+    checkpoint: String,
+    criu: String,
 }
 
 struct RawMount {
@@ -97,6 +101,8 @@ impl Wanted {
             stdio: Wish::read(reader.get_stdio()?)?,
             has_terminal: reader.get_terminal(),
             is_unified_hidden: reader.get_hide_unified_cgroup(),
+            checkpoint: reader.get_checkpoint()?.to_str()?.into(),
+            criu: reader.get_criu()?.to_str()?.into(),
         })
     }
 }
@@ -130,12 +136,18 @@ impl Task {
             root: wanted.root,
             id: wanted.id,
             is_systemd_cgroup: wanted.is_systemd_cgroup,
+            criu_dir: checkpoint::directory_of(&wanted.criu),
         };
         let mut streams = Streams::make(&self.dir, "init", &wanted.stdio, wanted.has_terminal)?;
         let console = match wanted.has_terminal {
             true => Some(ConsoleSocket::listen("console.sock".into())?),
             false => None,
         };
+        if !wanted.checkpoint.is_empty() {
+            let program = wanted.program;
+            let parts = Parts { streams, console, program, directory: wanted.checkpoint };
+            return self.defer(runtime, parts);
+        }
         let mut args = vec!["--bundle", ".", "--pid-file", PID_FILE];
         if let Some(console) = &console {
             args.extend(["--console-socket", console.name()]);
@@ -156,7 +168,7 @@ impl Task {
     }
 
     /// Takes over what the runtime has made.
-    fn adopt(
+    pub(crate) fn adopt(
         self: &Rc<Self>,
         runtime: &Runtime,
         mut streams: Streams,
@@ -187,7 +199,7 @@ impl Task {
     }
 
     /// Removes what a create that failed may have left in the runtime.
-    async fn undo(&self, runtime: &Runtime) {
+    pub(crate) async fn undo(&self, runtime: &Runtime) {
         // It fails where there is nothing; then there is nothing to do.
         let _ = runtime.run(&self.reaper, "delete", &["--force"], None).await;
     }

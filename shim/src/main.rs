@@ -11,6 +11,7 @@
 //! It never links a container library, and never follows a path that a container could have changed.
 
 mod cgroup;
+mod checkpoint;
 mod control;
 mod create;
 mod exec;

@@ -147,7 +147,11 @@ impl shim::Server for Server {
     ) -> capnp::Result<()> {
         let mut out = results.get().init_state();
         let container = self.0.container.borrow().clone();
-        let Some(container) = container else { return Ok(()) };
+        let Some(container) = container else {
+            // What is to be restored has no process yet.
+            out.set_created(self.0.pending.borrow().is_some());
+            return Ok(());
+        };
         let init = &container.init;
         out.set_created(true);
         out.set_pid(init.pid);
@@ -233,5 +237,20 @@ impl shim::Server for Server {
             to_the_end(async move { task.delete(is_forced).await }).await
         };
         answer!(results, work, |out, exit| write(exit, out.init_exit()))
+    }
+
+    async fn checkpoint(
+        self: Rc<Self>,
+        params: shim::CheckpointParams,
+        mut results: shim::CheckpointResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let directory = params.get_directory()?.to_str()?.to_owned();
+            let work = params.get_work_directory()?.to_str()?.to_owned();
+            let (task, is_exit) = (Rc::clone(&self.0), params.get_exit());
+            to_the_end(async move { task.checkpoint(&directory, &work, is_exit).await }).await
+        };
+        answer!(results, work, |_out, ()| ())
     }
 }

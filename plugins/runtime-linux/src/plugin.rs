@@ -23,15 +23,15 @@ use capstan_sdk::{Class, Context, Error, Exports, Info, Plugin, Result, clock, e
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::Config;
 use crate::config::EMBEDDED;
 use crate::failure::classify;
 use crate::launch::{self, Dirs};
 use crate::publish::Publisher;
 use crate::record::TaskRecord;
 use crate::recover::{self, Found};
-use crate::shim::{CreateParams, FAREWELL, Shim};
+use crate::shim::{CreateParams, DUMP, FAREWELL, PATIENT, Shim};
 use crate::task::Task;
+use crate::{Config, checkpoint};
 
 /// runtime.linux.
 pub struct LinuxRuntime {
@@ -49,10 +49,10 @@ impl std::fmt::Debug for LinuxRuntime {
 export_plugin!(LinuxRuntime);
 
 /// What calls work with.
-struct Shared {
-    config: Config,
+pub(crate) struct Shared {
+    pub(crate) config: Config,
     dirs: Dirs,
-    publisher: Publisher,
+    pub(crate) publisher: Publisher,
     /// `None` while a task is being made: the name is taken already.
     tasks: RefCell<HashMap<TaskKey, Option<Rc<Task>>>>,
     /// The commands of execs that are ready and not started, for errors.
@@ -72,6 +72,7 @@ impl Plugin for LinuxRuntime {
     type Config = Config;
 
     async fn build(config: Config, context: Context) -> Result<Self> {
+        config.check()?;
         config.shim()?;
         let dirs = Dirs::open(context.state_dir()?)?;
         let (publisher, publishing) = Publisher::new(context.link::<Events>()?);
@@ -141,12 +142,12 @@ impl Drop for Shared {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "callers pass numbers and references")]
-fn field(name: &'static str, value: impl ToString) -> (&'static str, String) {
+pub(crate) fn field(name: &'static str, value: impl ToString) -> (&'static str, String) {
     (name, value.to_string())
 }
 
 impl Shared {
-    fn find(&self, key: &TaskKey) -> Result<Rc<Task>> {
+    pub(crate) fn find(&self, key: &TaskKey) -> Result<Rc<Task>> {
         let tasks = self.tasks.borrow();
         match tasks.get(key) {
             Some(Some(task)) => Ok(Rc::clone(task)),
@@ -269,7 +270,7 @@ impl Shared {
             .stdout(ProcessStdio::null())
             .stderr(ProcessStdio::null())
             .kill_on_drop(true);
-        match tokio::time::timeout(crate::shim::PATIENT, command.status()).await {
+        match tokio::time::timeout(PATIENT, command.status()).await {
             Ok(Ok(status)) if status.success() => {}
             outcome => warn!(task = %task.key, ?outcome, "what is left of it could not be ended"),
         }
@@ -283,11 +284,17 @@ impl Shared {
         self.tasks.borrow_mut().remove(&task.key);
     }
 
-    async fn create(self: Rc<Self>, mut create: Create) -> Result<TaskInfo> {
+    /// Makes a task; with a `checkpoint`, one that `start` restores from that directory.
+    pub(crate) async fn create(
+        self: Rc<Self>,
+        mut create: Create,
+        checkpoint: &str,
+    ) -> Result<TaskInfo> {
         if create.runtime.is_empty() {
             create.runtime = EMBEDDED.into();
         }
         let key = create.key.clone();
+        checkpoint::check_cgroup(&create.spec, !checkpoint.is_empty())?;
         let (runtime, is_systemd_cgroup) = self.config.runtime(&create.runtime)?;
         let rootfs: Vec<RawMount> =
             create.rootfs.iter().map(RawMount::parse).collect::<Result<_>>()?;
@@ -301,7 +308,7 @@ impl Shared {
             }
             tasks.insert(key.clone(), None);
         }
-        let made = self.make(&create, &runtime, is_systemd_cgroup, &rootfs).await;
+        let made = self.make(&create, &runtime, is_systemd_cgroup, &rootfs, checkpoint).await;
         match made {
             Ok(task) => {
                 let info = task.info();
@@ -326,6 +333,7 @@ impl Shared {
         runtime: &Path,
         is_systemd_cgroup: bool,
         rootfs: &[RawMount],
+        checkpoint: &str,
     ) -> Result<Rc<Task>> {
         let key = &create.key;
         let shim = self.config.shim()?;
@@ -351,6 +359,8 @@ impl Shared {
                 stdio: &create.stdio,
                 has_terminal: create.has_terminal,
                 is_unified_hidden: name.contains("crun") && launch::is_hybrid(),
+                checkpoint,
+                criu: &self.config.criu.to_string_lossy(),
             })
             .await;
         let pid = match created {
@@ -391,7 +401,15 @@ impl Shared {
         if task.info().started_at_unix_ns > 0 || task.exit().is_some() {
             return Err(Error::precondition(format!("container {} was started before", key.id)));
         }
-        let pid = task.shim()?.start().await.map_err(|error| classify(error, &task.command))?;
+        let is_restored = task.info().pid == 0;
+        let deadline = if is_restored { DUMP } else { PATIENT };
+        let started = task.shim()?.start(deadline).await;
+        let pid = started.map_err(|error| classify(error, &task.command))?;
+        if is_restored {
+            // Only now it has cgroups.
+            let record = TaskRecord::read(&task.dir)?;
+            self.remember_cgroups(&record.created.unwrap_or_default().cgroups);
+        }
         task.set_running(pid, clock::now_unix_ns());
         self.publisher.tell(&key, "/tasks/start", &[field("pid", pid)]);
         Ok(pid)
@@ -510,7 +528,7 @@ macro_rules! handlers {
 }
 
 handlers! {
-    Create => TaskInfo, |shared, create| shared.create(create).await;
+    Create => TaskInfo, |shared, create| shared.create(create, "").await;
     Start => u32, |shared, start| shared.start(start.0).await;
     Wait => Exit, |shared, wait| shared.wait(wait).await;
     Delete => Exit, |shared, delete| shared.delete(delete).await;
@@ -548,8 +566,8 @@ handlers! {
     Resume => (), |_shared, _resume| Err(Error::unimplemented("resume"));
     Update => (), |_shared, _update| Err(Error::unimplemented("update"));
     Measure => Vec<Sample>, |_shared, _measure| Err(Error::unimplemented("metrics"));
-    Checkpoint => (), |_shared, _checkpoint| Err(Error::unimplemented("checkpoint"));
-    Restore => TaskInfo, |_shared, _restore| Err(Error::unimplemented("restore"));
+    Checkpoint => (), |shared, checkpoint| shared.checkpoint(checkpoint).await;
+    Restore => TaskInfo, |shared, restore| shared.restore(restore).await;
     ReadLog => LogPiece, |_shared, _read| Err(Error::unimplemented("logs"));
     CloseStdin => (), |shared, close| {
         shared.find(&close.key)?.shim()?.close_stdin(&close.exec_id).await

@@ -25,6 +25,9 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(10);
 /// How long a runtime may take behind a shim.
 pub(crate) const PATIENT: Duration = Duration::from_secs(120);
 
+/// How long the memory of a container may take to be written to disk, or to be read from there.
+pub(crate) const DUMP: Duration = Duration::from_secs(15 * 60);
+
 /// How long a shim that has nothing left to do may take to end.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -53,6 +56,10 @@ pub(crate) struct CreateParams<'a> {
     pub(crate) stdio: &'a Stdio,
     pub(crate) has_terminal: bool,
     pub(crate) is_unified_hidden: bool,
+    /// What to restore from; empty = an ordinary container.
+    pub(crate) checkpoint: &'a str,
+    /// Empty = the runtime looks for it.
+    pub(crate) criu: &'a str,
 }
 
 /// Waits for a call and takes its error out; a deadline that passes is `Unavailable`.
@@ -131,6 +138,8 @@ impl Shim {
         out.set_systemd_cgroup(params.is_systemd_cgroup);
         out.set_terminal(params.has_terminal);
         out.set_hide_unified_cgroup(params.is_unified_hidden);
+        out.set_checkpoint(params.checkpoint);
+        out.set_criu(params.criu);
         write_stdio(params.stdio, out.reborrow().init_stdio());
         let count = u32::try_from(params.rootfs.len()).unwrap_or(0);
         let mut mounts = out.init_rootfs(count);
@@ -146,8 +155,23 @@ impl Shim {
         Ok(ask!(PATIENT, request).get()?.get_pid())
     }
 
-    pub(crate) async fn start(&self) -> Result<u32> {
-        Ok(ask!(PATIENT, self.client.start_request()).get()?.get_pid())
+    pub(crate) async fn start(&self, deadline: Duration) -> Result<u32> {
+        Ok(ask!(deadline, self.client.start_request()).get()?.get_pid())
+    }
+
+    /// Writes the processes to `directory`; `work` is for the runtime to work in.
+    pub(crate) async fn checkpoint(
+        &self,
+        directory: &str,
+        work: &str,
+        is_exit: bool,
+    ) -> Result<()> {
+        let mut request = self.client.checkpoint_request();
+        request.get().set_directory(directory);
+        request.get().set_work_directory(work);
+        request.get().set_exit(is_exit);
+        ask!(DUMP, request);
+        Ok(())
     }
 
     /// Waits as long as it takes.
