@@ -24,6 +24,7 @@ use capstan_sdk::contract::tasks::{
 use capstan_sdk::{Class, Context, Error, Exports, Info, Plugin, Result, export_plugin, rpc};
 use tracing::warn;
 
+use crate::checkpoint::Checkpoints;
 use crate::ephemeral::Ephemerals;
 use crate::router::Router;
 
@@ -48,6 +49,7 @@ pub struct Config {}
 struct Shared {
     router: Router,
     ephemerals: Ephemerals,
+    checkpoints: Checkpoints,
     /// Made by `run` and not started yet: if the start fails, the container goes.
     unstarted: RefCell<HashSet<TaskKey>>,
 }
@@ -57,15 +59,17 @@ impl Plugin for LocalTasks {
         id: "tasks.local",
         version: env!("CARGO_PKG_VERSION"),
         about: "containers and runtimes brought together",
-        requires: &["containers", "runtime"],
+        requires: &["containers", "runtime", "content?", "differ?", "images?"],
         rank: 0,
     };
     type Config = Config;
 
     async fn build(_config: Config, context: Context) -> Result<Self> {
-        let router = Router::new(context)?;
+        let router = Router::new(context.clone())?;
         let ephemerals = Ephemerals::new(router.clone());
-        Ok(Self { shared: Rc::new(Shared { router, ephemerals, unstarted: RefCell::default() }) })
+        let checkpoints = Checkpoints::new(&context, router.clone())?;
+        let unstarted = RefCell::default();
+        Ok(Self { shared: Rc::new(Shared { router, ephemerals, checkpoints, unstarted }) })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -80,6 +84,7 @@ impl Actor for LocalTasks {
 
     fn started(&mut self, cell: &mut Cell<Self>) {
         cell.spawn(self.shared.ephemerals.clone().recover().into_actor(self));
+        cell.spawn(self.shared.checkpoints.clone().sweep().into_actor(self));
     }
 }
 
@@ -141,9 +146,19 @@ impl Shared {
         }
     }
 
+    async fn restore(self: Rc<Self>, restore: Restore) -> Result<TaskInfo> {
+        let key = restore.key.clone();
+        let (info, is_made) = self.checkpoints.restore(restore).await?;
+        if is_made {
+            self.unstarted.borrow_mut().insert(key);
+        }
+        Ok(info)
+    }
+
     /// Removes a container that came to nothing, with its task.
     async fn undo(&self, key: &TaskKey) {
         self.unstarted.borrow_mut().remove(key);
+        self.checkpoints.settle(key).await;
         if let Err(error) = self.ephemerals.remove(key).await {
             warn!(task = %key, %error, "a container that came to nothing could not be removed");
         }
@@ -152,6 +167,7 @@ impl Shared {
     async fn start(self: Rc<Self>, key: TaskKey) -> Result<u32> {
         let runtime = self.router.runtime_of(&key).await?;
         let started = runtime.send(Start(key.clone())).await;
+        self.checkpoints.settle(&key).await;
         let is_from_run = self.unstarted.borrow_mut().remove(&key);
         if started.is_err() && is_from_run {
             self.undo(&key).await;
@@ -174,6 +190,7 @@ impl Shared {
         let runtime = self.router.runtime(&container.runtime)?;
         let exit = runtime.send(runtime::Delete { key: key.clone(), is_forced }).await?;
         self.unstarted.borrow_mut().remove(&key);
+        self.checkpoints.settle(&key).await;
         if container.is_ephemeral {
             self.ephemerals.remove(&key).await?;
         }
@@ -252,7 +269,8 @@ impl Shared {
     }
 }
 
-fn has_terminal(spec: &[u8]) -> bool {
+/// Whether init has a terminal.
+pub(crate) fn has_terminal(spec: &[u8]) -> bool {
     let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
     spec["process"]["terminal"].as_bool().unwrap_or(false)
 }
@@ -280,8 +298,8 @@ handlers! {
     Exec => (String, StdioPaths), |shared, exec| shared.exec(exec).await;
     Inspect => TaskInfo, |shared, inspect| shared.inspect(inspect.0).await;
     List => Vec<TaskInfo>, |shared, list| shared.list(list).await;
-    Checkpoint => String, |_shared, _checkpoint| Err(Error::unimplemented("checkpoint"));
-    Restore => TaskInfo, |_shared, _restore| Err(Error::unimplemented("restore"));
+    Checkpoint => String, |shared, checkpoint| shared.checkpoints.checkpoint(checkpoint).await;
+    Restore => TaskInfo, |shared, restore| shared.restore(restore).await;
 }
 
 /// Messages that go to the container's runtime as they are.
