@@ -1,0 +1,347 @@
+//! Checkpoint and restore. All that restores runs in namespaces of its own.
+
+use capstan_integration::{DockerRegistry, Host, criu, digest, secluded};
+use serde_json::Value;
+
+/// It counts, and leaves marks in its files, its memory file system and its environment.
+const COUNT: &str = "echo changed > /mark; rm /bin/vi; echo shm > /dev/shm/mark; i=0; \
+     while :; do i=$((i+1)); echo $i $KEY > /count; sleep 0.02; done";
+
+/// A host whose daemon has a criu that works; `None` if there is none, which is said.
+fn host(test: &str) -> Option<(DockerRegistry, Host, String)> {
+    let criu = match criu() {
+        Ok(criu) => criu,
+        Err(reason) => {
+            eprintln!("skipped: {test}: {reason}");
+            return None;
+        }
+    };
+    let registry = DockerRegistry::with(&["busybox"]);
+    let host = Host::with_config(&format!("[plugins.\"runtime.linux\"]\ncriu = {criu:?}\n"));
+    let image = registry.reference("busybox");
+    host.ok(&["images", "pull", "--plain-http", &image]);
+    Some((registry, host, image))
+}
+
+fn count(host: &Host, id: &str) -> u64 {
+    let mut found = None;
+    // The file is empty for a moment each time that it is written.
+    host.until("a count", || {
+        let text = host.ok(&["tasks", "exec", id, "cat", "/count"]);
+        found = text.split_whitespace().next().and_then(|word| word.parse().ok());
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn status(host: &Host, id: &str) -> String {
+    host.json(&["tasks", "inspect", id])["status"].as_str().unwrap().to_owned()
+}
+
+fn until_it_counts_to(host: &Host, id: &str, wanted: u64) {
+    host.until("it counts", || count(host, id) >= wanted);
+}
+
+/// Nothing of a checkpoint or a restore is left but what is in the content store (D19).
+fn assert_no_dump(host: &Host) {
+    for name in ["dumps", "restores"] {
+        let top = host.state().join("tasks.local").join(name);
+        for namespace in std::fs::read_dir(top).into_iter().flatten().flatten() {
+            let left: Vec<_> = std::fs::read_dir(namespace.path()).unwrap().flatten().collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+    }
+    assert_eq!(host.ok(&["content", "active", "-q"]), "", "ingests are left");
+}
+
+/// Every blob under a descriptor is there and is what its name says. Answers their media types.
+fn walk(host: &Host, digest_text: &str, size: Option<u64>, media_type: &str) -> Vec<String> {
+    let output = host.command(&["content", "get", digest_text]).output().unwrap();
+    assert!(output.status.success(), "{digest_text}");
+    assert_eq!(digest(&output.stdout), digest_text);
+    if let Some(size) = size {
+        assert_eq!(output.stdout.len() as u64, size, "{digest_text}");
+    }
+    let mut found = vec![media_type.to_owned()];
+    if !media_type.contains("index") && !media_type.contains("manifest") {
+        return found;
+    }
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["schemaVersion"], 2);
+    assert_eq!(document["mediaType"], media_type);
+    let lists = [&document["manifests"], &document["layers"]];
+    let children = lists.into_iter().filter_map(Value::as_array).flatten();
+    for child in children.chain([&document["config"]].into_iter().filter(|child| child.is_object()))
+    {
+        let text = |key: &str| child[key].as_str().unwrap();
+        found.extend(walk(host, text("digest"), child["size"].as_u64(), text("mediaType")));
+    }
+    found
+}
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+#[test]
+fn a_checkpoint_goes_on_under_another_name_and_the_first_runs_all_the_while() {
+    let name =
+        "checkpoint::a_checkpoint_goes_on_under_another_name_and_the_first_runs_all_the_while";
+    secluded(name, || {
+        let Some((_registry, host, image)) = host(name) else { return };
+        let run = ["run", "-d", "--runtime", "runc", "--name", "one", "-e", "KEY=kept", &image];
+        host.ok(&[&run[..], &["sh", "-c", COUNT]].concat());
+        until_it_counts_to(&host, "one", 20);
+        let before = count(&host, "one");
+        let reference = "example.org/saved:1";
+        let printed = host.ok(&["tasks", "checkpoint", "one", "--image", reference]);
+        // D84: it was not asked to end.
+        assert_eq!(status(&host, "one"), "running");
+        assert_no_dump(&host);
+
+        // F-208: image, container, dump and layer, in documents that any tool reads.
+        let index = printed.trim();
+        let mut found = walk(&host, index, None, INDEX);
+        found.sort();
+        let count_of = |part: &str| found.iter().filter(|name| name.contains(part)).count();
+        assert_eq!((count_of(INDEX), count_of(MANIFEST)), (1, 2), "{found:?}");
+        assert_eq!(count_of("capstan.checkpoint.config"), 1, "{found:?}");
+        assert_eq!(count_of("criu.checkpoint.criu.tar"), 1, "{found:?}");
+        assert_eq!(count_of("image.layer"), 2, "{found:?}");
+        let document: Value = serde_json::from_str(&host.ok(&["content", "get", index])).unwrap();
+        assert_eq!(document["annotations"]["org.opencontainers.image.base.name"], image);
+        assert!(host.ok(&["images", "ls", "-q"]).lines().any(|line| line == reference));
+
+        // It is an image as any other.
+        let run = ["run", "--rm", "--pull", "never", reference, "cat", "/mark"];
+        assert_ne!(host.capstan(&run).code, 0, "the image is not what was changed");
+
+        assert_eq!(host.ok(&["tasks", "restore", "two", reference]), "two\n");
+        let after = count(&host, "two");
+        assert!(after >= before, "{after}, and it was at {before}");
+        until_it_counts_to(&host, "two", after + 5);
+        assert_eq!(status(&host, "one"), "running");
+        let exec = |command: &[&str]| host.capstan(&[&["tasks", "exec", "two"], command].concat());
+        assert!(exec(&["cat", "/count"]).stdout.contains("kept"), "its environment");
+        assert_eq!(exec(&["cat", "/mark"]).stdout, "changed\n");
+        assert_eq!(exec(&["cat", "/dev/shm/mark"]).stdout, "shm\n");
+        assert_ne!(exec(&["test", "-e", "/bin/vi"]).code, 0, "what it removed is back");
+        assert_no_dump(&host);
+
+        // It is in cgroups of its own name, and in no other.
+        let info = host.json(&["tasks", "inspect", "two"]);
+        let memberships = std::fs::read_to_string(format!("/proc/{}/cgroup", info["pid"])).unwrap();
+        let own = format!("{}/default/two", host.cgroup());
+        for line in memberships.lines() {
+            assert!(line.ends_with(&own), "{line}");
+        }
+
+        // A restored one can be written down too, and what it is made of stays the image.
+        let again = host.ok(&["tasks", "checkpoint", "two"]);
+        let document: Value =
+            serde_json::from_str(&host.ok(&["content", "get", again.trim()])).unwrap();
+        assert_eq!(document["manifests"].as_array().unwrap().len(), 2, "{document}");
+        let first: Value = serde_json::from_str(&host.ok(&["content", "get", index])).unwrap();
+        assert_eq!(document["manifests"][0], first["manifests"][0], "the same image");
+
+        for id in ["one", "two"] {
+            host.remove(id);
+        }
+        host.assert_no_container();
+    });
+}
+
+#[test]
+fn with_exit_it_ends_and_goes_on_under_its_own_name() {
+    let name = "checkpoint::with_exit_it_ends_and_goes_on_under_its_own_name";
+    secluded(name, || {
+        let Some((_registry, mut host, image)) = host(name) else { return };
+        let run = ["run", "-d", "--runtime", "runc", "--name", "web", &image, "sh", "-c", COUNT];
+        host.ok(&run);
+        until_it_counts_to(&host, "web", 20);
+        let before = count(&host, "web");
+        let reference = "example.org/saved:1";
+        host.ok(&["tasks", "checkpoint", "web", "--exit", "--image", reference]);
+        assert_eq!(host.capstan(&["tasks", "wait", "web"]).code, 137);
+        assert_eq!(status(&host, "web"), "stopped");
+        host.fails(&["tasks", "checkpoint", "web"], 6, "FailedPrecondition", &["does not run"]);
+        host.fails(&["tasks", "restore", "web", reference], 4, "AlreadyExists", &["web"]);
+        host.ok(&["tasks", "delete", "web"]);
+        host.ok(&["tasks", "restore", "web", reference]);
+        let after = count(&host, "web");
+        assert!(after >= before, "{after}, and it was at {before}");
+
+        // The shim is its parent, as that of any: it outlives the daemon, and its end is told.
+        host.kill();
+        host.start();
+        assert_eq!(status(&host, "web"), "running");
+        until_it_counts_to(&host, "web", after + 5);
+        host.ok(&["tasks", "kill", "--signal", "KILL", "web"]);
+        assert_eq!(host.capstan(&["tasks", "wait", "web"]).code, 137);
+        host.ok(&["tasks", "delete", "web"]);
+        host.ok(&["containers", "rm", "web"]);
+        assert_no_dump(&host);
+        host.assert_no_container();
+    });
+}
+
+/// D85.
+#[test]
+fn a_terminal_is_restored() {
+    let name = "checkpoint::a_terminal_is_restored";
+    secluded(name, || {
+        let Some((_registry, host, image)) = host(name) else { return };
+        let count = format!("tty > /tty; {COUNT}");
+        host.ok(&[
+            "run",
+            "-d",
+            "-t",
+            "--runtime",
+            "runc",
+            "--name",
+            "one",
+            &image,
+            "sh",
+            "-c",
+            &count,
+        ]);
+        until_it_counts_to(&host, "one", 10);
+        host.ok(&["tasks", "checkpoint", "one", "--image", "example.org/saved:1"]);
+        host.ok(&["tasks", "restore", "two", "example.org/saved:1"]);
+        until_it_counts_to(&host, "two", 15);
+        let stdin = host.ok(&["tasks", "exec", "two", "readlink", "/proc/1/fd/0"]);
+        assert_eq!(stdin, host.ok(&["tasks", "exec", "two", "cat", "/tty"]));
+        assert!(stdin.starts_with("/dev/pts/"), "{stdin}");
+        for id in ["one", "two"] {
+            host.remove(id);
+        }
+        host.assert_no_container();
+    });
+}
+
+/// F-211: an open connection is one of the things that CRIU does not take.
+#[test]
+fn a_dump_that_fails_keeps_its_log_and_leaves_the_container_alone() {
+    let name = "checkpoint::a_dump_that_fails_keeps_its_log_and_leaves_the_container_alone";
+    secluded(name, || {
+        let Some((_registry, host, image)) = host(name) else { return };
+        let script = "nc -l -p 99 > /dev/null & sleep 0.5; sleep 1000 | nc 127.0.0.1 99";
+        let run = ["run", "-d", "--runtime", "runc", "--name", "web", &image, "sh", "-c", script];
+        host.ok(&run);
+        host.until("a connection", || {
+            // 01 is ESTABLISHED.
+            host.ok(&["tasks", "exec", "web", "cat", "/proc/net/tcp"]).contains(" 01 ")
+        });
+        let failure = host.fails(
+            &["tasks", "checkpoint", "web", "--exit", "--image", "example.org/saved:1"],
+            6,
+            "FailedPrecondition",
+            &["container web", "criu: ", "tcp-established"],
+        );
+        let log = failure.stderr.trim().rsplit(' ').next().unwrap();
+        assert!(log.ends_with("/criu-dump.log"), "{}", failure.stderr);
+        let log = std::fs::read_to_string(log).unwrap();
+        assert!(log.contains("Dumping FAILED"), "{log}");
+        assert_eq!(status(&host, "web"), "running");
+        assert_eq!(host.ok(&["tasks", "exec", "web", "echo", "alive"]), "alive\n");
+        host.fails(&["images", "inspect", "example.org/saved:1"], 3, "NotFound", &["saved"]);
+        assert_no_dump(&host);
+        host.remove("web");
+        host.assert_no_container();
+    });
+}
+
+#[test]
+fn what_cannot_be_written_down_or_restored_is_refused_before_anything_is_done() {
+    let name =
+        "checkpoint::what_cannot_be_written_down_or_restored_is_refused_before_anything_is_done";
+    secluded(name, || {
+        let Some((_registry, host, image)) = host(name) else { return };
+        host.ok(&["run", "-d", "--runtime", "runc", "--name", "web", &image, "sleep", "1000"]);
+        host.ok(&["tasks", "exec", "-d", "--exec-id", "other", "web", "sleep", "1000"]);
+        let checkpoint = ["tasks", "checkpoint", "web"];
+        host.fails(&checkpoint, 6, "FailedPrecondition", &["exec other runs"]);
+        host.ok(&["tasks", "kill", "--signal", "KILL", "--exec-id", "other", "web"]);
+        host.until("the exec is gone", || host.capstan(&checkpoint).code == 0);
+
+        host.fails(&["tasks", "restore", "two", "example.org/none:1"], 3, "NotFound", &["none"]);
+        host.fails(
+            &["tasks", "restore", "two", &image],
+            6,
+            "FailedPrecondition",
+            &["is no checkpoint"],
+        );
+        // A container that is there is not made by another runtime.
+        host.ok(&["tasks", "checkpoint", "web", "--image", "example.org/saved:1"]);
+        host.ok(&["containers", "create", "--runtime", "embedded", "other", &image]);
+        host.fails(
+            &["tasks", "restore", "other", "example.org/saved:1"],
+            6,
+            "FailedPrecondition",
+            &["runtime embedded", "only runc can"],
+        );
+        assert_no_dump(&host);
+        host.ok(&["containers", "rm", "other"]);
+        host.remove("web");
+        host.assert_no_container();
+    });
+}
+
+/// What a daemon that was killed left of a checkpoint goes with the next start (D19).
+#[test]
+fn a_dump_that_a_crash_left_is_swept() {
+    let mut host = Host::new();
+    host.kill();
+    for dir in ["dumps/default/web/files", "restores/default/web"] {
+        let dir = host.state().join("tasks.local").join(dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("pages-1.img"), "memory").unwrap();
+    }
+    host.start();
+    let left =
+        |name: &str| host.state().join("tasks.local").join(name).join("default/web").exists();
+    host.until("they are swept", || !left("dumps") && !left("restores"));
+}
+
+#[test]
+fn the_embedded_runtime_and_crun_say_that_they_cannot() {
+    let registry = DockerRegistry::with(&["busybox"]);
+    let host = Host::new();
+    let image = registry.reference("busybox");
+    host.ok(&["images", "pull", "--plain-http", &image]);
+    for runtime in ["embedded", "crun"] {
+        host.ok(&["run", "-d", "--runtime", runtime, "--name", "web", &image, "sleep", "1000"]);
+        host.fails(
+            &["tasks", "checkpoint", "web"],
+            6,
+            "FailedPrecondition",
+            &[&format!("runtime {runtime} cannot"), "only runc can", "--runtime runc"],
+        );
+        assert_eq!(status(&host, "web"), "running");
+        host.remove("web");
+    }
+    assert_no_dump(&host);
+    host.assert_no_container();
+}
+
+/// To end such a container would be to end all others.
+#[test]
+fn no_container_is_made_in_the_root_cgroup() {
+    let registry = DockerRegistry::with(&["busybox"]);
+    let host = Host::new();
+    let image = registry.reference("busybox");
+    host.ok(&["images", "pull", "--plain-http", &image]);
+    let spec = host.ok(&["containers", "spec", &image, "sleep", "1000"]);
+    let mut spec: Value = serde_json::from_str(&spec).unwrap();
+    for path in ["/", "/../", "/."] {
+        spec["linux"]["cgroupsPath"] = path.into();
+        let file = host.path("config.json");
+        std::fs::write(&file, spec.to_string()).unwrap();
+        let config = file.to_str().unwrap();
+        host.ok(&["containers", "create", "--config", config, "web", &image]);
+        for runtime in [&["tasks", "create", "web"][..], &["tasks", "start", "-d", "web"]] {
+            host.fails(runtime, 6, "FailedPrecondition", &["cgroupsPath", "root"]);
+        }
+        host.ok(&["containers", "rm", "web"]);
+    }
+    host.assert_no_container();
+}
