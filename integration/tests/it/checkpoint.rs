@@ -68,7 +68,7 @@ fn walk(host: &Host, digest_text: &str, size: Option<u64>, media_type: &str) -> 
     }
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["schemaVersion"], 2);
-    assert_eq!(document["mediaType"], media_type);
+    assert!(document["mediaType"].as_str().is_none_or(|own| own == media_type), "{document}");
     let lists = [&document["manifests"], &document["layers"]];
     let children = lists.into_iter().filter_map(Value::as_array).flatten();
     for child in children.chain([&document["config"]].into_iter().filter(|child| child.is_object()))
@@ -224,7 +224,7 @@ fn a_dump_that_fails_keeps_its_log_and_leaves_the_container_alone() {
     let name = "checkpoint::a_dump_that_fails_keeps_its_log_and_leaves_the_container_alone";
     secluded(name, || {
         let Some((_registry, host, image)) = host(name) else { return };
-        let script = "nc -l -p 99 > /dev/null & sleep 0.5; sleep 1000 | nc 127.0.0.1 99";
+        let script = "sleep 1000 | nc -l -p 99 & sleep 0.5; sleep 1000 | nc 127.0.0.1 99";
         let run = ["run", "-d", "--runtime", "runc", "--name", "web", &image, "sh", "-c", script];
         host.ok(&run);
         host.until("a connection", || {
@@ -330,7 +330,7 @@ fn no_container_is_made_in_the_root_cgroup() {
     let host = Host::new();
     let image = registry.reference("busybox");
     host.ok(&["images", "pull", "--plain-http", &image]);
-    let spec = host.ok(&["containers", "spec", &image, "sleep", "1000"]);
+    let spec = host.ok(&["oci", "spec", &image, "sleep", "1000"]);
     let mut spec: Value = serde_json::from_str(&spec).unwrap();
     for path in ["/", "/../", "/."] {
         spec["linux"]["cgroupsPath"] = path.into();
