@@ -1,6 +1,10 @@
 //! Checkpoint and restore. All that restores runs in namespaces of its own.
 
-use capstan_integration::{DockerRegistry, Host, criu, digest, secluded};
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use capstan_integration::{DockerRegistry, Host, criu, digest, find, secluded};
 use serde_json::Value;
 
 /// It counts, and leaves marks in its files, its memory file system and its environment.
@@ -54,29 +58,95 @@ fn assert_no_dump(host: &Host) {
     assert_eq!(host.ok(&["content", "active", "-q"]), "", "ingests are left");
 }
 
-/// Every blob under a descriptor is there and is what its name says. Answers their media types.
-fn walk(host: &Host, digest_text: &str, size: Option<u64>, media_type: &str) -> Vec<String> {
-    let output = host.command(&["content", "get", digest_text]).output().unwrap();
-    assert!(output.status.success(), "{digest_text}");
-    assert_eq!(digest(&output.stdout), digest_text);
-    if let Some(size) = size {
-        assert_eq!(output.stdout.len() as u64, size, "{digest_text}");
+/// What is behind a descriptor: media types and digests in order, parents first, and the bytes.
+#[derive(Default)]
+struct Walk {
+    media_types: Vec<String>,
+    names: Vec<String>,
+    blobs: BTreeMap<String, Vec<u8>>,
+}
+
+impl Walk {
+    /// Every blob is there and is what its name says.
+    fn of(&mut self, host: &Host, name: &str, size: Option<u64>, media_type: &str) {
+        let output = host.command(&["content", "get", name]).output().unwrap();
+        assert!(output.status.success(), "{name}");
+        let bytes = output.stdout;
+        assert_eq!(digest(&bytes), name);
+        assert!(size.is_none_or(|size| size == bytes.len() as u64), "{name}");
+        self.media_types.push(media_type.to_owned());
+        self.names.push(name.to_owned());
+        if media_type == INDEX || media_type == MANIFEST {
+            let document: Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(document["schemaVersion"], 2);
+            // Some tools leave it out.
+            assert!(document["mediaType"].as_str().is_none_or(|own| own == media_type));
+            let lists = [&document["manifests"], &document["layers"]];
+            let children = lists.into_iter().filter_map(Value::as_array).flatten();
+            let config = Some(&document["config"]).filter(|config| config.is_object());
+            for child in children.chain(config) {
+                let text = |key: &str| child[key].as_str().unwrap();
+                self.of(host, text("digest"), child["size"].as_u64(), text("mediaType"));
+            }
+        }
+        self.blobs.insert(name.to_owned(), bytes);
     }
-    let mut found = vec![media_type.to_owned()];
-    if !media_type.contains("index") && !media_type.contains("manifest") {
-        return found;
+
+    fn count(&self, part: &str) -> usize {
+        self.media_types.iter().filter(|name| name.contains(part)).count()
     }
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(document["schemaVersion"], 2);
-    assert!(document["mediaType"].as_str().is_none_or(|own| own == media_type), "{document}");
-    let lists = [&document["manifests"], &document["layers"]];
-    let children = lists.into_iter().filter_map(Value::as_array).flatten();
-    for child in children.chain([&document["config"]].into_iter().filter(|child| child.is_object()))
-    {
-        let text = |key: &str| child[key].as_str().unwrap();
-        found.extend(walk(host, text("digest"), child["size"].as_u64(), text("mediaType")));
+
+    /// Pushes it to a registry, which checks every reference, and looks at it there.
+    fn push(&self, index: &str, registry: &DockerRegistry) {
+        let reference = registry.reference("saved");
+        let address = reference.split('/').next().unwrap();
+        let (mut manifests, mut others) = (Vec::new(), Vec::new());
+        // Children come before what names them.
+        for (media_type, name) in self.media_types.iter().zip(&self.names).rev() {
+            let list = match media_type.as_str() {
+                INDEX | MANIFEST => &mut manifests,
+                _ => &mut others,
+            };
+            list.push((media_type, name));
+        }
+        for (_, name) in others {
+            let (status, head) = http(address, "POST", "/v2/saved/blobs/uploads/", "", &[]);
+            assert_eq!(status, 202, "{head}");
+            let place = head.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
+            let path = place.trim().split_once(address).map_or(place.trim(), |(_, path)| path);
+            let path = format!("{path}&digest={name}");
+            let kind = "application/octet-stream";
+            let (status, head) = http(address, "PUT", &path, kind, &self.blobs[name]);
+            assert_eq!(status, 201, "{name}: {head}");
+        }
+        for (media_type, name) in manifests {
+            let path = format!("/v2/saved/manifests/{name}");
+            let (status, head) = http(address, "PUT", &path, media_type, &self.blobs[name]);
+            assert_eq!(status, 201, "{name}: {head}");
+        }
+        let (status, head) =
+            http(address, "GET", &format!("/v2/saved/manifests/{index}"), INDEX, &[]);
+        assert_eq!(status, 200, "{head}");
+        assert!(head.contains(index), "{head}");
     }
-    found
+}
+
+/// One request, and the status and the head of its answer.
+fn http(address: &str, verb: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "{verb} {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {kind}\r\nContent-Type: {kind}\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )
+    .unwrap();
+    stream.write_all(body).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap();
+    (status, answer)
 }
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -87,7 +157,7 @@ fn a_checkpoint_goes_on_under_another_name_and_the_first_runs_all_the_while() {
     let name =
         "checkpoint::a_checkpoint_goes_on_under_another_name_and_the_first_runs_all_the_while";
     secluded(name, || {
-        let Some((_registry, host, image)) = host(name) else { return };
+        let Some((registry, host, image)) = host(name) else { return };
         let run = ["run", "-d", "--runtime", "runc", "--name", "one", "-e", "KEY=kept", &image];
         host.ok(&[&run[..], &["sh", "-c", COUNT]].concat());
         until_it_counts_to(&host, "one", 20);
@@ -100,13 +170,20 @@ fn a_checkpoint_goes_on_under_another_name_and_the_first_runs_all_the_while() {
 
         // F-208: image, container, dump and layer, in documents that any tool reads.
         let index = printed.trim();
-        let mut found = walk(&host, index, None, INDEX);
-        found.sort();
-        let count_of = |part: &str| found.iter().filter(|name| name.contains(part)).count();
-        assert_eq!((count_of(INDEX), count_of(MANIFEST)), (1, 2), "{found:?}");
-        assert_eq!(count_of("capstan.checkpoint.config"), 1, "{found:?}");
-        assert_eq!(count_of("criu.checkpoint.criu.tar"), 1, "{found:?}");
-        assert_eq!(count_of("image.layer"), 2, "{found:?}");
+        let mut found = Walk::default();
+        found.of(&host, index, None, INDEX);
+        let wanted = [
+            (INDEX, 1),
+            (MANIFEST, 2),
+            ("capstan.checkpoint.config", 1),
+            ("criu.checkpoint.criu.tar", 1),
+            ("image.layer", 2),
+        ];
+        for (part, count) in wanted {
+            assert_eq!(found.count(part), count, "{part}: {:?}", found.media_types);
+        }
+        // F-212: a registry takes it.
+        found.push(index, &registry);
         let document: Value = serde_json::from_str(&host.ok(&["content", "get", index])).unwrap();
         assert_eq!(document["annotations"]["org.opencontainers.image.base.name"], image);
         assert!(host.ok(&["images", "ls", "-q"]).lines().any(|line| line == reference));
@@ -180,6 +257,38 @@ fn with_exit_it_ends_and_goes_on_under_its_own_name() {
         host.ok(&["tasks", "delete", "web"]);
         host.ok(&["containers", "rm", "web"]);
         assert_no_dump(&host);
+        host.assert_no_container();
+    });
+}
+
+/// It has no image and no snapshot: the directory is used as it is.
+#[test]
+fn a_container_on_a_directory_can_be_written_down_too() {
+    let name = "checkpoint::a_container_on_a_directory_can_be_written_down_too";
+    secluded(name, || {
+        let Some((_registry, host, _image)) = host(name) else { return };
+        let rootfs = host.path("rootfs");
+        for dir in ["bin", "dev", "proc", "sys", "run"] {
+            std::fs::create_dir_all(rootfs.join(dir)).unwrap();
+        }
+        std::fs::copy(find("busybox"), rootfs.join("bin/busybox")).unwrap();
+        for applet in ["sh", "sleep", "cat"] {
+            std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
+        }
+        let script = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.02; done";
+        let directory = rootfs.to_str().unwrap();
+        let run = ["run", "-d", "--runtime", "runc", "--name", "one", "--rootfs", directory];
+        host.ok(&[&run[..], &["sh", "-c", script]].concat());
+        until_it_counts_to(&host, "one", 20);
+        let saved = ["tasks", "checkpoint", "one", "--exit", "--image", "example.org/saved:1"];
+        let index: Value =
+            serde_json::from_str(&host.ok(&["content", "get", host.ok(&saved).trim()])).unwrap();
+        assert_eq!(index["manifests"].as_array().unwrap().len(), 1, "{index}");
+        host.ok(&["tasks", "restore", "two", "example.org/saved:1"]);
+        until_it_counts_to(&host, "two", 30);
+        for id in ["one", "two"] {
+            host.remove(id);
+        }
         host.assert_no_container();
     });
 }

@@ -311,7 +311,7 @@ mod tests {
         let want = |path: &str, kind: EntryType, text: &str| {
             assert_eq!(found.get(path), Some(&(kind, text.to_owned())), "{path}");
         };
-        want("opaque/", EntryType::Directory, "");
+        want("opaque", EntryType::Directory, "");
         want("opaque/.wh..wh..opq", EntryType::Regular, "");
         want("opaque/file", EntryType::Regular, "SCHILY.xattr.user.note=kept new");
         want("second", EntryType::Link, "opaque/file");
