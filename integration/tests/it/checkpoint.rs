@@ -11,17 +11,18 @@ use serde_json::Value;
 const COUNT: &str = "echo changed > /mark; rm /bin/vi; echo shm > /dev/shm/mark; i=0; \
      while :; do i=$((i+1)); echo $i $KEY > /count; sleep 0.02; done";
 
+fn configuration() -> String {
+    format!("[plugins.\"runtime.linux\"]\ncriu = {:?}\n", criu().expect("it was there before"))
+}
+
 /// A host whose daemon has a criu that works; `None` if there is none, which is said.
 fn host(test: &str) -> Option<(DockerRegistry, Host, String)> {
-    let criu = match criu() {
-        Ok(criu) => criu,
-        Err(reason) => {
-            eprintln!("skipped: {test}: {reason}");
-            return None;
-        }
-    };
+    if let Err(reason) = criu() {
+        eprintln!("skipped: {test}: {reason}");
+        return None;
+    }
     let registry = DockerRegistry::with(&["busybox"]);
-    let host = Host::with_config(&format!("[plugins.\"runtime.linux\"]\ncriu = {criu:?}\n"));
+    let host = Host::with_config(&configuration());
     let image = registry.reference("busybox");
     host.ok(&["images", "pull", "--plain-http", &image]);
     Some((registry, host, image))
@@ -119,8 +120,12 @@ impl Walk {
             let (status, head) = http(address, "PUT", &path, kind, &self.blobs[name]);
             assert_eq!(status, 201, "{name}: {head}");
         }
-        for (media_type, name) in manifests {
-            let path = format!("/v2/saved/manifests/{name}");
+        // By its digest, and the index by a tag too.
+        let tagged = ("latest", INDEX, index);
+        let manifests =
+            manifests.iter().map(|(kind, name)| (name.as_str(), kind.as_str(), name.as_str()));
+        for (reference, media_type, name) in manifests.chain([tagged]) {
+            let path = format!("/v2/saved/manifests/{reference}");
             let (status, head) = http(address, "PUT", &path, media_type, &self.blobs[name]);
             assert_eq!(status, 201, "{name}: {head}");
         }
@@ -182,7 +187,6 @@ fn a_checkpoint_goes_on_under_another_name_and_the_first_runs_all_the_while() {
         for (part, count) in wanted {
             assert_eq!(found.count(part), count, "{part}: {:?}", found.media_types);
         }
-        // F-212: a registry takes it.
         found.push(index, &registry);
         let document: Value = serde_json::from_str(&host.ok(&["content", "get", index])).unwrap();
         assert_eq!(document["annotations"]["org.opencontainers.image.base.name"], image);
@@ -223,6 +227,17 @@ fn a_checkpoint_goes_on_under_another_name_and_the_first_runs_all_the_while() {
         for id in ["one", "two"] {
             host.remove(id);
         }
+        host.assert_no_container();
+
+        // F-212: from the registry to a daemon that never had any of it.
+        drop(host);
+        let host = Host::with_config(&configuration());
+        let pulled = registry.reference("saved");
+        assert!(host.ok(&["images", "pull", "--plain-http", &pulled]).contains(index));
+        host.ok(&["tasks", "restore", "three", &pulled]);
+        until_it_counts_to(&host, "three", before);
+        assert_eq!(host.ok(&["tasks", "exec", "three", "cat", "/mark"]), "changed\n");
+        host.remove("three");
         host.assert_no_container();
     });
 }

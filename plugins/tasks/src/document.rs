@@ -1,12 +1,10 @@
 //! The documents of a checkpoint: an index, and a manifest with what is not in the image.
 
+use capstan_sdk::oci::CHECKPOINT;
 use capstan_sdk::oci::media::{OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use capstan_sdk::{Descriptor, Digest, Error, Labels, Platform, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-/// What the manifest and its index say of themselves (OCI image-spec, `artifactType`).
-const CHECKPOINT: &str = "application/vnd.capstan.checkpoint.v1";
 
 /// The container, as [`Saved`].
 pub(crate) const CONFIG: &str = "application/vnd.capstan.checkpoint.config.v1+json";
