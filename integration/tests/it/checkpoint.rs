@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use capstan_integration::{DockerRegistry, Host, criu, digest, find, secluded};
 use serde_json::Value;
@@ -47,15 +49,23 @@ fn until_it_counts_to(host: &Host, id: &str, wanted: u64) {
     host.until("it counts", || count(host, id) >= wanted);
 }
 
+/// What there is of checkpoints and restores outside of the content store.
+fn dumps(host: &Host) -> Vec<PathBuf> {
+    let list = |dir: PathBuf| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let tops = ["dumps", "restores"].map(|name| host.state().join("tasks.local").join(name));
+    tops.into_iter().flat_map(list).flat_map(list).collect()
+}
+
+fn is_swept(host: &Host) -> bool {
+    dumps(host).is_empty() && host.ok(&["content", "active", "-q"]).is_empty()
+}
+
 /// Nothing of a checkpoint or a restore is left but what is in the content store (D19).
 fn assert_no_dump(host: &Host) {
-    for name in ["dumps", "restores"] {
-        let top = host.state().join("tasks.local").join(name);
-        for namespace in std::fs::read_dir(top).into_iter().flatten().flatten() {
-            let left: Vec<_> = std::fs::read_dir(namespace.path()).unwrap().flatten().collect();
-            assert!(left.is_empty(), "{left:?}");
-        }
-    }
+    assert_eq!(dumps(host), Vec::<PathBuf>::new());
     assert_eq!(host.ok(&["content", "active", "-q"]), "", "ingests are left");
 }
 
@@ -424,6 +434,79 @@ fn a_dump_that_a_crash_left_is_swept() {
     let left =
         |name: &str| host.state().join("tasks.local").join(name).join("default/web").exists();
     host.until("they are swept", || !left("dumps") && !left("restores"));
+}
+
+/// The daemon is killed in the middle of a dump, sooner and later.
+#[test]
+fn a_daemon_that_is_killed_while_it_dumps_leaves_nothing_behind() {
+    let name = "checkpoint::a_daemon_that_is_killed_while_it_dumps_leaves_nothing_behind";
+    secluded(name, || {
+        let Some((_registry, mut host, image)) = host(name) else { return };
+        let run = ["run", "-d", "--runtime", "runc", "--name", "web", &image, "sh", "-c", COUNT];
+        host.ok(&run);
+        until_it_counts_to(&host, "web", 5);
+        for millis in [10, 40, 80, 160, 320] {
+            let mut client = host.command(&["tasks", "checkpoint", "web"]).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(millis));
+            host.kill();
+            client.wait().unwrap();
+            host.start();
+            assert_eq!(status(&host, "web"), "running", "after {millis} ms");
+            let before = count(&host, "web");
+            until_it_counts_to(&host, "web", before + 3);
+            host.until("what was left is swept", || is_swept(&host));
+        }
+        host.ok(&["tasks", "checkpoint", "web"]);
+        host.remove("web");
+        host.assert_no_container();
+    });
+}
+
+/// The same for a restore: afterwards the container is whole, or there is none.
+#[test]
+fn a_daemon_that_is_killed_while_it_restores_leaves_nothing_half_made() {
+    let name = "checkpoint::a_daemon_that_is_killed_while_it_restores_leaves_nothing_half_made";
+    secluded(name, || {
+        let Some((_registry, mut host, image)) = host(name) else { return };
+        let run = ["run", "-d", "--runtime", "runc", "--name", "one", &image, "sh", "-c", COUNT];
+        host.ok(&run);
+        until_it_counts_to(&host, "one", 5);
+        host.ok(&["tasks", "checkpoint", "one", "--exit", "--image", "example.org/saved:1"]);
+        host.ok(&["tasks", "delete", "one"]);
+        let restore = ["tasks", "restore", "two", "example.org/saved:1"];
+        for millis in [10, 30, 60, 100, 150, 250] {
+            let mut client = host.command(&restore).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(millis));
+            host.kill();
+            client.wait().unwrap();
+            host.start();
+            // A start that its shim had begun may go on; then it is running in the end.
+            host.until("it is one or the other", || {
+                let tasks = host.json(&["tasks", "ls"]);
+                let told = tasks[0]["status"].as_str().unwrap_or("none").to_owned();
+                match told.as_str() {
+                    "running" => is_swept(&host),
+                    "none" => {
+                        is_swept(&host) && !host.ids(&["containers", "ls"]).contains(&"two".into())
+                    }
+                    "created" => {
+                        let _ = host.capstan(&["tasks", "start", "-d", "two"]);
+                        false
+                    }
+                    other => panic!("{other} after {millis} ms"),
+                }
+            });
+            if host.ids(&["tasks", "ls"]).is_empty() {
+                host.ok(&restore);
+            }
+            assert_eq!(host.ok(&["tasks", "exec", "two", "cat", "/mark"]), "changed\n");
+            let before = count(&host, "two");
+            until_it_counts_to(&host, "two", before + 3);
+            host.remove("two");
+        }
+        host.ok(&["containers", "rm", "one"]);
+        host.assert_no_container();
+    });
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //! <state>/tasks.local/dumps/<namespace>/<id>/files/   while a checkpoint is made: CRIU's files
 //!                                           paused   it was paused for that
-//! <state>/tasks.local/restores/<namespace>/<id>/      from `restore` to `start`: CRIU's files
+//! <state>/tasks.local/restores/<namespace>/<id>/files/   from `restore` to `start`: CRIU's files
+//!                                           made     the container was made for that
 //! ```
 //!
 //! Both are removed however it ends; what a daemon that was killed left is swept by the next one.
@@ -41,8 +42,14 @@ const MAX_DOCUMENT: u64 = 4 << 20;
 const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 4;
 
+/// CRIU's files, in our directories.
+const FILES: &str = "files";
+
 /// Beside the files of a dump: its task was paused for that.
 const PAUSED: &str = "paused";
+
+/// Beside the files of a restore: the container was made for it.
+const MADE: &str = "made";
 
 /// The beginning of the names of our ingests.
 const INGEST: &str = "checkpoint-";
@@ -231,7 +238,7 @@ impl Checkpoints {
         pause: Option<PathBuf>,
         is_exit: bool,
     ) -> Result<(Descriptor, Option<Descriptor>)> {
-        let files = dir.join("files");
+        let files = dir.join(FILES);
         let fail = |error| Error::io(format!("make {}", files.display()), error);
         DirBuilder::new().mode(0o700).create(&files).map_err(fail)?;
         // Its files must be those of the moment at which its memory was.
@@ -422,27 +429,64 @@ impl Checkpoints {
         let parts = document::read_manifest(&self.read(namespace, &manifest).await?)?;
         let saved: Saved = serde_json::from_slice(&self.read(namespace, &parts.config).await?)
             .map_err(|error| Error::corrupt(format!("checkpoint {checkpoint}: {error}")))?;
-        let (container, is_made) = match self.router.container(&key).await {
+        let dir = TemporaryDir::make(self.restore_dir(&key)).await.map_err(|error| match error
+            .class()
+        {
+            Class::AlreadyExists => Error::already_exists(format!(
+                "container {} is being restored from a checkpoint; start or delete its task first",
+                key.id
+            )),
+            _ => error,
+        })?;
+        let made = self.make(&key, &dir.0, &checkpoint, saved, &parts, stdio).await;
+        match made.is_ok() {
+            true => dir.keep(),
+            false => dir.remove().await,
+        }
+        made
+    }
+
+    /// Makes the container, unless it is there, and the task.
+    async fn make(
+        &self,
+        key: &TaskKey,
+        dir: &Path,
+        checkpoint: &str,
+        saved: Saved,
+        parts: &Parts,
+        stdio: runtime::Stdio,
+    ) -> Result<(TaskInfo, bool)> {
+        let (container, is_made) = match self.router.container(key).await {
             Ok(container) => (container, false),
             Err(error) if error.class() == Class::NotFound => {
-                (self.make_container(&key, &checkpoint, saved).await?, true)
+                // Before it is made: a crash must not leave one that looks whole and lacks its files.
+                fs::write(dir.join(MADE), "")
+                    .map_err(|error| Error::io(format!("write {}", dir.display()), error))?;
+                (self.make_container(key, checkpoint, saved).await?, true)
             }
             Err(error) => return Err(error),
         };
         let made = async {
             if let (true, Some(layer)) = (is_made, &parts.layer) {
-                self.apply(&key, layer).await?;
+                self.apply(key, layer).await?;
             }
-            self.make_task(&key, &container, &parts.dump, stdio).await
+            self.make_task(key, dir, &container, &parts.dump, stdio).await
         };
         let made = made.await;
         if made.is_err() && is_made {
-            let delete = containers::Delete { namespace: namespace.clone(), id: key.id.clone() };
-            if let Err(error) = self.router.containers.send(delete).await {
-                warn!(task = %key, %error, "a container that came to nothing could not be removed");
-            }
+            self.remove_container(key).await;
         }
         Ok((made?, is_made))
+    }
+
+    async fn remove_container(&self, key: &TaskKey) {
+        let delete = containers::Delete { namespace: key.namespace.clone(), id: key.id.clone() };
+        match self.router.containers.send(delete).await {
+            Err(error) if error.class() != Class::NotFound => {
+                warn!(task = %key, %error, "a container that came to nothing could not be removed");
+            }
+            _ => {}
+        }
     }
 
     async fn make_container(
@@ -454,6 +498,10 @@ impl Checkpoints {
         let mut oci_spec = saved.spec;
         // It gets a cgroup of its own name.
         oci_spec["linux"]["cgroupsPath"] = "".into();
+        // It may come from anywhere, and no image says which programs are run on the host.
+        if oci_spec.as_object_mut().is_some_and(|spec| spec.remove("hooks").is_some()) {
+            warn!(task = %key, checkpoint, "the hooks of a checkpoint are left out");
+        }
         let spec = ContainerSpec {
             // Whoever looks for the image in a checkpoint finds it.
             image: if saved.image.is_empty() { String::new() } else { checkpoint.into() },
@@ -485,42 +533,32 @@ impl Checkpoints {
     async fn make_task(
         &self,
         key: &TaskKey,
+        dir: &Path,
         container: &Container,
         dump: &Descriptor,
         stdio: runtime::Stdio,
     ) -> Result<TaskInfo> {
         let open = Open { namespace: key.namespace.clone(), digest: dump.digest.clone() };
         let blob = self.content.send(open).await?;
-        let dir = match TemporaryDir::make(self.restore_dir(key)).await {
-            Err(error) if error.class() == Class::AlreadyExists => {
-                return Err(Error::already_exists(format!(
-                    "container {} has a task that is restored from a checkpoint; start or delete it first",
-                    key.id
-                )));
-            }
-            dir => dir?,
+        let files = dir.join(FILES);
+        let place = files.clone();
+        blocking::run("unpack a dump", move || {
+            let fail = |error| Error::io(format!("make {}", place.display()), error);
+            DirBuilder::new().mode(0o700).create(&place).map_err(fail)?;
+            dump::unpack(blob.reader(), &place)
+        })
+        .await?;
+        let create = runtime::Create {
+            key: key.clone(),
+            runtime: container.runtime.clone(),
+            spec: Arc::from(container.spec.as_slice()),
+            rootfs: self.rootfs(key).await?,
+            stdio,
+            has_terminal: has_terminal(&container.spec),
         };
-        let place = dir.0.clone();
-        let made = async {
-            blocking::run("unpack a dump", move || dump::unpack(blob.reader(), &place)).await?;
-            let create = runtime::Create {
-                key: key.clone(),
-                runtime: container.runtime.clone(),
-                spec: Arc::from(container.spec.as_slice()),
-                rootfs: self.rootfs(key).await?,
-                stdio,
-                has_terminal: has_terminal(&container.spec),
-            };
-            let directory = dir.0.to_string_lossy().into_owned();
-            let restore = runtime::Restore { create, directory };
-            self.router.runtime(&container.runtime)?.send(restore).await
-        };
-        let made = made.await;
-        match made.is_ok() {
-            true => dir.keep(),
-            false => dir.remove().await,
-        }
-        made
+        let directory = files.to_string_lossy().into_owned();
+        let restore = runtime::Restore { create, directory };
+        self.router.runtime(&container.runtime)?.send(restore).await
     }
 
     /// A task was started, or deleted: what it was to be restored from is needed no more.
@@ -535,9 +573,14 @@ impl Checkpoints {
         }
     }
 
+    /// What an earlier daemon left. To be looked for before anything new is made.
+    pub(crate) fn leftovers(&self) -> Leftovers {
+        Leftovers { dumps: list(&self.dumps()), restores: list(&self.restores()) }
+    }
+
     /// Removes what an earlier daemon left. A task that is still to be restored keeps its files.
-    pub(crate) async fn sweep(self) {
-        for (namespace, id, path) in list(&self.dumps()) {
+    pub(crate) async fn sweep(self, left: Leftovers) {
+        for (namespace, id, path) in left.dumps {
             info!(path = %path.display(), "an unfinished checkpoint is swept");
             if path.join(PAUSED).exists() {
                 self.resume(&namespace, &id).await;
@@ -549,9 +592,20 @@ impl Checkpoints {
             }
             remove(path).await;
         }
-        for (namespace, id, path) in list(&self.restores()) {
-            if self.is_awaited(&namespace, &id).await {
-                continue;
+        for (namespace, id, path) in left.restores {
+            if let Some(key) = key(&namespace, &id) {
+                let task = self.router.runtime_of(&key).await;
+                let task = match task {
+                    Ok(runtime) => runtime.send(Inspect(key.clone())).await,
+                    Err(error) => Err(error),
+                };
+                match task {
+                    Ok(task) if task.status == Status::Created => continue,
+                    Err(error) if error.class() == Class::NotFound && path.join(MADE).exists() => {
+                        self.remove_container(&key).await;
+                    }
+                    _ => {}
+                }
             }
             info!(path = %path.display(), "a dump that nobody restores is swept");
             remove(path).await;
@@ -560,10 +614,7 @@ impl Checkpoints {
 
     /// Lets a task go on that was paused for a checkpoint which will not be.
     async fn resume(&self, namespace: &str, id: &str) {
-        let (Ok(namespace), Ok(id)) = (Namespace::parse(namespace), ContainerId::parse(id)) else {
-            return;
-        };
-        let key = TaskKey { namespace, id };
+        let Some(key) = key(namespace, id) else { return };
         let resumed = async { self.router.runtime_of(&key).await?.send(Resume(key.clone())).await };
         // That it is not paused, or gone, is as good.
         if let Err(error) = resumed.await
@@ -589,15 +640,18 @@ impl Checkpoints {
         }
         Ok(())
     }
+}
 
-    async fn is_awaited(&self, namespace: &str, id: &str) -> bool {
-        let (Ok(namespace), Ok(id)) = (Namespace::parse(namespace), ContainerId::parse(id)) else {
-            return false;
-        };
-        let key = TaskKey { namespace, id };
-        let task = async { self.router.runtime_of(&key).await?.send(Inspect(key.clone())).await };
-        task.await.is_ok_and(|task| task.status == Status::Created)
-    }
+/// Directories that an earlier daemon left: namespace, id, path.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    dumps: Vec<(String, String, PathBuf)>,
+    restores: Vec<(String, String, PathBuf)>,
+}
+
+fn key(namespace: &str, id: &str) -> Option<TaskKey> {
+    let (namespace, id) = (Namespace::parse(namespace).ok()?, ContainerId::parse(id).ok()?);
+    Some(TaskKey { namespace, id })
 }
 
 async fn remove(path: PathBuf) {

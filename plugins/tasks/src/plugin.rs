@@ -24,13 +24,14 @@ use capstan_sdk::contract::tasks::{
 use capstan_sdk::{Class, Context, Error, Exports, Info, Plugin, Result, export_plugin, rpc};
 use tracing::warn;
 
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Leftovers};
 use crate::ephemeral::Ephemerals;
 use crate::router::Router;
 
 /// tasks.local.
 pub struct LocalTasks {
     shared: Rc<Shared>,
+    leftovers: Leftovers,
 }
 
 impl std::fmt::Debug for LocalTasks {
@@ -68,8 +69,10 @@ impl Plugin for LocalTasks {
         let router = Router::new(context.clone())?;
         let ephemerals = Ephemerals::new(router.clone());
         let checkpoints = Checkpoints::new(&context, router.clone())?;
+        let leftovers = checkpoints.leftovers();
         let unstarted = RefCell::default();
-        Ok(Self { shared: Rc::new(Shared { router, ephemerals, checkpoints, unstarted }) })
+        let shared = Rc::new(Shared { router, ephemerals, checkpoints, unstarted });
+        Ok(Self { shared, leftovers })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -84,7 +87,8 @@ impl Actor for LocalTasks {
 
     fn started(&mut self, cell: &mut Cell<Self>) {
         cell.spawn(self.shared.ephemerals.clone().recover().into_actor(self));
-        cell.spawn(self.shared.checkpoints.clone().sweep().into_actor(self));
+        let leftovers = std::mem::take(&mut self.leftovers);
+        cell.spawn(self.shared.checkpoints.clone().sweep(leftovers).into_actor(self));
     }
 }
 
