@@ -35,6 +35,7 @@ struct State {
   exit @2 :Task.Exit;          # null unless stopped
   created @3 :Bool;            # false: create has not succeeded (yet)
   droppedLogBytes @4 :UInt64;  # output that could not be written to the log
+  starting @5 :Bool;           # a start is under way
 }
 
 interface Shim {

@@ -146,6 +146,7 @@ impl shim::Server for Server {
         mut results: shim::StateResults,
     ) -> capnp::Result<()> {
         let mut out = results.get().init_state();
+        out.set_starting(self.0.is_starting.get());
         let container = self.0.container.borrow().clone();
         let Some(container) = container else {
             // What is to be restored has no process yet.

@@ -34,6 +34,8 @@ pub(crate) struct Task {
     pub(crate) execs: RefCell<BTreeMap<String, Rc<Exec>>>,
     pub(crate) step: Mutex<()>,
     pub(crate) is_creating: Cell<bool>,
+    /// A start is under way, which nobody may be waiting for any more.
+    pub(crate) is_starting: Cell<bool>,
     /// A container that `start` will restore.
     pub(crate) pending: RefCell<Option<Pending>>,
     /// The task is deleted: the shim ends.
@@ -50,6 +52,7 @@ impl Task {
             execs: RefCell::default(),
             step: Mutex::new(()),
             is_creating: Cell::new(false),
+            is_starting: Cell::new(false),
             pending: RefCell::new(None),
             done: Notify::new(),
         })
@@ -114,6 +117,13 @@ impl Task {
     /// Starts the user's process.
     pub(crate) async fn start(self: &Rc<Self>) -> Result<u32> {
         let _step = self.step.lock().await;
+        self.is_starting.set(true);
+        let started = self.try_start().await;
+        self.is_starting.set(false);
+        started
+    }
+
+    async fn try_start(self: &Rc<Self>) -> Result<u32> {
         if self.pending.borrow().is_some() {
             return self.restore().await;
         }

@@ -7,12 +7,17 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use capstan_sdk::contract::runtime::{Checkpoint, Create, Restore, Status, TaskInfo};
 use capstan_sdk::{Error, Result};
+use tracing::warn;
 
 use crate::failure::classify;
 use crate::plugin::{Shared, field};
+use crate::record::TaskRecord;
+use crate::shim::PROMPT;
+use crate::task::Task;
 
 /// Where CRIU works during a dump, in the task's directory.
 const WORK: &str = "criu-dump";
@@ -76,7 +81,32 @@ fn check_cgroup_among(spec: &[u8], is_restore: bool, own: &[&str]) -> Result<()>
     Ok(())
 }
 
+/// How often a shim is asked whether the start is done that an earlier daemon asked for.
+const START_LOOK: Duration = Duration::from_millis(50);
+
 impl Shared {
+    /// Waits for the end of a start that an earlier daemon asked for; a restore may take its time.
+    pub(crate) async fn see_start(&self, task: &Task) {
+        let _step = task.step.lock().await;
+        let state = loop {
+            let Ok(shim) = task.shim() else { return };
+            match shim.state(PROMPT).await {
+                Ok(state) if state.is_starting => tokio::time::sleep(START_LOOK).await,
+                Ok(state) => break state,
+                Err(error) => {
+                    warn!(task = %task.key, %error, "it is not known whether it was started");
+                    return;
+                }
+            }
+        };
+        let record = TaskRecord::read(&task.dir).unwrap_or_default();
+        if record.started_at_unix_ns > 0 {
+            self.remember_cgroups(&record.created.unwrap_or_default().cgroups);
+            task.set_running(state.pid, record.started_at_unix_ns);
+            self.publisher.tell(&task.key, "/tasks/start", &[field("pid", state.pid)]);
+        }
+    }
+
     pub(crate) async fn checkpoint(self: Rc<Self>, checkpoint: Checkpoint) -> Result<()> {
         let Checkpoint { key, directory, is_exit } = checkpoint;
         let task = self.find(&key)?;

@@ -161,7 +161,7 @@ impl Shared {
 
     /// Takes a task of an earlier daemon over.
     fn adopt(self: &Rc<Self>, found: Found) {
-        let Found { task, hangup, is_orphan, cgroups } = found;
+        let Found { task, hangup, is_orphan, cgroups, is_starting } = found;
         task.set_runtime(self.config.name_of(&task.info().runtime));
         info!(task = %task.key, status = task.info().status.name(), "found");
         self.remember_cgroups(&cgroups);
@@ -172,13 +172,17 @@ impl Shared {
         if let Some(hangup) = hangup {
             self.watch(&task, hangup);
         }
+        if is_starting {
+            let (shared, task) = (Rc::clone(self), Rc::clone(&task));
+            actix::spawn(async move { shared.see_start(&task).await });
+        }
         if is_orphan {
             let shared = Rc::clone(self);
             actix::spawn(async move { shared.end_without_shim(&task).await });
         }
     }
 
-    fn remember_cgroups(&self, cgroups: &[String]) {
+    pub(crate) fn remember_cgroups(&self, cgroups: &[String]) {
         let mut parents = self.cgroup_parents.borrow_mut();
         for dir in cgroups {
             // `<parent>/<namespace>/<id>`: the two above the container's own.

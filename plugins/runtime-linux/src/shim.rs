@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) status: Status,
     pub(crate) pid: u32,
     pub(crate) exit: Option<Exit>,
+    /// A start is under way, that an earlier daemon asked for.
+    pub(crate) is_starting: bool,
 }
 
 /// What a shim needs to create a container.
@@ -244,7 +246,13 @@ impl Shim {
             true => Some(read_exit(state.get_exit()?)),
             false => None,
         };
-        Ok(State { is_created: state.get_created(), status, pid: state.get_pid(), exit })
+        Ok(State {
+            is_created: state.get_created(),
+            status,
+            pid: state.get_pid(),
+            exit,
+            is_starting: state.get_starting(),
+        })
     }
 
     pub(crate) async fn processes(&self) -> Result<Vec<ProcessInfo>> {

@@ -14,6 +14,7 @@ use std::io::{self, Read as _, Write};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_sdk::contract::containers::{self, Container, ContainerSpec, Rootfs};
@@ -50,6 +51,10 @@ const PAUSED: &str = "paused";
 
 /// Beside the files of a restore: the container was made for it.
 const MADE: &str = "made";
+
+/// How often, and how many times, it is looked whether a start ends that an earlier daemon began.
+const START_LOOK: Duration = Duration::from_millis(200);
+const START_LOOKS: u32 = 300;
 
 /// The beginning of the names of our ingests.
 const INGEST: &str = "checkpoint-";
@@ -593,23 +598,38 @@ impl Checkpoints {
             remove(path).await;
         }
         for (namespace, id, path) in left.restores {
-            if let Some(key) = key(&namespace, &id) {
-                let task = self.router.runtime_of(&key).await;
-                let task = match task {
+            let this = self.clone();
+            actix::spawn(async move { this.sweep_restore(&namespace, &id, path).await });
+        }
+    }
+
+    async fn sweep_restore(&self, namespace: &str, id: &str, path: PathBuf) {
+        if let Some(key) = key(namespace, id) {
+            let mut looks = 0;
+            loop {
+                let runtime = self.router.runtime_of(&key).await;
+                let task = match runtime {
                     Ok(runtime) => runtime.send(Inspect(key.clone())).await,
                     Err(error) => Err(error),
                 };
                 match task {
-                    Ok(task) if task.status == Status::Created => continue,
+                    // Its start may be under way, and if not its files wait for one.
+                    Ok(task) if task.status == Status::Created && looks < START_LOOKS => {
+                        looks += 1;
+                        tokio::time::sleep(START_LOOK).await;
+                        continue;
+                    }
+                    Ok(task) if task.status == Status::Created => return,
                     Err(error) if error.class() == Class::NotFound && path.join(MADE).exists() => {
                         self.remove_container(&key).await;
                     }
                     _ => {}
                 }
+                break;
             }
-            info!(path = %path.display(), "a dump that nobody restores is swept");
-            remove(path).await;
         }
+        info!(path = %path.display(), "a dump that nobody restores is swept");
+        remove(path).await;
     }
 
     /// Lets a task go on that was paused for a checkpoint which will not be.
