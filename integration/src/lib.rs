@@ -15,11 +15,13 @@ mod host;
 mod image;
 mod programs;
 mod remains;
+mod seclusion;
 
 pub use disk::Disk;
 pub use docker_registry::DockerRegistry;
 pub use fake_registry::{FakeRegistry, Fault};
 pub use host::{Host, Output};
 pub use image::{Image, Layer, digest, gzip, noise};
-pub use programs::{find, program, python};
+pub use programs::{criu, find, program, python};
 pub use remains::Remains;
+pub use seclusion::secluded;

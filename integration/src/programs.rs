@@ -1,6 +1,7 @@
 //! Where programs are.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The directory of capstan's own programs: `CAPSTAN_BIN`, or where `cargo xtask build --test` puts them.
 fn own_dir() -> PathBuf {
@@ -30,6 +31,24 @@ pub fn python(name: &str) -> [PathBuf; 2] {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("third-party/python").join(name);
     assert!(file.is_file(), "{} is not there", file.display());
     [interpreter, file]
+}
+
+/// A criu that works on this machine; without one, why there is none.
+///
+/// # Errors
+/// The reason, for the test that says that it is skipped.
+pub fn criu() -> Result<PathBuf, String> {
+    let path = target().join("criu/criu");
+    if !path.is_file() {
+        return Err(format!("{} is not there: `cargo xtask criu` makes it", path.display()));
+    }
+    let check = Command::new(&path).arg("check").output().map_err(|error| error.to_string())?;
+    if !check.status.success() {
+        let said = String::from_utf8_lossy(&check.stderr);
+        let last = said.lines().last().unwrap_or_default();
+        return Err(format!("criu check: {last}"));
+    }
+    Ok(path)
 }
 
 /// A program of the system.

@@ -25,6 +25,7 @@ struct CreateParams {
   terminal @6 :Bool;
   hideUnifiedCgroup @7 :Bool;  # crun refuses the hybrid cgroup layout: show it v1 alone
   checkpoint @8 :Text;         # not empty: `start` restores from this directory
+  criu @10 :Text;               # absolute path of the criu that the runtime uses; empty = it looks in PATH
   idMappings @9 :List(IdMapping);
   # Not empty: the mounts of `rootfs` are such that ids on disk are ids of this user namespace.
 }
@@ -43,6 +44,7 @@ struct State {
   exit @2 :Task.Exit;          # null unless stopped
   created @3 :Bool;            # false: create has not succeeded (yet)
   droppedLogBytes @4 :UInt64;  # output that could not be written to the log
+  starting @5 :Bool;           # a start is under way
 }
 
 interface Shim {

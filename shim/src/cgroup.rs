@@ -92,6 +92,45 @@ fn directories(
     found
 }
 
+/// Refuses to touch a container's cgroups if one of them is the root of a hierarchy, or the shim is in
+/// it or below it: whatever is done to all processes there would be done to others.
+///
+/// # Errors
+/// `FailedPrecondition`.
+pub(crate) fn guard(dirs: &[String]) -> Result<()> {
+    let read = |path: &str| {
+        fs::read_to_string(path).map_err(|error| Error::io(format!("read {path}"), error))
+    };
+    let ours = memberships(&read("/proc/self/cgroup")?);
+    check(dirs, &ours, &hierarchies(&read("/proc/self/mountinfo")?))
+}
+
+fn check(
+    dirs: &[String],
+    ours: &[(String, String)],
+    hierarchies: &[(Vec<String>, PathBuf, String)],
+) -> Result<()> {
+    for dir in dirs {
+        let place = hierarchies.iter().filter(|(_, place, _)| Path::new(dir).starts_with(place));
+        let Some((names, place, root)) = place.max_by_key(|(_, place, _)| place.as_os_str().len())
+        else {
+            return Err(Error::precondition(format!("cgroup {dir} is in no cgroup hierarchy")));
+        };
+        let below = Path::new(dir).strip_prefix(place).unwrap_or(Path::new(""));
+        let path = Path::new(root).join(below).to_string_lossy().into_owned();
+        let own = ours.iter().find(|(controllers, _)| {
+            controllers.split(',').any(|name| names.iter().any(|known| known == name))
+        });
+        if is_ours(&path, own.map_or("/", |(_, path)| path)) {
+            return Err(Error::precondition(format!(
+                "cgroup {dir} of the container is the root, or holds its shim: nothing is done to all \
+                 that is in it"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// All processes in a cgroup and in those below it.
 fn members(dir: &Path) -> Vec<u32> {
     let mut found = Vec::new();
@@ -205,6 +244,38 @@ mod tests {
         ] {
             assert_eq!(is_ours(path, own), want, "{path} for {own}");
         }
+    }
+
+    #[test]
+    fn what_is_not_the_containers_alone_is_refused() {
+        let mounts = hierarchies(
+            "31 25 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+             33 25 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+             34 25 0:30 /part /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
+        );
+        let ours = memberships("5:cpu,cpuacct:/a/b\n4:memory:/part/own\n0::/\n");
+        for (dir, is_refused) in [
+            ("/sys/fs/cgroup/cpu/c/web", false),
+            ("/sys/fs/cgroup/cpu/a/other", false),
+            ("/sys/fs/cgroup/unified/c", false),
+            ("/sys/fs/cgroup/memory/c", false),
+            ("/sys/fs/cgroup/cpu", true),
+            ("/sys/fs/cgroup/cpu/", true),
+            ("/sys/fs/cgroup/cpu/a", true),
+            ("/sys/fs/cgroup/cpu/a/b", true),
+            ("/sys/fs/cgroup/cpu/a/../..", true),
+            ("/sys/fs/cgroup/unified", true),
+            ("/sys/fs/cgroup/memory", true),
+            ("/sys/fs/cgroup/memory/own", true),
+            ("/somewhere/else", true),
+        ] {
+            let outcome = check(&[dir.to_owned()], &ours, &mounts);
+            assert_eq!(outcome.is_err(), is_refused, "{dir}");
+            if let Err(error) = outcome {
+                assert_eq!(error.class(), capstan_schema::Class::FailedPrecondition, "{dir}");
+            }
+        }
+        assert!(check(&[], &ours, &mounts).is_ok());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use capstan_schema::{Error, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::cgroup;
+use crate::checkpoint::{self, Parts};
 use crate::idmap::{self, IdMapping};
 use crate::process::Process;
 use crate::record::Entry;
@@ -21,7 +22,7 @@ use crate::terminal::{ConsoleSocket, Terminal};
 const ROOTFS: &str = "rootfs";
 
 /// Where the runtime writes init's number.
-const PID_FILE: &str = "init.pid";
+pub(crate) const PID_FILE: &str = "init.pid";
 
 /// The runtime's program as it is run: bound read-only, so that a container that gets hold of it
 /// through /proc/self/exe cannot change it for others (CVE-2019-5736).
@@ -38,6 +39,9 @@ pub(crate) struct Wanted {
     has_terminal: bool,
     is_unified_hidden: bool,
     id_mappings: Vec<IdMapping>,
+    /// Restore from this directory when it is started; empty = an ordinary container.
+    checkpoint: String,
+    criu: String,
 }
 
 pub(crate) struct RawMount {
@@ -101,6 +105,8 @@ impl Wanted {
             has_terminal: reader.get_terminal(),
             is_unified_hidden: reader.get_hide_unified_cgroup(),
             id_mappings: reader.get_id_mappings()?.iter().map(IdMapping::read).collect(),
+            checkpoint: reader.get_checkpoint()?.to_str()?.into(),
+            criu: reader.get_criu()?.to_str()?.into(),
         })
     }
 }
@@ -132,12 +138,18 @@ impl Task {
             root: wanted.root,
             id: wanted.id,
             is_systemd_cgroup: wanted.is_systemd_cgroup,
+            criu_dir: checkpoint::directory_of(&wanted.criu),
         };
         let mut streams = Streams::make(&self.dir, "init", &wanted.stdio, wanted.has_terminal)?;
         let console = match wanted.has_terminal {
             true => Some(ConsoleSocket::listen("console.sock".into())?),
             false => None,
         };
+        if !wanted.checkpoint.is_empty() {
+            let program = wanted.program;
+            let parts = Parts { streams, console, program, directory: wanted.checkpoint };
+            return self.defer(runtime, parts);
+        }
         let mut args = vec!["--bundle", ".", "--pid-file", PID_FILE];
         if let Some(console) = &console {
             args.extend(["--console-socket", console.name()]);
@@ -158,7 +170,7 @@ impl Task {
     }
 
     /// Takes over what the runtime has made.
-    fn adopt(
+    pub(crate) fn adopt(
         self: &Rc<Self>,
         runtime: &Runtime,
         mut streams: Streams,
@@ -190,7 +202,7 @@ impl Task {
     }
 
     /// Removes what a create that failed may have left in the runtime.
-    async fn undo(&self, runtime: &Runtime) {
+    pub(crate) async fn undo(&self, runtime: &Runtime) {
         // It fails where there is nothing; then there is nothing to do.
         let _ = runtime.run(&self.reaper, "delete", &["--force"], None).await;
     }

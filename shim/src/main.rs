@@ -12,6 +12,7 @@
 
 mod attach;
 mod cgroup;
+mod checkpoint;
 mod control;
 mod create;
 mod exec;

@@ -10,6 +10,9 @@ use crate::reap::Reaper;
 /// The file to which the runtime writes its errors, in the task's directory.
 const LOG: &str = "log.json";
 
+/// Where a runtime finds its helpers.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The most that is told of what a runtime wrote, in bytes.
 const MAX_TOLD: usize = 4096;
 
@@ -22,6 +25,8 @@ pub(crate) struct Runtime {
     pub(crate) root: String,
     pub(crate) id: String,
     pub(crate) is_systemd_cgroup: bool,
+    /// The directory of the criu that it is to use; empty = it looks in [`PATH`].
+    pub(crate) criu_dir: String,
 }
 
 impl Runtime {
@@ -33,9 +38,11 @@ impl Runtime {
             command.arg("--systemd-cgroup");
         }
         // It needs no more than to find its helpers, and must not find what is the daemon's.
-        command
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        let path = match self.criu_dir.as_str() {
+            "" => PATH.to_owned(),
+            criu => format!("{criu}:{PATH}"),
+        };
+        command.env_clear().env("PATH", path);
         command
     }
 

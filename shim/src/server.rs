@@ -146,8 +146,13 @@ impl shim::Server for Server {
         mut results: shim::StateResults,
     ) -> capnp::Result<()> {
         let mut out = results.get().init_state();
+        out.set_starting(self.0.is_starting.get());
         let container = self.0.container.borrow().clone();
-        let Some(container) = container else { return Ok(()) };
+        let Some(container) = container else {
+            // What is to be restored has no process yet.
+            out.set_created(self.0.pending.borrow().is_some());
+            return Ok(());
+        };
         let init = &container.init;
         out.set_created(true);
         out.set_dropped_log_bytes(init.hub().map_or(0, |hub| hub.dropped()));
@@ -258,5 +263,20 @@ impl shim::Server for Server {
             to_the_end(async move { task.delete(is_forced).await }).await
         };
         answer!(results, work, |out, exit| write(exit, out.init_exit()))
+    }
+
+    async fn checkpoint(
+        self: Rc<Self>,
+        params: shim::CheckpointParams,
+        mut results: shim::CheckpointResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let directory = params.get_directory()?.to_str()?.to_owned();
+            let work = params.get_work_directory()?.to_str()?.to_owned();
+            let (task, is_exit) = (Rc::clone(&self.0), params.get_exit());
+            to_the_end(async move { task.checkpoint(&directory, &work, is_exit).await }).await
+        };
+        answer!(results, work, |_out, ()| ())
     }
 }

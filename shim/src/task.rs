@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use tokio::sync::{Mutex, Notify};
 
 use crate::cgroup;
+use crate::checkpoint::Pending;
 use crate::exec::Exec;
 use crate::process::{Exit, Process};
 use crate::reap::Reaper;
@@ -42,6 +43,10 @@ pub(crate) struct Task {
     pub(crate) execs: RefCell<BTreeMap<String, Rc<Exec>>>,
     pub(crate) step: Mutex<()>,
     pub(crate) is_creating: Cell<bool>,
+    /// A start is under way, which nobody may be waiting for any more.
+    pub(crate) is_starting: Cell<bool>,
+    /// A container that `start` will restore.
+    pub(crate) pending: RefCell<Option<Pending>>,
     /// The task is deleted: the shim ends.
     pub(crate) done: Notify,
 }
@@ -56,6 +61,8 @@ impl Task {
             execs: RefCell::default(),
             step: Mutex::new(()),
             is_creating: Cell::new(false),
+            is_starting: Cell::new(false),
+            pending: RefCell::new(None),
             done: Notify::new(),
         })
     }
@@ -84,7 +91,9 @@ impl Task {
 
     /// Whether there is anything that must not be left alone.
     pub(crate) fn is_idle(&self) -> bool {
-        self.container.borrow().is_none() && !self.is_creating.get()
+        self.container.borrow().is_none()
+            && !self.is_creating.get()
+            && self.pending.borrow().is_none()
     }
 
     /// Writes down what happened.
@@ -132,8 +141,18 @@ impl Task {
     }
 
     /// Starts the user's process.
-    pub(crate) async fn start(&self) -> Result<u32> {
+    pub(crate) async fn start(self: &Rc<Self>) -> Result<u32> {
         let _step = self.step.lock().await;
+        self.is_starting.set(true);
+        let started = self.try_start().await;
+        self.is_starting.set(false);
+        started
+    }
+
+    async fn try_start(self: &Rc<Self>) -> Result<u32> {
+        if self.pending.borrow().is_some() {
+            return self.restore().await;
+        }
         let container = self.container()?;
         if container.init.is_started.get() || container.init.exit().is_some() {
             return Err(Error::precondition("the container was started before"));
@@ -181,6 +200,7 @@ impl Task {
     pub(crate) fn kill(&self, exec_id: &str, signal: Signal, is_to_all: bool) -> Result<()> {
         if is_to_all {
             let container = self.container()?;
+            cgroup::guard(&container.cgroups)?;
             cgroup::signal_all(&container.cgroups, signal);
             // A container that shares its host's cgroup has none of its own: init at least.
             if container.cgroups.is_empty() {
@@ -202,7 +222,11 @@ impl Task {
     /// Removes the container from its runtime. With `is_forced` what runs is killed first.
     pub(crate) async fn delete(&self, is_forced: bool) -> Result<Exit> {
         let _step = self.step.lock().await;
+        if self.pending.borrow().is_some() {
+            return self.forget_pending().await;
+        }
         let container = self.container()?;
+        cgroup::guard(&container.cgroups)?;
         let init = &container.init;
         if init.exit().is_none() {
             if !is_forced && init.is_started.get() {

@@ -11,14 +11,15 @@ use anyhow::{Context as _, Result};
 use crate::build::{FOR_TESTS, Kind, build};
 use crate::command::{cargo, is_ci, root, run};
 use crate::packages::{self, Set};
-use crate::{python, schema, tidy};
+use crate::{criu, python, schema, tidy};
 
 type Step = fn() -> Result<()>;
 
 /// All before the tests.
-const STEPS: [(&str, Step); 7] = [
+const STEPS: [(&str, Step); 8] = [
     ("packages", || packages::install(Set::Ci)),
     ("python", python::install),
+    ("criu", criu::try_install),
     ("format", || run(cargo().args(["fmt", "--all", "--check"]))),
     ("tidy", tidy::tidy),
     ("schema", schema::check),

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod ci;
 mod command;
+mod criu;
 mod demo;
 mod libraries;
 mod new_plugin;
@@ -26,6 +27,7 @@ usage: cargo xtask TASK
   schema [--check]   make schema/src/generated from schema/capnp (--check: fail if it is stale)
   tidy               check what no compiler checks: layout, dependencies between crates, sizes, words
   python             make target/python: a Python with pycapnp, for the tests of a plugin in Python
+  criu               make target/criu: a criu that works on this kernel, for the tests of checkpoints
   ci                 the whole gate: format, tidy, schema, clippy, build, all tests
   new-plugin KIND NAME DIR
                      make a crate outside of this workspace, with a plugin that works
@@ -58,6 +60,7 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
             packages::install(Set::Ci)?;
             python::install()?;
         }
+        ["criu"] => criu::install()?,
         ["ci"] => return ci::ci(),
         ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, dir.as_ref())?,
         ["demo"] => demo::demo()?,

@@ -8,6 +8,7 @@ use capstan_client::schema::write_texts;
 use clap::{Args, Subcommand};
 
 use crate::cmd::foreground::{DetachKeys, Foreground, Parted, Target, Wish};
+use crate::cmd::images::full_name;
 use crate::cmd::limits::LimitFlags;
 use crate::cmd::logs::Logs;
 use crate::cmd::run::parted;
@@ -92,6 +93,23 @@ pub(crate) enum Tasks {
     },
     /// Show what a container uses
     Metrics { id: String },
+    /// Write a running task to the content store, as an image; print the digest of its index
+    Checkpoint {
+        id: String,
+        /// Give the image this name
+        #[arg(long, value_name = "REF")]
+        image: Option<String>,
+        /// End the task, instead of letting it go on
+        #[arg(long)]
+        exit: bool,
+    },
+    /// Make a task from a checkpoint and let it go on where it was; the container too, if there is none
+    Restore {
+        id: String,
+        /// The name of the checkpoint
+        #[arg(value_name = "REF")]
+        checkpoint: String,
+    },
     /// Wait for the end of a container and exit with its status
     Wait { id: String },
     /// Remove a task that has ended
@@ -219,6 +237,24 @@ impl Tasks {
                 let task = find(session, &service, &id).await?;
                 let response = call!(session, task.metrics_request());
                 metrics::print(session, response.get()?.get_samples()?)
+            }
+            Self::Checkpoint { id, image, exit } => {
+                let task = find(session, &service, &id).await?;
+                let mut request = task.checkpoint_request();
+                request.get().set_image(image.as_deref().map(full_name).unwrap_or_default());
+                request.get().set_exit(exit);
+                let response = call!(session, request);
+                let digest = response.get()?.get_digest()?.to_str()?;
+                Ok(writeln!(std::io::stdout(), "{digest}")?)
+            }
+            Self::Restore { id, checkpoint } => {
+                let mut request = service.restore_request();
+                request.get().set_container(&id);
+                request.get().set_checkpoint(full_name(&checkpoint));
+                request.get().init_stdio().set_null(());
+                let response = call!(session, request);
+                Target::Task(response.get()?.get_task()?).start(session).await?;
+                Ok(writeln!(std::io::stdout(), "{id}")?)
             }
             Self::Wait { id } => {
                 Target::Task(find(session, &service, &id).await?).wait(session, None).await

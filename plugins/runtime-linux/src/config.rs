@@ -15,6 +15,9 @@ pub struct Config {
     /// OCI runtimes by name. Default: `embedded` (`capstan-runtime` beside the daemon), `runc`, `crun`
     /// and `youki`, each found in PATH when it is first used.
     pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// The program that writes processes down and makes them anew: an absolute path of a file that is
+    /// called `criu`, because runc finds it by that name. Default: empty, which means `criu` in PATH.
+    pub criu: PathBuf,
 }
 
 /// One OCI runtime.
@@ -33,6 +36,7 @@ impl Default for Config {
         Self {
             shim: PathBuf::new(),
             runtimes: runtimes.map(|name| (name.into(), RuntimeConfig::default())).into(),
+            criu: PathBuf::new(),
         }
     }
 }
@@ -48,6 +52,10 @@ const PATH: [&str; 6] =
 fn beside_us(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(|error| Error::io("find our own program", error))?;
     Ok(own.with_file_name(name))
+}
+
+fn in_path(name: &Path) -> Option<PathBuf> {
+    PATH.iter().map(|dir| Path::new(dir).join(name)).find(|path| is_program(path))
 }
 
 fn is_program(path: &Path) -> bool {
@@ -73,6 +81,40 @@ impl Config {
             )));
         }
         Ok(path)
+    }
+
+    /// Checks what can be checked before there is a task.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: a field that can never work.
+    pub(crate) fn check(&self) -> Result<()> {
+        let criu = &self.criu;
+        if criu.as_os_str().is_empty() || (criu.is_absolute() && criu.ends_with("criu")) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "[plugins.\"runtime.linux\"] criu = {criu:?}: write an absolute path of a file that is called \
+             criu"
+        )))
+    }
+
+    /// Makes sure that there is a criu.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`: there is none.
+    pub(crate) fn find_criu(&self) -> Result<()> {
+        let is_there = match self.criu.as_os_str().is_empty() {
+            true => in_path(Path::new("criu")).is_some(),
+            false => is_program(&self.criu),
+        };
+        if is_there {
+            return Ok(());
+        }
+        let wanted = if self.criu.as_os_str().is_empty() { Path::new("criu") } else { &self.criu };
+        Err(Error::precondition(format!(
+            "{} is not there; install it, or set [plugins.\"runtime.linux\"] criu",
+            wanted.display()
+        )))
     }
 
     /// The name of the runtime with this program, which is what a record has; else the program.
@@ -101,9 +143,7 @@ impl Config {
         };
         let found = match binary.is_absolute() {
             true => Some(binary.clone()).filter(|path| is_program(path)),
-            false => {
-                PATH.iter().map(|dir| Path::new(dir).join(&binary)).find(|path| is_program(path))
-            }
+            false => in_path(&binary),
         };
         let found = found.ok_or_else(|| {
             Error::precondition(format!(
@@ -134,5 +174,22 @@ mod tests {
         assert_eq!(config.runtime("absolute").unwrap().0, Path::new("/bin/sh"));
         assert_eq!(config.runtime("gone").unwrap_err().class(), Class::FailedPrecondition);
         assert_eq!(config.runtime("never").unwrap_err().class(), Class::InvalidArgument);
+    }
+
+    #[test]
+    fn a_criu_is_called_so() {
+        let with = |path: &str| Config { criu: path.into(), ..Config::default() };
+        for (path, is_good) in
+            [("", true), ("/opt/criu/criu", true), ("criu", false), ("/opt/criu/criu4", false)]
+        {
+            let outcome = with(path).check();
+            assert_eq!(outcome.is_ok(), is_good, "{path}");
+            if let Err(error) = outcome {
+                assert_eq!(error.class(), Class::InvalidArgument, "{path}");
+            }
+        }
+        let error = with("/does/not/exist/criu").find_criu().unwrap_err();
+        assert_eq!(error.class(), Class::FailedPrecondition);
+        assert!(error.message().contains("/does/not/exist/criu"), "{error}");
     }
 }

@@ -12,6 +12,7 @@
 //! Invariant: nothing of a container runs in the daemon's process, and the daemon mounts nothing for it.
 
 mod cgroup;
+mod checkpoint;
 mod config;
 mod failure;
 mod launch;

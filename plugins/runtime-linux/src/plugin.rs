@@ -25,7 +25,6 @@ use capstan_sdk::{
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::Config;
 use crate::cgroup::{self, Hub};
 use crate::config::EMBEDDED;
 use crate::failure::classify;
@@ -34,9 +33,10 @@ use crate::logs::{self, Logs};
 use crate::publish::Publisher;
 use crate::record::TaskRecord;
 use crate::recover::{self, Found};
-use crate::shim::{CreateParams, FAREWELL, Shim};
+use crate::shim::{CreateParams, DUMP, FAREWELL, PATIENT, Shim};
 use crate::task::Task;
 use crate::userns;
+use crate::{Config, checkpoint};
 
 /// runtime.linux.
 pub struct LinuxRuntime {
@@ -60,11 +60,11 @@ const SCRAPE: Duration = Duration::from_millis(500);
 const LOG_LOOK: Duration = Duration::from_millis(50);
 
 /// What calls work with.
-struct Shared {
-    config: Config,
+pub(crate) struct Shared {
+    pub(crate) config: Config,
     dirs: Dirs,
     logs: Logs,
-    publisher: Publisher,
+    pub(crate) publisher: Publisher,
     /// `None` while a task is being made: the name is taken already.
     tasks: RefCell<HashMap<TaskKey, Option<Rc<Task>>>>,
     /// The commands of execs that are ready and not started, for errors.
@@ -86,6 +86,7 @@ impl Plugin for LinuxRuntime {
     type Config = Config;
 
     async fn build(config: Config, context: Context) -> Result<Self> {
+        config.check()?;
         config.shim()?;
         let dirs = Dirs::open(context.state_dir()?)?;
         let (publisher, publishing) = Publisher::new(context.link::<Events>()?);
@@ -163,12 +164,12 @@ impl Drop for Shared {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "callers pass numbers and references")]
-fn field(name: &'static str, value: impl ToString) -> (&'static str, String) {
+pub(crate) fn field(name: &'static str, value: impl ToString) -> (&'static str, String) {
     (name, value.to_string())
 }
 
 impl Shared {
-    fn find(&self, key: &TaskKey) -> Result<Rc<Task>> {
+    pub(crate) fn find(&self, key: &TaskKey) -> Result<Rc<Task>> {
         let tasks = self.tasks.borrow();
         match tasks.get(key) {
             Some(Some(task)) => Ok(Rc::clone(task)),
@@ -182,7 +183,7 @@ impl Shared {
 
     /// Takes a task of an earlier daemon over.
     fn adopt(self: &Rc<Self>, found: Found) {
-        let Found { task, hangup, is_orphan, cgroups } = found;
+        let Found { task, hangup, is_orphan, cgroups, is_starting } = found;
         task.set_runtime(self.config.name_of(&task.info().runtime));
         info!(task = %task.key, status = task.info().status.name(), "found");
         self.remember_cgroups(&cgroups);
@@ -194,13 +195,17 @@ impl Shared {
         if let Some(hangup) = hangup {
             self.watch(&task, hangup);
         }
+        if is_starting {
+            let (shared, task) = (Rc::clone(self), Rc::clone(&task));
+            actix::spawn(async move { shared.see_start(&task).await });
+        }
         if is_orphan {
             let shared = Rc::clone(self);
             actix::spawn(async move { shared.end_without_shim(&task).await });
         }
     }
 
-    fn remember_cgroups(&self, cgroups: &[String]) {
+    pub(crate) fn remember_cgroups(&self, cgroups: &[String]) {
         let mut parents = self.cgroup_parents.borrow_mut();
         for dir in cgroups {
             // `<parent>/<namespace>/<id>`: the two above the container's own.
@@ -295,7 +300,7 @@ impl Shared {
             .stdout(ProcessStdio::null())
             .stderr(ProcessStdio::null())
             .kill_on_drop(true);
-        match tokio::time::timeout(crate::shim::PATIENT, command.status()).await {
+        match tokio::time::timeout(PATIENT, command.status()).await {
             Ok(Ok(status)) if status.success() => {}
             outcome => warn!(task = %task.key, ?outcome, "what is left of it could not be ended"),
         }
@@ -317,11 +322,17 @@ impl Shared {
         }
     }
 
-    async fn create(self: Rc<Self>, mut create: Create) -> Result<TaskInfo> {
+    /// Makes a task; with a `checkpoint`, one that `start` restores from that directory.
+    pub(crate) async fn create(
+        self: Rc<Self>,
+        mut create: Create,
+        checkpoint: &str,
+    ) -> Result<TaskInfo> {
         if create.runtime.is_empty() {
             create.runtime = EMBEDDED.into();
         }
         let key = create.key.clone();
+        checkpoint::check_cgroup(&create.spec, !checkpoint.is_empty())?;
         let (runtime, is_systemd_cgroup) = self.config.runtime(&create.runtime)?;
         let rootfs: Vec<RawMount> =
             create.rootfs.iter().map(RawMount::parse).collect::<Result<_>>()?;
@@ -342,7 +353,7 @@ impl Shared {
                 return Err(error);
             }
         };
-        let made = self.make(&create, &runtime, is_systemd_cgroup, &rootfs).await;
+        let made = self.make(&create, &runtime, is_systemd_cgroup, &rootfs, checkpoint).await;
         match made {
             Ok(task) => {
                 let info = task.info();
@@ -373,6 +384,7 @@ impl Shared {
         runtime: &Path,
         is_systemd_cgroup: bool,
         rootfs: &[RawMount],
+        checkpoint: &str,
     ) -> Result<Rc<Task>> {
         let key = &create.key;
         let shim = self.config.shim()?;
@@ -400,6 +412,8 @@ impl Shared {
                 has_terminal: create.has_terminal,
                 is_unified_hidden: name.contains("crun") && launch::is_hybrid(),
                 id_mappings: &id_mappings,
+                checkpoint,
+                criu: &self.config.criu.to_string_lossy(),
             })
             .await;
         let pid = match created {
@@ -440,7 +454,15 @@ impl Shared {
         if task.info().started_at_unix_ns > 0 || task.exit().is_some() {
             return Err(Error::precondition(format!("container {} was started before", key.id)));
         }
-        let pid = task.shim()?.start().await.map_err(|error| classify(error, &task.command))?;
+        let is_restored = task.info().pid == 0;
+        let deadline = if is_restored { DUMP } else { PATIENT };
+        let started = task.shim()?.start(deadline).await;
+        let pid = started.map_err(|error| classify(error, &task.command))?;
+        if is_restored {
+            // Only now it has cgroups.
+            let record = TaskRecord::read(&task.dir)?;
+            self.remember_cgroups(&record.created.unwrap_or_default().cgroups);
+        }
         task.set_running(pid, clock::now_unix_ns());
         cgroup::follow(&task, &self.publisher, &self.oom);
         self.publisher.tell(&key, "/tasks/start", &[field("pid", pid)]);
@@ -644,7 +666,7 @@ macro_rules! handlers {
 }
 
 handlers! {
-    Create => TaskInfo, |shared, create| shared.create(create).await;
+    Create => TaskInfo, |shared, create| shared.create(create, "").await;
     Start => u32, |shared, start| shared.start(start.0).await;
     Wait => Exit, |shared, wait| shared.wait(wait).await;
     Delete => Exit, |shared, delete| shared.delete(delete).await;
@@ -690,8 +712,8 @@ handlers! {
         Ok(())
     };
     Measure => Vec<Sample>, |shared, measure| shared.measure(&measure.0).await;
-    Checkpoint => (), |_shared, _checkpoint| Err(Error::unimplemented("checkpoint"));
-    Restore => TaskInfo, |_shared, _restore| Err(Error::unimplemented("restore"));
+    Checkpoint => (), |shared, checkpoint| shared.checkpoint(checkpoint).await;
+    Restore => TaskInfo, |shared, restore| shared.restore(restore).await;
     ReadLog => LogPiece, |shared, read| shared.read_log(read).await;
     CloseStdin => (), |shared, close| {
         shared.find(&close.key)?.shim()?.close_stdin(&close.exec_id).await

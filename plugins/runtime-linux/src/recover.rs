@@ -26,6 +26,8 @@ pub(crate) struct Found {
     /// The container may still run although nobody looks after it: it must be ended.
     pub(crate) is_orphan: bool,
     pub(crate) cgroups: Vec<String>,
+    /// An earlier daemon asked for a start, and it is not done yet.
+    pub(crate) is_starting: bool,
 }
 
 /// All tasks that earlier daemons left. Each is asked at the same time as the others and has its own
@@ -97,13 +99,20 @@ async fn one(dirs: &Dirs, key: TaskKey) -> Option<Found> {
                 let cgroups = record.created.map(|created| created.cgroups).unwrap_or_default();
                 let task = Task::new(dir, command, info, Some(shim));
                 // One that is not created (yet) is kept: its shim ends by itself if nothing comes of it.
-                Some(Found { task, hangup: Some(hangup), is_orphan: false, cgroups })
+                let is_starting = state.is_starting;
+                Some(Found { task, hangup: Some(hangup), is_orphan: false, cgroups, is_starting })
             }
             Err(error) => {
                 warn!(task = %key, %error, "its shim does not answer; what its record says is shown");
                 let task = Task::new(dir, command, base(&key, &record), Some(shim));
                 let cgroups = record.created.map(|created| created.cgroups).unwrap_or_default();
-                Some(Found { task, hangup: Some(hangup), is_orphan: false, cgroups })
+                Some(Found {
+                    task,
+                    hangup: Some(hangup),
+                    is_orphan: false,
+                    cgroups,
+                    is_starting: false,
+                })
             }
         },
         Err(_) => without_shim(key, dir, command, record).await,
@@ -132,7 +141,8 @@ async fn without_shim(
     info.status = Status::Stopped;
     info.shim_pid = 0;
     let task = Task::new(dir, command, info, None);
-    Some(Found { task, hangup: None, is_orphan, cgroups: created.cgroups })
+    let cgroups = created.cgroups;
+    Some(Found { task, hangup: None, is_orphan, cgroups, is_starting: false })
 }
 
 /// The end of a container whose shim did not live to see it.

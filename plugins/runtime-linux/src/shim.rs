@@ -27,6 +27,9 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(10);
 /// How long a runtime may take behind a shim.
 pub(crate) const PATIENT: Duration = Duration::from_secs(120);
 
+/// How long the memory of a container may take to be written to disk, or to be read from there.
+pub(crate) const DUMP: Duration = Duration::from_secs(15 * 60);
+
 /// How long a shim that has nothing left to do may take to end.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -43,6 +46,8 @@ pub(crate) struct State {
     pub(crate) status: Status,
     pub(crate) pid: u32,
     pub(crate) exit: Option<Exit>,
+    /// A start is under way, that an earlier daemon asked for.
+    pub(crate) is_starting: bool,
 }
 
 /// What a shim needs to create a container.
@@ -56,6 +61,10 @@ pub(crate) struct CreateParams<'a> {
     pub(crate) has_terminal: bool,
     pub(crate) is_unified_hidden: bool,
     pub(crate) id_mappings: &'a [IdMapping],
+    /// What to restore from; empty = an ordinary container.
+    pub(crate) checkpoint: &'a str,
+    /// Empty = the runtime looks for it.
+    pub(crate) criu: &'a str,
 }
 
 /// Waits for a call and takes its error out; a deadline that passes is `Unavailable`.
@@ -134,6 +143,8 @@ impl Shim {
         out.set_systemd_cgroup(params.is_systemd_cgroup);
         out.set_terminal(params.has_terminal);
         out.set_hide_unified_cgroup(params.is_unified_hidden);
+        out.set_checkpoint(params.checkpoint);
+        out.set_criu(params.criu);
         write_stdio(params.stdio, out.reborrow().init_stdio());
         let count = u32::try_from(params.id_mappings.len()).unwrap_or(0);
         let mut mappings = out.reborrow().init_id_mappings(count);
@@ -158,8 +169,23 @@ impl Shim {
         Ok(ask!(PATIENT, request).get()?.get_pid())
     }
 
-    pub(crate) async fn start(&self) -> Result<u32> {
-        Ok(ask!(PATIENT, self.client.start_request()).get()?.get_pid())
+    pub(crate) async fn start(&self, deadline: Duration) -> Result<u32> {
+        Ok(ask!(deadline, self.client.start_request()).get()?.get_pid())
+    }
+
+    /// Writes the processes to `directory`; `work` is for the runtime to work in.
+    pub(crate) async fn checkpoint(
+        &self,
+        directory: &str,
+        work: &str,
+        is_exit: bool,
+    ) -> Result<()> {
+        let mut request = self.client.checkpoint_request();
+        request.get().set_directory(directory);
+        request.get().set_work_directory(work);
+        request.get().set_exit(is_exit);
+        ask!(DUMP, request);
+        Ok(())
     }
 
     /// Waits as long as it takes.
@@ -232,7 +258,13 @@ impl Shim {
             true => Some(read_exit(state.get_exit()?)),
             false => None,
         };
-        Ok(State { is_created: state.get_created(), status, pid: state.get_pid(), exit })
+        Ok(State {
+            is_created: state.get_created(),
+            status,
+            pid: state.get_pid(),
+            exit,
+            is_starting: state.get_starting(),
+        })
     }
 
     /// Output that its log did not take, in bytes; of the init process, by the caller's deadline.

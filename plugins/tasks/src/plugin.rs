@@ -24,6 +24,7 @@ use capstan_sdk::contract::{Metadata, Tasks};
 use capstan_sdk::{Class, Context, Error, Exports, Info, Plugin, Result, export_plugin, rpc};
 use tracing::warn;
 
+use crate::checkpoint::{Checkpoints, Leftovers};
 use crate::ephemeral::Ephemerals;
 use crate::restart::{Restarts, check_stdio};
 use crate::router::Router;
@@ -31,6 +32,7 @@ use crate::router::Router;
 /// tasks.local.
 pub struct LocalTasks {
     shared: Rc<Shared>,
+    leftovers: Leftovers,
 }
 
 impl std::fmt::Debug for LocalTasks {
@@ -50,6 +52,7 @@ struct Shared {
     router: Router,
     ephemerals: Ephemerals,
     restarts: Restarts,
+    checkpoints: Checkpoints,
     /// Made by `run` and not started yet: if the start fails, the container goes.
     unstarted: RefCell<HashSet<TaskKey>>,
 }
@@ -59,18 +62,21 @@ impl Plugin for LocalTasks {
         id: "tasks.local",
         version: env!("CARGO_PKG_VERSION"),
         about: "containers and runtimes brought together",
-        requires: &["containers", "metadata", "runtime"],
+        requires: &["containers", "metadata", "runtime", "content?", "differ?", "images?"],
         rank: 0,
     };
     type Config = Config;
 
     async fn build(_config: Config, context: Context) -> Result<Self> {
         let metadata = context.link::<Metadata>()?;
-        let router = Router::new(context)?;
+        let router = Router::new(context.clone())?;
         let ephemerals = Ephemerals::new(router.clone());
         let restarts = Restarts::open(router.clone(), metadata).await?;
+        let checkpoints = Checkpoints::new(&context, router.clone())?;
+        let leftovers = checkpoints.leftovers();
         let unstarted = RefCell::default();
-        Ok(Self { shared: Rc::new(Shared { router, ephemerals, restarts, unstarted }) })
+        let shared = Rc::new(Shared { router, ephemerals, restarts, checkpoints, unstarted });
+        Ok(Self { shared, leftovers })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -86,6 +92,8 @@ impl Actor for LocalTasks {
     fn started(&mut self, cell: &mut Cell<Self>) {
         self.shared.restarts.recover();
         cell.spawn(self.shared.ephemerals.clone().recover().into_actor(self));
+        let leftovers = std::mem::take(&mut self.leftovers);
+        cell.spawn(self.shared.checkpoints.clone().sweep(leftovers).into_actor(self));
     }
 }
 
@@ -149,9 +157,19 @@ impl Shared {
         }
     }
 
+    async fn restore(self: Rc<Self>, restore: Restore) -> Result<TaskInfo> {
+        let key = restore.key.clone();
+        let (info, is_made) = self.checkpoints.restore(restore).await?;
+        if is_made {
+            self.unstarted.borrow_mut().insert(key);
+        }
+        Ok(info)
+    }
+
     /// Removes a container that came to nothing, with its task.
     async fn undo(&self, key: &TaskKey) {
         self.unstarted.borrow_mut().remove(key);
+        self.checkpoints.settle(key).await;
         if let Err(error) = self.try_undo(key).await {
             warn!(task = %key, %error, "a container that came to nothing could not be removed");
         }
@@ -173,6 +191,7 @@ impl Shared {
             Some(held) => self.restarts.start(&key, held).await,
             None => self.router.runtime_of(&key).await?.send(Start(key.clone())).await,
         };
+        self.checkpoints.settle(&key).await;
         let is_from_run = self.unstarted.borrow_mut().remove(&key);
         if started.is_err() && is_from_run {
             self.undo(&key).await;
@@ -219,6 +238,7 @@ impl Shared {
             self.restarts.forget(&key, held).await?;
         }
         self.unstarted.borrow_mut().remove(&key);
+        self.checkpoints.settle(&key).await;
         if container.is_ephemeral {
             self.ephemerals.remove(&key).await?;
         }
@@ -339,8 +359,8 @@ handlers! {
     Exec => (String, StdioPaths), |shared, exec| shared.exec(exec).await;
     Inspect => TaskInfo, |shared, inspect| shared.inspect(inspect.0).await;
     List => Vec<TaskInfo>, |shared, list| shared.list(list).await;
-    Checkpoint => String, |_shared, _checkpoint| Err(Error::unimplemented("checkpoint"));
-    Restore => TaskInfo, |_shared, _restore| Err(Error::unimplemented("restore"));
+    Checkpoint => String, |shared, checkpoint| shared.checkpoints.checkpoint(checkpoint).await;
+    Restore => TaskInfo, |shared, restore| shared.restore(restore).await;
 }
 
 /// Messages that go to the container's runtime as they are.

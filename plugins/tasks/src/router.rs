@@ -70,7 +70,7 @@ impl Router {
     }
 }
 
-fn has_terminal(spec: &[u8]) -> bool {
+pub(crate) fn has_terminal(spec: &[u8]) -> bool {
     let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
     spec["process"]["terminal"].as_bool().unwrap_or(false)
 }

@@ -11,7 +11,7 @@ use capstan_sdk::contract::images::{
 use capstan_sdk::contract::transfer::{
     Item, ItemState, ProgressSender, Pull, Unpack as UnpackImage,
 };
-use capstan_sdk::oci::{Document, choose};
+use capstan_sdk::oci::{Document, checkpoint_manifest, choose};
 use capstan_sdk::{Descriptor, Digest, Error, Link, Namespace, Platform, Reference, Result};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tracing::info;
@@ -151,13 +151,17 @@ impl Job {
         for _ in 0..MAX_DEPTH {
             // Read before it is stored: what is no document never gets into the store.
             let document = Document::parse(&descriptor.media_type, &bytes)?;
+            let checkpoint = checkpoint_manifest(&bytes);
             self.store(&descriptor, bytes).await?;
             match document {
                 Document::Manifest { config, .. } => {
-                    self.fetch_config(&config).await?;
+                    self.fetch_part(&config).await?;
                     return Ok(root);
                 }
                 Document::Index(list) => {
+                    if let Some(checkpoint) = checkpoint {
+                        self.checkpoint(&checkpoint).await?;
+                    }
                     let chosen = choose(&list, &self.platform).ok_or_else(|| {
                         let have: Vec<String> = list
                             .iter()
@@ -177,6 +181,20 @@ impl Job {
         Err(Error::corrupt(format!("more than {MAX_DEPTH} indexes deep")))
     }
 
+    /// Fetches what a checkpoint has besides its image.
+    async fn checkpoint(&self, manifest: &Descriptor) -> Result<()> {
+        let bytes = self.repository.manifest(manifest).await?;
+        let Document::Manifest { config, layers } = Document::parse(&manifest.media_type, &bytes)?
+        else {
+            return Err(Error::corrupt(format!("checkpoint {}: it is an index", manifest.digest)));
+        };
+        self.store(manifest, bytes).await?;
+        for part in layers.iter().chain([&config]) {
+            self.fetch_part(part).await?;
+        }
+        Ok(())
+    }
+
     async fn store(&self, descriptor: &Descriptor, bytes: bytes::Bytes) -> Result<()> {
         let name = item_name(descriptor);
         let fetcher = &self.puller.fetcher;
@@ -192,10 +210,11 @@ impl Job {
         Ok(())
     }
 
-    async fn fetch_config(&self, config: &Descriptor) -> Result<()> {
+    /// Fetches one blob that is not unpacked.
+    async fn fetch_part(&self, part: &Descriptor) -> Result<()> {
         let hold = RefCell::new(Hold::default());
-        let watched = self.board.watch(config);
-        let outcome = self.fetch(config, &watched, &hold).await;
+        let watched = self.board.watch(part);
+        let outcome = self.fetch(part, &watched, &hold).await;
         hold.into_inner().leave(outcome.is_err()).await;
         outcome
     }

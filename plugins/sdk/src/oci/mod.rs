@@ -4,10 +4,12 @@
 //! documents of Docker's schema 2 are read as what they are in all but name.
 
 mod chain;
+mod checkpoint;
 mod config;
 mod document;
 pub mod media;
 
 pub use chain::chain_ids;
+pub use checkpoint::{CHECKPOINT, checkpoint_manifest};
 pub use config::ImageConfig;
 pub use document::{Document, choose};
