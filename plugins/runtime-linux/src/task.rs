@@ -43,7 +43,7 @@ impl Task {
         shim: Option<Shim>,
     ) -> Rc<Self> {
         let cgroup = cgroup::Kept::of(&dir);
-        for exit in &mut info.exit {
+        if let Some(exit) = &mut info.exit {
             exit.is_out_of_memory |= cgroup.was_out_of_memory();
         }
         let exit = info.exit.clone();
@@ -122,11 +122,17 @@ impl Task {
 
     /// The kernel killed a process of it for want of memory, which belongs to how it ended.
     pub(crate) fn set_out_of_memory(&self) {
+        let set = |exit: &mut Option<Exit>| {
+            if let Some(exit) = exit {
+                exit.is_out_of_memory = true;
+            }
+        };
         self.exit.send_if_modified(|exit| {
-            exit.iter_mut().for_each(|exit| exit.is_out_of_memory = true);
+            set(exit);
+            // It is no news to those who wait for the end.
             false
         });
-        self.info.borrow_mut().exit.iter_mut().for_each(|exit| exit.is_out_of_memory = true);
+        set(&mut self.info.borrow_mut().exit);
     }
 
     /// The exit, if nobody was told of it yet: whoever asks tells.
