@@ -57,10 +57,10 @@ enum Command {
     #[command(visible_alias = "snapshot")]
     Snapshots(cmd::snapshots::Snapshots),
     /// Container records
-    #[command(subcommand, visible_alias = "container")]
+    #[command(subcommand, visible_aliases = ["container", "c"])]
     Containers(cmd::containers::Containers),
     /// Running containers
-    #[command(subcommand, visible_alias = "task")]
+    #[command(subcommand, visible_aliases = ["task", "t"])]
     Tasks(cmd::tasks::Tasks),
     /// Tenants
     #[command(subcommand, visible_alias = "namespace")]

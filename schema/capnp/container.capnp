@@ -105,7 +105,11 @@ struct ContainerSpec {
   runtime @18 :Text;           # "embedded", "runc", "crun", ...; empty = the configured default
   labels @19 :List(Common.Label);
   ephemeral @20 :Bool;         # container and snapshot go when the task ends, or cannot start
-  restart @21 :Text;           # "no" (the same as empty), "on-failure[:N]", "always"; not with ephemeral
+  restart @21 :Text;
+  # "no" (the same as empty), "on-failure[:N]", "always": what happens when its task ends by itself. It
+  # is started again after 100 ms, then after twice as long each time, up to a minute; from the
+  # beginning once it ran for 10 seconds. A user's `kill` that ends it, or that meets it between two
+  # runs, stops that until a user starts it again. Not with `ephemeral`, nor with FIFOs.
   devices @22 :List(Device);
   ulimits @23 :List(Ulimit);
   groupAdd @24 :List(Text);    # names or numbers

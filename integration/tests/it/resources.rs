@@ -204,6 +204,15 @@ fn metrics_are_there_while_the_task_is() {
     {
         assert!(got.contains(&format!("container_{name}")), "{name}: {got:#?}");
     }
+    // What the daemon itself was asked is counted by message and outcome.
+    let all = scrape(&address);
+    let call =
+        "capstan_calls_handled_total{plugin=\"runtime.linux\",message=\"Create\",code=\"OK\"} 2";
+    assert!(all.contains(call), "{all}");
+    host.fails(&["tasks", "inspect", "none"], 3, "NotFound", &["none"]);
+    let missed = "message=\"Get\",code=\"NotFound\"}";
+    let missed = || scrape(&address).lines().any(|line| line.contains(missed));
+    assert!(missed(), "{}", scrape(&address));
     // The command line says the same.
     assert_eq!(families(&host.ok(&["metrics"]), "web"), got);
     let samples = host.json(&["tasks", "metrics", "web"]);

@@ -111,8 +111,11 @@ fn what_a_user_stops_stays_stopped() {
     }
     // SIGKILL from elsewhere is no user of ours.
     kill(state(&host, "killed").2);
-    host.until("it is started again", || state(&host, "killed").0 == "running");
-    assert_eq!(restarts(&host, "killed"), 1);
+    let again = ("running", 1);
+    host.until("it is started again", || {
+        let (status, restarts, _) = state(&host, "killed");
+        (status.as_str(), restarts) == again
+    });
     host.ok(&["tasks", "kill", "-s", "KILL", "killed"]);
     assert_stays(&host, "killed", 1);
     // A signal that it took as it liked does not stop it.

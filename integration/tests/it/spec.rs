@@ -179,12 +179,12 @@ fn what_must_not_be_is_refused() {
         let spec = host.ok(&["oci", "spec", &image, "true"]);
         let mut spec: serde_json::Value = serde_json::from_str(&spec).unwrap();
         let change: serde_json::Value = serde_json::from_str(change).unwrap();
-        for (key, value) in change.as_object().unwrap() {
-            *spec.pointer_mut(&format!("/{key}")).unwrap_or(&mut serde_json::Value::Null) =
-                value.clone();
-            if spec.pointer(&format!("/{key}")).is_none() {
-                spec[key.as_str()] = value.clone();
+        for (path, value) in change.as_object().unwrap() {
+            let mut place = &mut spec;
+            for name in path.split('/') {
+                place = &mut place[name];
             }
+            *place = value.clone();
         }
         let path = host.path("spec.json");
         std::fs::write(&path, spec.to_string()).unwrap();
@@ -194,6 +194,8 @@ fn what_must_not_be_is_refused() {
     host.fails(&["run", "--rm", "--config", &hooks, &image], 125, invalid, &["hooks"]);
     let cgroup = own(r#"{"linux/cgroupsPath": "/"}"#);
     host.fails(&["run", "--rm", "--config", &cgroup, &image], 125, invalid, &["cgroup"]);
+    let sysctl = own(r#"{"linux/sysctl": {"kernel.core_pattern": "|/x"}}"#);
+    host.fails(&["run", "--rm", "--config", &sysctl, &image], 125, invalid, &["core_pattern"]);
     host.assert_no_container();
 }
 
@@ -268,6 +270,28 @@ fn find(dir: &Path, name: &str) -> Option<PathBuf> {
         }
     }
     None
+}
+
+/// A parent of the user's choice, below which the daemon's own is still the container's.
+#[test]
+fn a_container_is_in_the_cgroup_that_was_asked_for() {
+    let (mut host, _registry, image) = host();
+    let parent = format!("{}-parent", host.cgroup());
+    let want = format!(":{parent}{}/default/", host.cgroup());
+    for runtime in ["embedded", "runc"] {
+        let flags = format!("--cgroup-parent {parent}");
+        let cgroups = inside(&host, runtime, &image, &flags, "grep :pids: /proc/self/cgroup");
+        assert!(cgroups.contains(&want), "{runtime}: no {want} in {cgroups}");
+    }
+    host.assert_no_container();
+    host.stop();
+    // The parent is whoever's who named it; what was made below it is gone.
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let dir = hierarchy.path().join(parent.trim_start_matches('/'));
+        if dir.exists() {
+            std::fs::remove_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        }
+    }
 }
 
 /// D98: a file of the host that is not there is left out, and the container runs.

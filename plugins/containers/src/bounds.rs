@@ -43,7 +43,8 @@ pub(crate) fn check(spec: &Value) -> Result<Vec<u8>> {
             return Err(Error::invalid(format!("linux.{map}: {lines} lines are too many")));
         }
     }
-    check_cgroup(spec["linux"]["cgroupsPath"].as_str().unwrap_or_default())?;
+    let cgroup = spec["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+    check_cgroup(cgroup, &std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default())?;
     for key in spec["annotations"].as_object().into_iter().flatten().map(|(key, _)| key) {
         if key.is_empty() || ORDERS.iter().any(|prefix| key.starts_with(prefix)) {
             return Err(Error::invalid(format!(
@@ -61,8 +62,11 @@ pub(crate) fn check(spec: &Value) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// An absolute path, never the root; or what systemd takes, `slice:prefix:name`.
-fn check_cgroup(path: &str) -> Result<()> {
+/// An absolute path, never the root nor a cgroup that we are in ourselves, for what is done to a
+/// container's is done to all in it; or what systemd takes, `slice:prefix:name`. `own` is
+/// `/proc/self/cgroup`.
+fn check_cgroup(path: &str, own: &str) -> Result<()> {
+    let bad = |why: &str| Err(Error::invalid(format!("cgroup {path:?}: {why}")));
     let is_name = |part: &str| !part.is_empty() && part != "." && part != "..";
     let is_path = match path.strip_prefix('/') {
         Some(parts) => parts.trim_end_matches('/').split('/').all(is_name),
@@ -72,9 +76,11 @@ fn check_cgroup(path: &str) -> Result<()> {
         }
     };
     if !is_path || path.contains('\0') {
-        return Err(Error::invalid(format!(
-            "cgroup {path:?}: write an absolute path without \"..\", and not the root"
-        )));
+        return bad("write an absolute path without \"..\", and not the root");
+    }
+    let mut own = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    if own.any(|own| std::path::Path::new(own).starts_with(path)) {
+        return bad("the daemon itself is in it; choose another");
     }
     Ok(())
 }
@@ -112,6 +118,14 @@ mod tests {
         for path in ["", "/", "//", "a", "/a/../..", "/a/./b", "/a//b", "a/b:c:d", "a:b:", "/a\0"] {
             assert!(!good(path), "{path}");
         }
+    }
+
+    #[test]
+    fn a_cgroup_is_never_ours() {
+        let own = "5:devices:/a/b\n0::/system.slice/x.service\n";
+        let good = |path: &str| check_cgroup(path, own).is_ok();
+        assert!(good("/a/c") && good("/a/b/c") && good("/system.slice/y"));
+        assert!(!good("/a") && !good("/a/b") && !good("/system.slice") && !good("/a/"));
     }
 
     #[test]

@@ -5,29 +5,32 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use capstan_sdk::contract::containers::Ulimit;
 use capstan_sdk::contract::resources::Resources;
 use capstan_sdk::{Error, Result};
+use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
+
+use crate::capability;
 
 /// A CPU limit is counted over so many microseconds (the kernel's and Docker's default).
 const CPU_PERIOD_MICROS: u64 = 100_000;
 
 /// The resources of setrlimit(2).
-const ULIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
+const ULIMITS: [(&str, Resource); 16] = [
+    ("as", Resource::As),
+    ("core", Resource::Core),
+    ("cpu", Resource::Cpu),
+    ("data", Resource::Data),
+    ("fsize", Resource::Fsize),
+    ("locks", Resource::Locks),
+    ("memlock", Resource::Memlock),
+    ("msgqueue", Resource::Msgqueue),
+    ("nice", Resource::Nice),
+    ("nofile", Resource::Nofile),
+    ("nproc", Resource::Nproc),
+    ("rss", Resource::Rss),
+    ("rtprio", Resource::Rtprio),
+    ("rttime", Resource::Rttime),
+    ("sigpending", Resource::Sigpending),
+    ("stack", Resource::Stack),
 ];
 
 /// Says which limit is wrong, and why.
@@ -224,6 +227,7 @@ fn page_size(kib: u64) -> String {
 /// # Errors
 /// `InvalidArgument`, by field. `FailedPrecondition`: the daemon itself may not have so much.
 pub(crate) fn rlimits(wanted: &[Ulimit], open_files: u64) -> Result<Vec<Value>> {
+    let may_raise = capability::available().contains("CAP_SYS_RESOURCE");
     let entry = |kind: &str, soft: u64, hard: u64| {
         let kind = format!("RLIMIT_{}", kind.to_ascii_uppercase());
         json!({ "type": kind, "soft": soft, "hard": hard })
@@ -234,9 +238,10 @@ pub(crate) fn rlimits(wanted: &[Ulimit], open_files: u64) -> Result<Vec<Value>> 
     }
     for (index, Ulimit { kind, soft, hard }) in wanted.iter().enumerate() {
         let what = format!("ulimit {kind}");
-        if !ULIMITS.contains(&kind.as_str()) {
-            return Err(bad(&what, format!("there is none; use one of {}", ULIMITS.join(", "))));
-        }
+        let Some((_, resource)) = ULIMITS.iter().find(|(name, _)| name == kind) else {
+            let names = ULIMITS.map(|(name, _)| name).join(", ");
+            return Err(bad(&what, format!("there is none; use one of {names}")));
+        };
         if wanted[..index].iter().any(|other| other.kind == *kind) {
             return Err(bad(&what, "it is there twice"));
         }
@@ -245,6 +250,12 @@ pub(crate) fn rlimits(wanted: &[Ulimit], open_files: u64) -> Result<Vec<Value>> 
         }
         if kind == "nofile" && *hard == u64::MAX {
             return Err(bad(&what, "the kernel takes no unlimited number of open files"));
+        }
+        let own = getrlimit(*resource).maximum.unwrap_or(u64::MAX);
+        if *hard > own && !may_raise {
+            return Err(Error::precondition(format!(
+                "{what}: the daemon may have {own} itself, and no right to raise it (CAP_SYS_RESOURCE)"
+            )));
         }
         rlimits.push(entry(kind, *soft, *hard));
     }
@@ -347,11 +358,8 @@ mod tests {
         let file = |soft, hard| json!({ "type": "RLIMIT_NOFILE", "soft": soft, "hard": hard });
         assert_eq!(rlimits(&[], 1024).unwrap(), [file(1024, 1024)]);
         assert_eq!(rlimits(&[ulimit("nofile", 5, 6)], 1024).unwrap(), [file(5, 6)]);
-        let core = json!({ "type": "RLIMIT_CORE", "soft": 0, "hard": u64::MAX });
-        assert_eq!(
-            rlimits(&[ulimit("core", 0, u64::MAX)], 1024).unwrap(),
-            [file(1024, 1024), core]
-        );
+        let core = json!({ "type": "RLIMIT_CORE", "soft": 0, "hard": 0 });
+        assert_eq!(rlimits(&[ulimit("core", 0, 0)], 1024).unwrap(), [file(1024, 1024), core]);
         for bad in [
             vec![ulimit("files", 1, 1)],
             vec![ulimit("core", 2, 1)],

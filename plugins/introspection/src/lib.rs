@@ -1,11 +1,12 @@
-//! introspection.local, health.local, version.local: what a daemon says about itself.
+//! introspection.local, health.local, version.local, metrics.calls: what a daemon says about itself.
 //!
 //! They only read what the kernel shows; none of them has state.
 
+mod calls;
 mod health;
 mod host;
 mod introspection;
 mod plugin;
 mod version;
 
-pub use plugin::{HealthService, IntrospectionService, VersionService};
+pub use plugin::{CallMetrics, HealthService, IntrospectionService, VersionService};

@@ -1,9 +1,11 @@
-//! The three plugins.
+//! The plugins.
 
-use actix::{Actor, Addr, Context as Cell};
-use capstan_sdk::{Context, Exports, Info, Plugin, Result, Scope, export_plugin};
+use actix::{Actor, Addr, Context as Cell, Handler};
+use capstan_sdk::contract::Metrics;
+use capstan_sdk::contract::metrics::{Collect, MetricsAddr, Sample};
+use capstan_sdk::{Context, Exports, Info, Plugin, Result, Scope, export_plugin, rpc};
 
-use crate::{health, introspection, version};
+use crate::{calls, health, introspection, version};
 
 /// They have no configuration.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -71,3 +73,45 @@ service!(
     "which build this is",
     version::serve
 );
+
+/// metrics.calls.
+#[derive(Debug)]
+pub struct CallMetrics {
+    context: Context,
+}
+
+export_plugin!(CallMetrics);
+
+impl Actor for CallMetrics {
+    type Context = Cell<Self>;
+}
+
+impl Plugin for CallMetrics {
+    const INFO: Info = Info {
+        id: "metrics.calls",
+        version: env!("CARGO_PKG_VERSION"),
+        about: "how often each message of each plugin was answered, and how",
+        requires: &[],
+        rank: 0,
+    };
+    type Config = Config;
+
+    async fn build(_config: Config, context: Context) -> Result<Self> {
+        // As the others.
+        context.kernel()?;
+        Ok(Self { context })
+    }
+
+    fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
+        exports.contract::<Metrics>(MetricsAddr::from(addr));
+        let link = context.link_self::<Metrics>();
+        exports.global_service(move |_peer| rpc::metrics::serve(link.clone()));
+    }
+}
+
+impl Handler<Collect> for CallMetrics {
+    type Result = Result<Vec<Sample>>;
+    fn handle(&mut self, _: Collect, _: &mut Cell<Self>) -> Self::Result {
+        self.context.kernel().map(calls::measure)
+    }
+}

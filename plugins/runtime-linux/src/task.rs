@@ -130,11 +130,17 @@ impl Task {
 
     /// The kernel killed a process of it for want of memory, which belongs to how it ended.
     pub(crate) fn set_out_of_memory(&self) {
+        let set = |exit: &mut Option<Exit>| {
+            if let Some(exit) = exit {
+                exit.is_out_of_memory = true;
+            }
+        };
         self.exit.send_if_modified(|exit| {
-            exit.iter_mut().for_each(|exit| exit.is_out_of_memory = true);
+            set(exit);
+            // It is no news to those who wait for the end.
             false
         });
-        self.info.borrow_mut().exit.iter_mut().for_each(|exit| exit.is_out_of_memory = true);
+        set(&mut self.info.borrow_mut().exit);
     }
 
     /// The exit, if nobody was told of it yet: whoever asks tells.

@@ -105,5 +105,10 @@ fn conformance() {
         assert!(count("/tasks/create") > 0);
         assert_eq!(count("/tasks/create"), count("/tasks/delete"));
         bench.stop::<LinuxRuntime>().await;
+        // Also of the namespaces in which nothing could be created.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            let left = hierarchy.path().join(bundle.cgroup_parent.trim_start_matches('/'));
+            assert!(!left.exists(), "{} is left", left.display());
+        }
     });
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use capstan_schema::Result;
 
-use crate::LocalFuture;
+use crate::{Answered, LocalFuture};
 
 /// Where a plugin is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub struct PluginStatus {
     pub calls: u64,
     /// Typed messages lost in a panic or in a dead instance.
     pub failures: u64,
+    /// How often each message was answered, and how.
+    pub answers: Vec<Answered>,
     /// Its configuration in effect, as TOML.
     pub config: String,
     /// When this instance came up; 0 if none is.

@@ -11,6 +11,7 @@
 //! (a message carries a file, a path or a stream); nothing in here outlives the plugin that uses it.
 
 pub mod abi;
+mod answers;
 pub mod blocking;
 pub mod clock;
 #[cfg(feature = "testing")]
@@ -36,6 +37,7 @@ pub mod testing_metadata;
 pub mod tree;
 
 pub use actix;
+pub use answers::{Answered, Answers};
 pub use capstan_schema::{
     Algorithm, Class, ContainerId, Descriptor, Digest, Error, Labels, Mount, Namespace, Platform,
     Reference, Result,

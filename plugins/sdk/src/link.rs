@@ -11,6 +11,7 @@ use actix::{MailboxError, Recipient};
 use capstan_schema::{Error, Result};
 use tokio::sync::watch;
 
+use crate::answers::Answers;
 use crate::latency::Latency;
 
 /// How long a call waits for a plugin that is between two instances. A restart takes milliseconds; what
@@ -87,6 +88,8 @@ pub struct Stats {
     pub brief: AtomicU64,
     /// How long answers took.
     pub latency: Latency,
+    /// How often each message was answered, and how.
+    pub answers: Answers,
 }
 
 /// Counts one call for as long as it is under way.
@@ -281,6 +284,7 @@ async fn ask<C: Carries<M>, M: Call>(provider: &Provider, message: M) -> Result<
         }
     };
     let stats = &under_way.stats;
+    stats.answers.note(type_name::<M>(), &answer);
     match &answer {
         Err(error) if error.is_broken_off() => {
             stats.failures.fetch_add(1, Ordering::Relaxed);

@@ -98,9 +98,11 @@ pub(crate) fn tell(task: &Rc<Task>, publisher: &Publisher) {
     }
 }
 
-/// Looks and tells. It comes before the news that the container has ended.
+/// Looks and tells.
 async fn settle(task: &Rc<Task>, publisher: &Publisher) {
     look(task).await;
+    // A start that is under way is told first.
+    let _step = task.step.lock().await;
     tell(task, publisher);
 }
 

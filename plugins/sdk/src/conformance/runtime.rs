@@ -1,5 +1,6 @@
 //! The suite of kind `runtime`. It runs containers, so it needs root.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,9 +10,11 @@ use serde_json::{Value, json};
 
 use crate::Link;
 use crate::contract::Runtime;
+use crate::contract::resources::Resources;
 use crate::contract::runtime::{
-    CloseStdin, Create, Delete, DeleteExec, Exec, Exit, Inspect, Kill, List, ProcessInfo,
-    Processes, Resize, Start, StartExec, Status, Stdio, StdioPaths, TaskInfo, TaskKey, Wait,
+    CloseStdin, Create, Delete, DeleteExec, Exec, Exit, Inspect, Kill, List, Measure, ProcessInfo,
+    Processes, Resize, Start, StartExec, Status, Stdio, StdioPaths, TaskInfo, TaskKey, Update,
+    Wait,
 };
 
 /// How long a case may take. Each takes a second or two; what takes longer than this hangs.
@@ -53,8 +56,8 @@ impl Bundle {
     }
 }
 
-/// Removes, when it is dropped, the cgroups below which those of containers were. A runtime does that at its end, but
-/// not for a namespace in which no container could be created.
+/// Removes, when it is dropped, the cgroups below which those of containers were. A runtime does that at its end, if it
+/// comes to an orderly one.
 #[derive(Debug)]
 pub struct Cgroups(String);
 
@@ -117,6 +120,8 @@ pub async fn run(link: &Link<Runtime>, bundle: &Bundle) {
         lists,
         no_such_command,
         no_such_runtime,
+        limits,
+        numbers,
     ];
 }
 
@@ -385,11 +390,61 @@ impl Suite {
         check("resize", class(self.link.send(resize).await));
         let close = CloseStdin { key: key.clone(), exec_id: String::new() };
         check("close stdin", class(self.link.send(close).await));
+        let resources = Resources { pids_limit: 5, ..Resources::default() };
+        check("update", class(self.update(&key, resources).await));
+        check("measure", class(self.link.send(Measure(key.clone())).await));
         // The same id in another namespace is another task.
         let namespace = Namespace::parse("somewhere-else").expect("a namespace");
         let elsewhere = TaskKey { namespace, ..there.clone() };
         check("inspect elsewhere", class(self.inspect(&elsewhere).await));
         self.delete_by_force(&there).await.expect("delete");
+    }
+
+    async fn update(&self, key: &TaskKey, resources: Resources) -> Result<()> {
+        self.link.send(Update { key: key.clone(), resources }).await
+    }
+
+    async fn limits(&self) {
+        let key = self.running("a", &FOREVER).await;
+        let processes = Resources { pids_limit: 5, ..Resources::default() };
+        match self.update(&key, processes.clone()).await {
+            Ok(()) => {}
+            // Not every machine has a controller for them.
+            Err(error) => assert_eq!(error.class(), Class::FailedPrecondition, "{error}"),
+        }
+        // Nothing to change is no mistake.
+        self.update(&key, Resources::default()).await.expect("update nothing");
+        let wrong = Resources { cpuset_cpus: "none".into(), ..processes.clone() };
+        let refused = class(self.update(&key, wrong).await);
+        assert!(
+            matches!(refused, Class::InvalidArgument | Class::FailedPrecondition),
+            "{refused:?}"
+        );
+        self.kill(&key, "", SIGKILL).await.expect("kill");
+        self.wait(&key, "").await.expect("wait");
+        assert_eq!(class(self.update(&key, processes).await), Class::FailedPrecondition);
+        self.delete(&key).await.expect("delete");
+    }
+
+    async fn numbers(&self) {
+        let key = self.running("a", &FOREVER).await;
+        let mut seen = BTreeSet::new();
+        for sample in self.link.send(Measure(key.clone())).await.expect("measure") {
+            sample.check().expect("a sound sample");
+            let label = |name: &str| {
+                sample
+                    .labels
+                    .iter()
+                    .find(|(label, _)| label == name)
+                    .map(|(_, value)| value.as_str())
+            };
+            assert_eq!(label("id"), Some(key.id.as_str()), "{sample:?}");
+            assert_eq!(label("namespace"), Some(key.namespace.as_str()), "{sample:?}");
+            let (name, mut labels) = (sample.name, sample.labels);
+            labels.sort();
+            assert!(seen.insert((name.clone(), labels)), "{name} is there twice");
+        }
+        self.delete_by_force(&key).await.expect("delete");
     }
 
     async fn unknown_exec(&self) {
