@@ -25,7 +25,7 @@ struct CreateParams {
   terminal @6 :Bool;
   hideUnifiedCgroup @7 :Bool;  # crun refuses the hybrid cgroup layout: show it v1 alone
   checkpoint @8 :Text;         # not empty: `start` restores from this directory
-  criu @10 :Text;               # absolute path of the criu that the runtime uses; empty = it looks in PATH
+  criu @10 :Text;              # absolute path of the criu that the runtime uses; empty = it looks in PATH
   idMappings @9 :List(IdMapping);
   # Not empty: the mounts of `rootfs` are such that ids on disk are ids of this user namespace.
 }
