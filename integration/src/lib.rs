@@ -13,8 +13,11 @@ mod fake_registry;
 pub mod fixtures;
 mod host;
 mod image;
+pub mod process;
 mod programs;
+mod random;
 mod remains;
+mod rootfs;
 
 pub use disk::Disk;
 pub use docker_registry::DockerRegistry;
@@ -22,4 +25,6 @@ pub use fake_registry::{FakeRegistry, Fault};
 pub use host::{Host, Output};
 pub use image::{Image, Layer, digest, gzip, noise};
 pub use programs::{find, program, python};
+pub use random::Random;
 pub use remains::Remains;
+pub use rootfs::make_rootfs;

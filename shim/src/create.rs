@@ -8,6 +8,7 @@ use capstan_schema::{Error, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::cgroup;
+use crate::failpoint;
 use crate::process::Process;
 use crate::record::Entry;
 use crate::runtime::Runtime;
@@ -141,10 +142,19 @@ impl Task {
             args.extend(["--console-socket", console.name()]);
         }
         let ends = streams.ends.take();
+        failpoint::at("create:mounted");
+        self.note(Entry::Creating {
+            id: &runtime.id,
+            runtime: &wanted.program,
+            runtime_root: &runtime.root,
+            is_systemd_cgroup: runtime.is_systemd_cgroup,
+        })?;
+        failpoint::at("create:noted");
         if let Err(error) = runtime.run(&self.reaper, "create", &args, ends).await {
             self.undo(&runtime).await;
             return Err(error);
         }
+        failpoint::at("create:made");
         match self.adopt(&runtime, streams, console, &wanted.program) {
             Ok(pid) => Ok(pid),
             Err(error) => {
@@ -180,6 +190,7 @@ impl Task {
             paths: &paths,
             cgroups: &cgroups,
         })?;
+        failpoint::at("create:created");
         self.watch_init(&init);
         let container = Container { runtime: runtime.clone(), init, cgroups };
         self.container.replace(Some(Rc::new(container)));

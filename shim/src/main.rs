@@ -14,6 +14,7 @@ mod cgroup;
 mod control;
 mod create;
 mod exec;
+mod failpoint;
 mod process;
 mod reap;
 mod record;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod matrix;
 mod outside;
 mod plugins;
 mod pull;

@@ -13,6 +13,8 @@ use capstan_sdk::{Error, Namespace, Result, blocking, tree};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use crate::failpoint;
+
 /// The plugin's directories.
 #[derive(Clone, Debug)]
 pub(crate) struct Dirs {
@@ -79,6 +81,7 @@ pub(crate) async fn launch(
 ) -> Result<(Child, UnixStream)> {
     blocking::run("start a shim", move || {
         let dir = bundle(&dirs, &key, &spec)?;
+        failpoint::at(&dirs.tasks(), &key, "daemon:bundle");
         let fail = |error| Error::io(format!("start the shim {}", program.display()), error);
         let (ours, theirs) = StdStream::pair().map_err(fail)?;
         ours.set_nonblocking(true).map_err(fail)?;
@@ -92,6 +95,7 @@ pub(crate) async fn launch(
             .stdout(ProcessStdio::null())
             .kill_on_drop(false);
         let child = command.spawn().map_err(fail)?;
+        failpoint::at(&dirs.tasks(), &key, "daemon:spawned");
         Ok((child, UnixStream::from_std(ours).map_err(fail)?))
     })
     .await

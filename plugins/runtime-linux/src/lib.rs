@@ -12,12 +12,15 @@
 //! Invariant: nothing of a container runs in the daemon's process, and the daemon mounts nothing for it.
 
 mod config;
+mod failpoint;
 mod failure;
 mod launch;
 mod plugin;
 mod publish;
 mod record;
 mod recover;
+mod remains;
+mod settle;
 mod shim;
 mod task;
 
