@@ -122,6 +122,7 @@ impl Task {
         for mount in &wanted.mounts {
             mount.mount(&self.dir, &target)?;
         }
+        refuse_links(&target)?;
         if wanted.is_unified_hidden {
             // Ours alone, as all mounts are; that it is not there is fine.
             let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
@@ -204,6 +205,19 @@ impl Task {
     }
 }
 
+/// The kernel's own filesystems are mounted in directories of these names. Where the image has a link
+/// instead, a runtime may follow it, and so out of the container (runc 1.1 does, with `/dev`).
+fn refuse_links(rootfs: &Path) -> Result<()> {
+    for name in ["proc", "sys", "dev"] {
+        if rootfs.join(name).symlink_metadata().is_ok_and(|about| about.is_symlink()) {
+            return Err(Error::invalid(format!(
+                "/{name} of the root filesystem is a link; it must be a directory, or not be there"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// A number that the runtime wrote.
 pub(crate) fn read_pid(file: &str) -> Result<u32> {
     let text = std::fs::read_to_string(file)
@@ -223,4 +237,24 @@ fn bind_program(dir: &Path, program: &str) -> Result<String> {
     let read_only = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(None::<&str>, &place, None::<&str>, read_only, None::<&str>).map_err(fail)?;
     Ok(place.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_filesystem_with_a_link_for_the_kernels_is_refused() {
+        let rootfs = tempfile::tempdir().unwrap();
+        refuse_links(rootfs.path()).unwrap();
+        for name in ["proc", "sys", "dev"] {
+            std::fs::create_dir(rootfs.path().join(name)).unwrap();
+            refuse_links(rootfs.path()).unwrap();
+            std::fs::remove_dir(rootfs.path().join(name)).unwrap();
+            std::os::unix::fs::symlink("/tmp", rootfs.path().join(name)).unwrap();
+            let error = refuse_links(rootfs.path()).unwrap_err();
+            assert!(error.to_string().contains(&format!("/{name} ")), "{error}");
+            std::fs::remove_file(rootfs.path().join(name)).unwrap();
+        }
+    }
 }
