@@ -5,6 +5,7 @@
 
 mod capability;
 mod config;
+mod limits;
 mod mounts;
 mod plugin;
 mod record;

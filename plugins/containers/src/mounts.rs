@@ -6,6 +6,8 @@ use capstan_sdk::contract::containers::{ContainerMount, ContainerSpec, Network};
 use capstan_sdk::{Error, Result};
 use serde_json::{Value, json};
 
+use crate::limits;
+
 /// Kernel paths that would tell a container about the host, or let it touch it. The list of Docker
 /// and containerd.
 pub(crate) const MASKED_PATHS: [&str; 12] = [
@@ -75,6 +77,8 @@ pub(crate) fn all(spec: &ContainerSpec) -> Result<Vec<Value>> {
 
 /// A mount that the user asked for.
 fn wanted(mount: &ContainerMount) -> Result<Value> {
+    limits::check_path("the target of a mount", &mount.destination)?;
+    limits::check_path("the source of a mount", &mount.source)?;
     let destination = &mount.destination;
     let bad = |why: &str| Error::invalid(format!("mount at {destination:?}: {why}"));
     if !destination.starts_with('/') || destination.split('/').any(|part| part == "..") {

@@ -10,7 +10,7 @@ use capstan_sdk::{ContainerId, Error, Result};
 use serde_json::{Value, json};
 
 use crate::user::User;
-use crate::{Config, capability, mounts, seccomp};
+use crate::{Config, capability, limits, mounts, seccomp};
 
 /// The version of runtime-spec that is written: what runc 1.1 and crun 1.8 take.
 const OCI_VERSION: &str = "1.0.2";
@@ -57,6 +57,7 @@ pub(crate) fn make(parts: &Parts<'_>) -> Result<Vec<u8>> {
         "mounts": mounts::all(parts.spec)?,
         "linux": linux(parts, &capabilities)?,
     });
+    limits::check(&spec)?;
     Ok(serde_json::to_vec(&spec).expect("a JSON value is JSON"))
 }
 
@@ -314,6 +315,7 @@ pub(crate) fn adopt(bytes: &[u8], cgroups_path: &str) -> Result<(Vec<u8>, bool)>
     if spec["linux"]["cgroupsPath"].as_str().is_none_or(str::is_empty) {
         spec["linux"]["cgroupsPath"] = cgroups_path.into();
     }
+    limits::check(&spec)?;
     let has_terminal = spec["process"]["terminal"].as_bool().unwrap_or(false);
     Ok((serde_json::to_vec(&spec).expect("a JSON value is JSON"), has_terminal))
 }
