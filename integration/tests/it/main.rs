@@ -1,6 +1,7 @@
 //! The tests against the real binaries. One module per theme.
 
 mod bad_input;
+mod churn;
 mod cli;
 mod matrix;
 mod outside;
