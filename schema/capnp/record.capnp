@@ -81,11 +81,18 @@ struct TaskRecord {
     exited @4 :UInt32;         # exit code, or 128 + signal
     deleted @5 :Void;
     paused @6 :Bool;           # true: frozen; false: it goes on
+    creating @7 :CreatingEntry;  # the runtime is about to be called: there may be something of it
   }
   struct ShimEntry {
     pid @0 :UInt32;
     startTicks @1 :UInt64;     # field 22 of /proc/<pid>/stat: with the boot id, names the process
     bootId @2 :Text;
+  }
+  struct CreatingEntry {
+    id @0 :Text;
+    runtime @1 :Text;
+    runtimeRoot @2 :Text;
+    systemdCgroup @3 :Bool;
   }
   struct CreatedEntry {
     pid @0 :UInt32;

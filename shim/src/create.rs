@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::cgroup;
 use crate::checkpoint::{self, Parts};
+use crate::failpoint;
 use crate::idmap::{self, IdMapping};
 use crate::process::Process;
 use crate::record::Entry;
@@ -129,6 +130,7 @@ impl Task {
     async fn try_create(self: &Rc<Self>, wanted: Wanted) -> Result<u32> {
         let target = self.dir.join(ROOTFS);
         idmap::mount_all(&wanted.mounts, &wanted.id_mappings, &self.dir, &target)?;
+        refuse_links(&target)?;
         if wanted.is_unified_hidden {
             // Ours alone, as all mounts are; that it is not there is fine.
             let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
@@ -155,10 +157,19 @@ impl Task {
             args.extend(["--console-socket", console.name()]);
         }
         let ends = streams.ends.take();
+        failpoint::at("create:mounted");
+        self.note(Entry::Creating {
+            id: &runtime.id,
+            runtime: &wanted.program,
+            runtime_root: &runtime.root,
+            is_systemd_cgroup: runtime.is_systemd_cgroup,
+        })?;
+        failpoint::at("create:noted");
         if let Err(error) = runtime.run(&self.reaper, "create", &args, ends).await {
             self.undo(&runtime).await;
             return Err(error);
         }
+        failpoint::at("create:made");
         match self.adopt(&runtime, streams, console, &wanted.program) {
             Ok(pid) => Ok(pid),
             Err(error) => {
@@ -194,6 +205,7 @@ impl Task {
             paths: &paths,
             cgroups: &cgroups,
         })?;
+        failpoint::at("create:created");
         self.watch_init(&init);
         let freeze = Cell::new(Freeze::No);
         let container = Container { runtime: runtime.clone(), init, cgroups, freeze };
@@ -206,6 +218,19 @@ impl Task {
         // It fails where there is nothing; then there is nothing to do.
         let _ = runtime.run(&self.reaper, "delete", &["--force"], None).await;
     }
+}
+
+/// The kernel's own filesystems are mounted in directories of these names. Where the image has a link
+/// instead, a runtime may follow it, and so out of the container (runc 1.1 does, with `/dev`).
+fn refuse_links(rootfs: &Path) -> Result<()> {
+    for name in ["proc", "sys", "dev"] {
+        if rootfs.join(name).symlink_metadata().is_ok_and(|about| about.is_symlink()) {
+            return Err(Error::invalid(format!(
+                "/{name} of the root filesystem is a link; it must be a directory, or not be there"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A number that the runtime wrote.
@@ -227,4 +252,24 @@ fn bind_program(dir: &Path, program: &str) -> Result<String> {
     let read_only = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(None::<&str>, &place, None::<&str>, read_only, None::<&str>).map_err(fail)?;
     Ok(place.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_filesystem_with_a_link_for_the_kernels_is_refused() {
+        let rootfs = tempfile::tempdir().unwrap();
+        refuse_links(rootfs.path()).unwrap();
+        for name in ["proc", "sys", "dev"] {
+            std::fs::create_dir(rootfs.path().join(name)).unwrap();
+            refuse_links(rootfs.path()).unwrap();
+            std::fs::remove_dir(rootfs.path().join(name)).unwrap();
+            std::os::unix::fs::symlink("/tmp", rootfs.path().join(name)).unwrap();
+            let error = refuse_links(rootfs.path()).unwrap_err();
+            assert!(error.to_string().contains(&format!("/{name} ")), "{error}");
+            std::fs::remove_file(rootfs.path().join(name)).unwrap();
+        }
+    }
 }

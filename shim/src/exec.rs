@@ -7,6 +7,7 @@ use std::rc::Rc;
 use capstan_schema::{Error, Result};
 
 use crate::create::read_pid;
+use crate::failpoint;
 use crate::process::{Exit, Process};
 use crate::record::now_unix_ns;
 use crate::stdio::{Streams, Wish};
@@ -84,7 +85,9 @@ impl Task {
             args.extend(["--console-socket", console.name()]);
         }
         let ends = streams.ends.take();
+        failpoint::at("exec:ready");
         let ran = container.runtime.run(&self.reaper, "exec", &args, ends).await;
+        failpoint::at("exec:run");
         let pid = ran.and_then(|()| read_pid(&pid_file));
         for left in [&spec, &pid_file] {
             let _ = fs::remove_file(left);
@@ -107,6 +110,7 @@ impl Task {
         tokio::task::spawn_local(async move {
             let status = ended.await.unwrap_or(255);
             process.finish_streams().await;
+            failpoint::at("exec:ended");
             process.set_exit(Exit { status, at_unix_ns: now_unix_ns() });
         });
     }

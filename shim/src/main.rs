@@ -16,6 +16,7 @@ mod checkpoint;
 mod control;
 mod create;
 mod exec;
+mod failpoint;
 mod hub;
 mod idmap;
 mod log;

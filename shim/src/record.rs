@@ -24,6 +24,8 @@ const NAME: &str = "record";
 pub(crate) enum Entry<'a> {
     /// The shim is there, and nothing else yet.
     Shim,
+    /// The runtime is about to make the container: from here on there may be something of it.
+    Creating { id: &'a str, runtime: &'a str, runtime_root: &'a str, is_systemd_cgroup: bool },
     /// The init process exists.
     Created {
         id: &'a str,
@@ -95,6 +97,13 @@ impl Record {
                 shim.set_pid(pid);
                 shim.set_start_ticks(start_ticks(pid));
                 shim.set_boot_id(&*boot_id());
+            }
+            Entry::Creating { id, runtime, runtime_root, is_systemd_cgroup } => {
+                let mut creating = out.init_creating();
+                creating.set_id(id);
+                creating.set_runtime(runtime);
+                creating.set_runtime_root(runtime_root);
+                creating.set_systemd_cgroup(is_systemd_cgroup);
             }
             Entry::Created { id, pid, runtime, runtime_root, has_terminal, paths, cgroups } => {
                 let mut created = out.init_created();

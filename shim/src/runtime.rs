@@ -4,6 +4,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use capstan_schema::{Error, Result};
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 use crate::reap::Reaper;
 
@@ -62,9 +64,13 @@ impl Runtime {
         command.arg(verb).args(args).arg(&self.id);
         let [stdin, stdout, stderr] = ends.unwrap_or([Stdio::null(), Stdio::null(), Stdio::null()]);
         command.stdin(stdin).stdout(stdout).stderr(stderr);
-        let child = command
-            .spawn()
-            .map_err(|error| Error::io(format!("run the runtime {}", self.program), error))?;
+        // What it makes in the root filesystem is for the container's users, and its processes inherit this:
+        // ours is for ourselves. We have one thread.
+        let ours = umask(Mode::from_raw_mode(0o022));
+        let child = command.spawn();
+        umask(ours);
+        let child =
+            child.map_err(|error| Error::io(format!("run the runtime {}", self.program), error))?;
         // The command holds the container's ends of its streams.
         drop(command);
         let ended = reaper.ended(child.id());

@@ -9,6 +9,7 @@ use capstan_schema::{Error, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::failpoint;
 use crate::record::{Entry, Record};
 
 /// What the rest of the shim starts with.
@@ -36,8 +37,10 @@ pub(crate) fn prepare() -> Result<Prepared> {
         .map_err(|error| Error::io("become the parent of orphans", error))?;
     protect_from_oom();
     // First of all on disk, so that a daemon that died meanwhile finds us.
+    failpoint::at("shim:begun");
     let mut record = Record::create(&dir)?;
     record.append(Entry::Shim)?;
+    failpoint::at("shim:noted");
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| Error::io("make a mount namespace", error))?;
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::cgroup;
 use crate::checkpoint::Pending;
 use crate::exec::Exec;
+use crate::failpoint;
 use crate::process::{Exit, Process};
 use crate::reap::Reaper;
 use crate::record::{Entry, Record, now_unix_ns};
@@ -128,6 +129,7 @@ impl Task {
         tokio::task::spawn_local(async move {
             let status = ended.await.unwrap_or(255);
             init.finish_streams().await;
+            failpoint::at("exit:seen");
             let at_unix_ns = match task.note(Entry::Exited(status)) {
                 Ok(at_unix_ns) => at_unix_ns,
                 Err(error) => {
@@ -136,6 +138,7 @@ impl Task {
                     now_unix_ns()
                 }
             };
+            failpoint::at("exit:noted");
             init.set_exit(Exit { status, at_unix_ns });
         });
     }
@@ -157,9 +160,12 @@ impl Task {
         if container.init.is_started.get() || container.init.exit().is_some() {
             return Err(Error::precondition("the container was started before"));
         }
+        failpoint::at("start:asked");
         container.runtime.run(&self.reaper, "start", &[], None).await?;
         container.init.is_started.set(true);
+        failpoint::at("start:run");
         self.note(Entry::Started)?;
+        failpoint::at("start:noted");
         Ok(container.init.pid)
     }
 
@@ -228,6 +234,7 @@ impl Task {
         let container = self.container()?;
         cgroup::guard(&container.cgroups)?;
         let init = &container.init;
+        failpoint::at("delete:asked");
         if init.exit().is_none() {
             if !is_forced && init.is_started.get() {
                 return Err(Error::precondition(
@@ -245,8 +252,11 @@ impl Task {
         }
         // Without a pid namespace of their own, other processes have not ended with init.
         cgroup::signal_all(&container.cgroups, Signal::KILL);
+        failpoint::at("delete:ended");
         container.runtime.run(&self.reaper, "delete", &["--force"], None).await?;
+        failpoint::at("delete:run");
         self.note(Entry::Deleted)?;
+        failpoint::at("delete:noted");
         self.container.replace(None);
         self.execs.borrow_mut().clear();
         self.done.notify_one();

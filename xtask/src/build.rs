@@ -24,7 +24,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What is chosen of the workspace for tests, everywhere: with another choice of packages or features
 /// cargo builds the dependencies again.
-pub(crate) const FOR_TESTS: [&str; 3] = ["--workspace", "--features", "capstan-daemon/probe"];
+pub(crate) const FOR_TESTS: [&str; 3] =
+    ["--workspace", "--features", "capstan-daemon/probe,capstan-shim/probe"];
 
 /// A small test to be built with the programs: where there is a test, what only tests depend on counts
 /// for the features of all, as it does when they are run.
@@ -75,7 +76,7 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
     for (_, binary) in PROGRAMS {
         install(&root().join(built).join(binary), &out)?;
     }
-    install(&shim()?, &out)?;
+    install(&shim(kind)?, &out)?;
     if kind == Kind::Test {
         third_party(&out)?;
         libraries::install(libraries::ALL, &root().join(built), &out)?;
@@ -100,11 +101,14 @@ fn third_party(out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn shim() -> Result<PathBuf> {
+fn shim(kind: Kind) -> Result<PathBuf> {
     let mut cargo = cargo();
     cargo
         .args(["build", "--package", "capstan-shim", "--profile", "shim", "--target", TARGET])
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
+    if kind == Kind::Test {
+        cargo.args(["--features", "probe"]);
+    }
     run(&mut cargo)?;
     Ok(root().join("target").join(TARGET).join("shim/capstan-shim"))
 }

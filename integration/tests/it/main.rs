@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod checkpoint;
+mod churn;
 mod cli;
+mod matrix;
 mod outside;
 mod plugins;
 mod pull;

@@ -1,6 +1,93 @@
-//! What a container must not get at, looked for from inside.
+//! What a container must not get at: holes that software of this kind had, each tried against a canary, by
+//! whoever would try.
 
-use capstan_integration::{DockerRegistry, FakeRegistry, Host, Image, Layer};
+mod descriptors;
+mod floods;
+mod inside;
+mod modes;
+mod mounts;
+mod pids;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use capstan_integration::{DockerRegistry, FakeRegistry, Host, Image, Layer, Output, make_rootfs};
+
+/// Those that a hole is tried with.
+const RUNTIMES: [&str; 3] = ["embedded", "runc", "crun"];
+
+/// A host whose containers have a root filesystem that is a directory, with a canary beside it.
+struct Victim {
+    host: Host,
+    rootfs: PathBuf,
+    /// Says `canary`, and must not be read or changed.
+    canary: PathBuf,
+}
+
+impl Victim {
+    fn new() -> Self {
+        let mut host = Host::without_daemon(512);
+        let (rootfs, canary) = (host.path("rootfs"), host.path("canary"));
+        make_rootfs(&rootfs);
+        fs::write(&canary, "canary").unwrap();
+        host.start();
+        Self { host, rootfs, canary }
+    }
+
+    /// Puts a file into the root filesystem.
+    fn write(&self, name: &str, mode: u32, text: &str) {
+        let path = self.rootfs.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn args<'a>(&'a self, runtime: &'a str) -> Vec<&'a str> {
+        vec!["--runtime", runtime, "--rootfs", self.rootfs.to_str().unwrap()]
+    }
+
+    /// `capstan run --rm`, to its end.
+    fn run(&self, runtime: &str, flags: &[&str], command: &[&str]) -> Output {
+        let mut args = vec!["run", "--rm"];
+        args.extend(self.args(runtime));
+        args.extend(flags);
+        args.extend(command);
+        self.host.capstan(&args)
+    }
+
+    /// `capstan run -d`, which must work.
+    fn start(&self, runtime: &str, id: &str, flags: &[&str], command: &[&str]) {
+        let mut args = vec!["run", "-d", "--name", id];
+        args.extend(self.args(runtime));
+        args.extend(flags);
+        args.extend(command);
+        self.host.ok(&args);
+    }
+
+    fn shim(&self, id: &str) -> u32 {
+        let task = self.host.json(&["tasks", "inspect", id]);
+        u32::try_from(task["shimPid"].as_u64().unwrap()).unwrap()
+    }
+
+    /// A file of a container's cgroup.
+    fn cgroup_file(&self, controller: &str, id: &str, file: &str) -> String {
+        let below = format!("{}/default/{id}/{file}", self.host.cgroup());
+        let tops = ["/sys/fs/cgroup".to_owned(), format!("/sys/fs/cgroup/{controller}")];
+        let found = tops.iter().find_map(|top| fs::read_to_string(format!("{top}{below}")).ok());
+        found.unwrap_or_else(|| panic!("no {below}"))
+    }
+
+    /// How many processes a container has.
+    fn processes(&self, id: &str) -> usize {
+        self.cgroup_file("pids", id, "cgroup.procs").lines().count()
+    }
+
+    /// Nothing happened to the canary, and nothing is left.
+    fn done(self) {
+        assert_eq!(fs::read_to_string(&self.canary).unwrap(), "canary");
+        self.host.assert_no_container();
+    }
+}
 
 fn check_inside(runtime: &str) {
     let registry = DockerRegistry::with(&["busybox"]);

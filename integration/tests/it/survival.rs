@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use capstan_integration::{DockerRegistry, FakeRegistry, Host, Image, Layer, digest, gzip, noise};
+use capstan_integration::{
+    DockerRegistry, FakeRegistry, Host, Image, Layer, Random, digest, gzip, noise,
+};
 
 /// `ID -> (STATUS, exit status)` of `tasks ls`.
 fn tasks(host: &Host) -> Vec<(String, String, Option<u64>)> {
@@ -189,23 +191,4 @@ fn image(base: &[u8], round: u32) -> Image {
         .into_tar();
     let blobs = [gzip(base), gzip(&top)];
     Image::of_blobs(blobs.to_vec(), &[digest(base), digest(&top)])
-}
-
-/// xorshift64: enough to choose moments.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let seed = u64::from(now.subsec_nanos()) | 1;
-        eprintln!("seed {seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit.max(1)
-    }
 }

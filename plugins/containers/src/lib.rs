@@ -8,6 +8,7 @@ mod capability;
 mod config;
 mod devices;
 mod hooks;
+mod limits;
 mod mounts;
 mod namespaces;
 mod plugin;

@@ -13,6 +13,7 @@ use capstan_sdk::{Error, Namespace, Result, blocking, tree};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use crate::failpoint;
 use crate::userns;
 
 /// The plugin's directories.
@@ -85,6 +86,7 @@ pub(crate) async fn launch(
         if has_user_namespace {
             userns::open_way(&dir, dirs.state.parent().unwrap_or(&dirs.state))?;
         }
+        failpoint::at(&dirs.tasks(), &key, "daemon:bundle");
         let fail = |error| Error::io(format!("start the shim {}", program.display()), error);
         let (ours, theirs) = StdStream::pair().map_err(fail)?;
         ours.set_nonblocking(true).map_err(fail)?;
@@ -98,6 +100,7 @@ pub(crate) async fn launch(
             .stdout(ProcessStdio::null())
             .kill_on_drop(false);
         let child = command.spawn().map_err(fail)?;
+        failpoint::at(&dirs.tasks(), &key, "daemon:spawned");
         Ok((child, UnixStream::from_std(ours).map_err(fail)?))
     })
     .await

@@ -14,6 +14,7 @@
 mod cgroup;
 mod checkpoint;
 mod config;
+mod failpoint;
 mod failure;
 mod launch;
 mod logs;
@@ -21,6 +22,8 @@ mod plugin;
 mod publish;
 mod record;
 mod recover;
+mod remains;
+mod settle;
 mod shim;
 mod task;
 mod userns;

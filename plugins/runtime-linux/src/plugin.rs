@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::process::Stdio as ProcessStdio;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,12 +26,15 @@ use tracing::{info, warn};
 
 use crate::cgroup::{self, Hub};
 use crate::config::EMBEDDED;
+use crate::failpoint;
 use crate::failure::classify;
 use crate::launch::{self, Dirs};
 use crate::logs::{self, Logs};
 use crate::publish::Publisher;
 use crate::record::TaskRecord;
-use crate::recover::{self, Found};
+use crate::recover::{self, Found, Left};
+use crate::remains;
+use crate::settle::{Name, Table, unsettled};
 use crate::shim::{CreateParams, DUMP, FAREWELL, PATIENT, Shim};
 use crate::task::Task;
 use crate::userns;
@@ -65,8 +67,7 @@ pub(crate) struct Shared {
     dirs: Dirs,
     logs: Logs,
     pub(crate) publisher: Publisher,
-    /// `None` while a task is being made: the name is taken already.
-    tasks: RefCell<HashMap<TaskKey, Option<Rc<Task>>>>,
+    tasks: Table,
     /// The commands of execs that are ready and not started, for errors.
     exec_commands: RefCell<HashMap<(TaskKey, String), String>>,
     /// Cgroups above those of containers, to be removed when they are empty.
@@ -102,7 +103,7 @@ impl Plugin for LinuxRuntime {
             dirs,
             logs,
             publisher,
-            tasks: RefCell::default(),
+            tasks: Table::default(),
             exec_commands: RefCell::default(),
             cgroup_parents: RefCell::default(),
             oom: Rc::default(),
@@ -170,24 +171,35 @@ pub(crate) fn field(name: &'static str, value: impl ToString) -> (&'static str, 
 
 impl Shared {
     pub(crate) fn find(&self, key: &TaskKey) -> Result<Rc<Task>> {
-        let tasks = self.tasks.borrow();
-        match tasks.get(key) {
-            Some(Some(task)) => Ok(Rc::clone(task)),
-            Some(None) => Err(Error::unavailable(format!(
-                "the task of container {} is just being created; try again",
-                key.id
-            ))),
-            None => Err(no_such_task(key)),
+        match self.tasks.get(key) {
+            Name::Task(task) => Ok(task),
+            Name::Unsettled => Err(unsettled(key)),
+            Name::Free => Err(no_such_task(key)),
         }
     }
 
     /// Takes a task of an earlier daemon over.
     fn adopt(self: &Rc<Self>, found: Found) {
-        let Found { task, hangup, is_orphan, cgroups, is_starting } = found;
+        let Found { task, hangup, left, cgroups, is_starting } = found;
+        match left {
+            Left::Whole | Left::Orphan => {}
+            Left::Half => {
+                self.tasks.reserve(&task.key);
+                let shared = Rc::clone(self);
+                actix::spawn(async move { shared.complete(&task).await });
+                return;
+            }
+            Left::Deleted => {
+                self.tasks.reserve(&task.key);
+                let shared = Rc::clone(self);
+                actix::spawn(async move { shared.finish_delete(&task).await });
+                return;
+            }
+        }
         task.set_runtime(self.config.name_of(&task.info().runtime));
         info!(task = %task.key, status = task.info().status.name(), "found");
         self.remember_cgroups(&cgroups);
-        self.tasks.borrow_mut().insert(task.key.clone(), Some(Rc::clone(&task)));
+        self.tasks.insert(Rc::clone(&task));
         if task.exit().is_some() {
             cgroup::tell(&task, &self.publisher);
             self.tell_exit(&task);
@@ -199,10 +211,36 @@ impl Shared {
             let (shared, task) = (Rc::clone(self), Rc::clone(&task));
             actix::spawn(async move { shared.see_start(&task).await });
         }
-        if is_orphan {
+        if left == Left::Orphan {
             let shared = Rc::clone(self);
-            actix::spawn(async move { shared.end_without_shim(&task).await });
+            actix::spawn(async move {
+                let _step = task.step.lock().await;
+                shared.conclude(&task).await;
+            });
         }
+    }
+
+    /// Waits for a create of an earlier daemon to come to its end, whatever that is.
+    async fn complete(self: &Rc<Self>, task: &Rc<Task>) {
+        let key = &task.key;
+        if let Some(found) = recover::completed(&self.dirs, key).await {
+            info!(task = %key, "its create has come to its end");
+            return self.adopt(found);
+        }
+        info!(task = %key, "what was left of a task that was never whole is removed");
+        self.end_without_shim(task).await;
+        self.forget(task).await;
+    }
+
+    /// Tells what an earlier daemon did not live to tell of a task that it deleted, and removes it.
+    async fn finish_delete(&self, task: &Rc<Task>) {
+        info!(task = %task.key, "what was left of a task that was deleted is removed");
+        self.end_without_shim(task).await;
+        task.is_going.set(true);
+        self.tell_exit(task);
+        self.forget(task).await;
+        let status = task.exit().map_or(255, |exit| exit.status);
+        self.publisher.tell(&task.key, "/tasks/delete", &[field("exitStatus", status)]);
     }
 
     pub(crate) fn remember_cgroups(&self, cgroups: &[String]) {
@@ -235,7 +273,8 @@ impl Shared {
             let _ = hangup.await;
             watched.set_gone();
             if !watched.is_going.get() {
-                shared.lost(&watched).await;
+                let _step = watched.step.lock().await;
+                shared.conclude(&watched).await;
             }
         });
     }
@@ -266,43 +305,27 @@ impl Shared {
         self.publisher.tell_exit(task, &fields);
     }
 
-    /// A shim hung up that was not told to go.
-    async fn lost(&self, task: &Rc<Task>) {
-        let dir = task.dir.clone();
-        let record = TaskRecord::read(&dir).unwrap_or_default();
-        if record.created.is_none() || record.is_deleted {
-            // Nothing came of it, and it has ended as it should.
-            self.forget(task).await;
-            return;
+    /// A shim is gone that was not told to go: what it leaves is ended first, and told then.
+    async fn conclude(&self, task: &Rc<Task>) {
+        let record = TaskRecord::read(&task.dir).unwrap_or_default();
+        if record.exited.is_none() {
+            warn!(task = %task.key, "its shim is gone; the container is ended");
         }
+        self.end_without_shim(task).await;
         let exit = match record.exited {
             Some((status, at_unix_ns)) => Exit::new(status, at_unix_ns),
-            None => {
-                warn!(task = %task.key, "its shim is gone; the container is ended");
-                Exit::lost("its shim ended before the container did")
-            }
+            None => recover::lost(&record),
         };
         cgroup::look(task).await;
         if task.set_exit(&exit) {
             self.tell_exit(task);
         }
-        self.end_without_shim(task).await;
     }
 
-    /// Ends what is left of a container that has no shim, by its runtime.
+    /// Ends what is left of a container that has no shim.
     async fn end_without_shim(&self, task: &Task) {
-        let record = TaskRecord::read(&task.dir).unwrap_or_default();
-        let Some(created) = record.created else { return };
-        let mut command = tokio::process::Command::new(&created.runtime);
-        command
-            .args(["--root", &created.runtime_root, "delete", "--force", task.key.id.as_str()])
-            .stdin(ProcessStdio::null())
-            .stdout(ProcessStdio::null())
-            .stderr(ProcessStdio::null())
-            .kill_on_drop(true);
-        match tokio::time::timeout(PATIENT, command.status()).await {
-            Ok(Ok(status)) if status.success() => {}
-            outcome => warn!(task = %task.key, ?outcome, "what is left of it could not be ended"),
+        if let Err(error) = remains::end(&task.dir, &task.key).await {
+            warn!(task = %task.key, %error, "what is left of it could not be ended");
         }
     }
 
@@ -311,7 +334,7 @@ impl Shared {
         if let Err(error) = launch::remove(task.dir.clone()).await {
             warn!(task = %task.key, %error, "its directory is left; the next start removes it");
         }
-        self.tasks.borrow_mut().remove(&task.key);
+        self.tasks.remove(&task.key);
     }
 
     async fn remove_logs(&self, key: &TaskKey) {
@@ -336,20 +359,20 @@ impl Shared {
         let (runtime, is_systemd_cgroup) = self.config.runtime(&create.runtime)?;
         let rootfs: Vec<RawMount> =
             create.rootfs.iter().map(RawMount::parse).collect::<Result<_>>()?;
-        {
-            let mut tasks = self.tasks.borrow_mut();
-            if tasks.contains_key(&key) {
+        self.tasks.settle(&key).await?;
+        match self.tasks.get(&key) {
+            Name::Free => self.tasks.reserve(&key),
+            Name::Task(_) | Name::Unsettled => {
                 return Err(Error::already_exists(format!(
                     "container {} has a task; delete that first (capstan tasks delete {})",
                     key.id, key.id
                 )));
             }
-            tasks.insert(key.clone(), None);
         }
         let is_log_new = match self.logs.place(&key, "init", &mut create.stdio) {
             Ok(is_new) => is_new,
             Err(error) => {
-                self.tasks.borrow_mut().remove(&key);
+                self.tasks.remove(&key);
                 return Err(error);
             }
         };
@@ -357,7 +380,8 @@ impl Shared {
         match made {
             Ok(task) => {
                 let info = task.info();
-                self.tasks.borrow_mut().insert(key.clone(), Some(task));
+                self.tasks.insert(task);
+                failpoint::at(&self.dirs.tasks(), &key, "daemon:listed");
                 let fields = [field("pid", info.pid), field("runtime", &info.runtime)];
                 self.publisher.tell(&key, "/tasks/create", &fields);
                 Ok(info)
@@ -366,13 +390,19 @@ impl Shared {
                 // The runtime may have made them for the container that came to nothing.
                 let parents = cgroup::parents_in_spec(&create.spec);
                 self.cgroup_parents.borrow_mut().extend(parents);
+                if error.class() == Class::Unavailable {
+                    // Its shim was killed, or hangs.
+                    if let Err(error) = remains::end(&self.dirs.task(&key), &key).await {
+                        warn!(task = %key, %error, "what is left of it could not be ended");
+                    }
+                }
                 if let Err(error) = launch::remove(self.dirs.task(&key)).await {
                     warn!(task = %key, %error, "its directory is left; the next start removes it");
                 }
                 if is_log_new {
                     self.remove_logs(&key).await;
                 }
-                self.tasks.borrow_mut().remove(&key);
+                self.tasks.remove(&key);
                 Err(error)
             }
         }
@@ -398,6 +428,7 @@ impl Shared {
         let ended = actix::spawn(async move {
             let _ = child.wait().await;
         });
+        failpoint::at(&self.dirs.tasks(), key, "daemon:launched");
         let command = recover::command(&create.spec);
         let runtime_root = self.dirs.runtime_root(&key.namespace);
         let name = runtime.file_name().unwrap_or_default().to_string_lossy();
@@ -416,6 +447,7 @@ impl Shared {
                 criu: &self.config.criu.to_string_lossy(),
             })
             .await;
+        failpoint::at(&self.dirs.tasks(), key, "daemon:created");
         let pid = match created {
             Ok(pid) => pid,
             Err(error) => {
@@ -449,14 +481,17 @@ impl Shared {
     }
 
     async fn start(self: Rc<Self>, key: TaskKey) -> Result<u32> {
+        self.tasks.settle(&key).await?;
         let task = self.find(&key)?;
         let _step = task.step.lock().await;
         if task.info().started_at_unix_ns > 0 || task.exit().is_some() {
             return Err(Error::precondition(format!("container {} was started before", key.id)));
         }
+        failpoint::at(&self.dirs.tasks(), &key, "daemon:start");
         let is_restored = task.info().pid == 0;
         let deadline = if is_restored { DUMP } else { PATIENT };
         let started = task.shim()?.start(deadline).await;
+        failpoint::at(&self.dirs.tasks(), &key, "daemon:started");
         let pid = started.map_err(|error| classify(error, &task.command))?;
         if is_restored {
             // Only now it has cgroups.
@@ -479,6 +514,7 @@ impl Shared {
 
     async fn delete(self: Rc<Self>, delete: Delete) -> Result<Exit> {
         let key = delete.key;
+        self.tasks.settle(&key).await?;
         let task = self.find(&key)?;
         let _step = task.step.lock().await;
         // Whoever waited for the step may find the task deleted.
@@ -490,7 +526,10 @@ impl Shared {
             }
             task.is_going.set(true);
             let shim = task.shim()?;
-            match shim.delete(delete.is_forced).await {
+            failpoint::at(&self.dirs.tasks(), &key, "daemon:delete");
+            let deleted = shim.delete(delete.is_forced).await;
+            failpoint::at(&self.dirs.tasks(), &key, "daemon:deleted");
+            match deleted {
                 Ok(exit) => {
                     task.set_exit(&exit);
                     if let Err(error) = shim.dismiss(task.info().shim_pid).await {
@@ -499,9 +538,8 @@ impl Shared {
                     exit
                 }
                 // It went away meanwhile: what its record says counts.
-                Err(error) if error.class() == Class::Unavailable && !task.has_shim() => {
-                    task.is_going.set(false);
-                    self.lost(&task).await;
+                Err(error) if error.class() == Class::Unavailable && task.is_gone_soon().await => {
+                    self.conclude(&task).await;
                     task.exit().ok_or(error)?
                 }
                 Err(error) => {
@@ -513,15 +551,18 @@ impl Shared {
                 }
             }
         } else {
-            self.end_without_shim(&task).await;
+            self.conclude(&task).await;
             task.exit().unwrap_or_else(|| Exit::lost("not known"))
         };
         let exit = task.exit().unwrap_or(exit);
+        task.is_going.set(true);
         self.tell_exit(&task);
+        failpoint::at(&self.dirs.tasks(), &key, "daemon:dismissed");
         self.forget(&task).await;
         if !delete.is_log_kept {
             self.remove_logs(&key).await;
         }
+        failpoint::at(&self.dirs.tasks(), &key, "daemon:forgotten");
         self.publisher.tell(&key, "/tasks/delete", &[field("exitStatus", exit.status)]);
         Ok(exit)
     }
@@ -532,6 +573,7 @@ impl Shared {
         if task.info().status != Status::Running {
             return Err(Error::precondition(format!("container {} does not run", exec.key.id)));
         }
+        failpoint::at(&self.dirs.tasks(), &exec.key, "daemon:exec");
         task.shim()?.exec(&exec.exec_id, &exec.process, &exec.stdio, exec.has_terminal).await?;
         let fields = [field("execId", &exec.exec_id)];
         self.publisher.tell(&exec.key, "/tasks/exec-added", &fields);
@@ -617,8 +659,10 @@ impl Shared {
     async fn start_exec(self: Rc<Self>, start: StartExec, command: String) -> Result<u32> {
         let task = self.find(&start.key)?;
         let shim = task.shim()?;
-        let pid =
-            shim.start_exec(&start.exec_id).await.map_err(|error| classify(error, &command))?;
+        failpoint::at(&self.dirs.tasks(), &start.key, "daemon:exec-start");
+        let started = shim.start_exec(&start.exec_id).await;
+        failpoint::at(&self.dirs.tasks(), &start.key, "daemon:exec-started");
+        let pid = started.map_err(|error| classify(error, &command))?;
         let fields = [field("execId", &start.exec_id), field("pid", pid)];
         self.publisher.tell(&start.key, "/tasks/exec-started", &fields);
         let (shared, key, exec_id) = (Rc::clone(&self), start.key, start.exec_id);
@@ -668,6 +712,11 @@ macro_rules! handlers {
 handlers! {
     Create => TaskInfo, |shared, create| shared.create(create, "").await;
     Start => u32, |shared, start| shared.start(start.0).await;
+    // Whoever tries again what somebody has begun is told what comes of that.
+    Inspect => TaskInfo, |shared, inspect| {
+        shared.tasks.settle(&inspect.0).await?;
+        Ok(shared.find(&inspect.0)?.info())
+    };
     Wait => Exit, |shared, wait| shared.wait(wait).await;
     Delete => Exit, |shared, delete| shared.delete(delete).await;
     Exec => StdioPaths, |shared, exec| {
@@ -688,7 +737,10 @@ handlers! {
         if kill.exec_id.is_empty() && task.exit().is_some() {
             return Err(Error::precondition(format!("container {} has ended", kill.key.id)));
         }
-        task.shim()?.kill(&kill.exec_id, kill.signal, kill.is_to_all).await
+        failpoint::at(&shared.dirs.tasks(), &kill.key, "daemon:kill");
+        let killed = task.shim()?.kill(&kill.exec_id, kill.signal, kill.is_to_all).await;
+        failpoint::at(&shared.dirs.tasks(), &kill.key, "daemon:killed");
+        killed
     };
     Processes => Vec<ProcessInfo>, |shared, processes| {
         let task = shared.find(&processes.0)?;
@@ -720,24 +772,13 @@ handlers! {
     };
 }
 
-impl Handler<Inspect> for LinuxRuntime {
-    type Result = Result<TaskInfo>;
-    fn handle(&mut self, Inspect(key): Inspect, _: &mut Cell<Self>) -> Self::Result {
-        Ok(self.shared.find(&key)?.info())
-    }
-}
-
 impl Handler<List> for LinuxRuntime {
     type Result = Result<Vec<TaskInfo>>;
     fn handle(&mut self, List(namespace): List, _: &mut Cell<Self>) -> Self::Result {
-        let tasks = self.shared.tasks.borrow();
         let is_wanted = |key: &TaskKey| namespace.as_ref().is_none_or(|n| key.namespace == *n);
-        let mut list: Vec<TaskInfo> = tasks
-            .values()
-            .flatten()
-            .filter(|task| is_wanted(&task.key))
-            .map(|task| task.info())
-            .collect();
+        let all = self.shared.tasks.all();
+        let mut list: Vec<TaskInfo> =
+            all.iter().filter(|task| is_wanted(&task.key)).map(|task| task.info()).collect();
         list.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(list)
     }

@@ -11,6 +11,7 @@ use capstan_sdk::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TaskRecord {
     pub(crate) shim: Option<Shim>,
+    pub(crate) creating: Option<Creating>,
     pub(crate) created: Option<Created>,
     /// When it was started; 0 = not.
     pub(crate) started_at_unix_ns: i64,
@@ -23,12 +24,22 @@ pub(crate) struct TaskRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shim {
     pub(crate) pid: u32,
+    pub(crate) start_ticks: u64,
     pub(crate) boot_id: String,
+}
+
+/// The runtime was called, or is about to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Creating {
+    pub(crate) runtime: String,
+    pub(crate) runtime_root: String,
+    pub(crate) is_systemd_cgroup: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Created {
     pub(crate) pid: u32,
+    pub(crate) start_ticks: u64,
     pub(crate) at_unix_ns: i64,
     pub(crate) runtime: String,
     pub(crate) runtime_root: String,
@@ -53,6 +64,16 @@ impl TaskRecord {
         }
     }
 
+    /// What may know the container: the runtime's program, its directory, whether its cgroups are systemd's.
+    pub(crate) fn runtime(&self) -> Option<(&str, &str, bool)> {
+        let creating = self.creating.as_ref();
+        let creating =
+            creating.map(|known| (&*known.runtime, &*known.runtime_root, known.is_systemd_cgroup));
+        // A record of an earlier version has only the second.
+        let created = self.created.as_ref();
+        creating.or(created.map(|known| (&*known.runtime, &*known.runtime_root, false)))
+    }
+
     fn parse(mut bytes: &[u8]) -> Self {
         let mut record = Self::default();
         while !bytes.is_empty() {
@@ -70,13 +91,25 @@ impl TaskRecord {
         match entry.which()? {
             task_record::Shim(shim) => {
                 let shim = shim?;
-                self.shim =
-                    Some(Shim { pid: shim.get_pid(), boot_id: shim.get_boot_id()?.to_string()? });
+                self.shim = Some(Shim {
+                    pid: shim.get_pid(),
+                    start_ticks: shim.get_start_ticks(),
+                    boot_id: shim.get_boot_id()?.to_string()?,
+                });
+            }
+            task_record::Creating(creating) => {
+                let creating = creating?;
+                self.creating = Some(Creating {
+                    runtime: creating.get_runtime()?.to_string()?,
+                    runtime_root: creating.get_runtime_root()?.to_string()?,
+                    is_systemd_cgroup: creating.get_systemd_cgroup(),
+                });
             }
             task_record::Created(created) => {
                 let created = created?;
                 self.created = Some(Created {
                     pid: created.get_pid(),
+                    start_ticks: created.get_start_ticks(),
                     at_unix_ns,
                     runtime: created.get_runtime()?.to_string()?,
                     runtime_root: created.get_runtime_root()?.to_string()?,

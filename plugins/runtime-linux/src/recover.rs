@@ -1,30 +1,46 @@
 //! After a restart: what the records and the shims that live say.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capstan_sdk::contract::runtime::{Exit, Status, TaskInfo, TaskKey};
 use capstan_sdk::{ContainerId, Error, Namespace, Result, blocking};
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::cgroup;
-use crate::launch::{self, Dirs};
+use crate::launch::Dirs;
 use crate::record::TaskRecord;
-use crate::shim::Shim;
+use crate::remains;
+use crate::shim::{PATIENT, Shim};
 use crate::task::Task;
 
 /// How long a boot waits for the shims, which are all asked at once. The record of one that is hung
 /// says nearly as much, and what it knows more comes when it goes on.
 const SHORTLY: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether a create has come to its end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What an earlier daemon left of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// All of it, or all that is to be known of one that has ended.
+    Whole,
+    /// A container without a shim: nobody looks after it, so it must be ended.
+    Orphan,
+    /// One that is not created, or not yet.
+    Half,
+    /// One that was deleted; what of it can still be seen is to be removed.
+    Deleted,
+}
+
 /// A task that was found, with the connection to its shim if that lives.
 pub(crate) struct Found {
     pub(crate) task: Rc<Task>,
     pub(crate) hangup: Option<JoinHandle<()>>,
-    /// The container may still run although nobody looks after it: it must be ended.
-    pub(crate) is_orphan: bool,
+    pub(crate) left: Left,
     pub(crate) cgroups: Vec<String>,
     /// An earlier daemon asked for a start, and it is not done yet.
     pub(crate) is_starting: bool,
@@ -87,66 +103,70 @@ async fn one(dirs: &Dirs, key: TaskKey) -> Option<Found> {
         }
     };
     let command = command(&spec);
-    match Shim::connect(&dir).await {
-        Ok((shim, hangup)) => match shim.state(SHORTLY).await {
-            Ok(state) => {
-                let mut info = base(&key, &record);
-                if state.is_created {
-                    info.status = state.status;
-                    info.pid = state.pid;
-                    info.exit = state.exit;
-                }
-                let cgroups = record.created.map(|created| created.cgroups).unwrap_or_default();
-                let task = Task::new(dir, command, info, Some(shim));
-                // One that is not created (yet) is kept: its shim ends by itself if nothing comes of it.
-                let is_starting = state.is_starting;
-                Some(Found { task, hangup: Some(hangup), is_orphan: false, cgroups, is_starting })
-            }
-            Err(error) => {
-                warn!(task = %key, %error, "its shim does not answer; what its record says is shown");
-                let task = Task::new(dir, command, base(&key, &record), Some(shim));
-                let cgroups = record.created.map(|created| created.cgroups).unwrap_or_default();
-                Some(Found {
-                    task,
-                    hangup: Some(hangup),
-                    is_orphan: false,
-                    cgroups,
-                    is_starting: false,
-                })
-            }
-        },
-        Err(_) => without_shim(key, dir, command, record).await,
+    let info = base(&key, &record);
+    let cgroups = record.created.as_ref().map(|it| it.cgroups.clone()).unwrap_or_default();
+    let found = |info, shim: Option<(Shim, JoinHandle<()>)>, left| {
+        let (shim, hangup) = shim.unzip();
+        let task = Task::new(dir.clone(), command.clone(), info, shim);
+        Some(Found { task, hangup, left, cgroups: cgroups.clone(), is_starting: false })
+    };
+    if record.is_deleted {
+        return found(info, None, Left::Deleted);
+    }
+    let Ok((shim, hangup)) = Shim::connect(&dir).await else {
+        let (info, left) = without_shim(info, &record);
+        return found(info, None, left);
+    };
+    match shim.state(SHORTLY).await {
+        Ok(state) if state.is_created => {
+            let info = TaskInfo { status: state.status, pid: state.pid, exit: state.exit, ..info };
+            let found = found(info, Some((shim, hangup)), Left::Whole);
+            found.map(|found| Found { is_starting: state.is_starting, ..found })
+        }
+        // Its shim ends by itself if nothing is going on; for that it must be left alone.
+        answer if answer.is_ok() || record.created.is_none() => {
+            drop(shim);
+            hangup.abort();
+            found(info, None, Left::Half)
+        }
+        answer => {
+            warn!(task = %key, error = ?answer.err(), "its shim does not answer; what its record says is shown");
+            found(info, Some((shim, hangup)), Left::Whole)
+        }
     }
 }
 
 /// A task whose shim is dead: the record is all there is.
-async fn without_shim(
-    key: TaskKey,
-    dir: PathBuf,
-    command: String,
-    record: TaskRecord,
-) -> Option<Found> {
-    let Some(created) = record.created.clone().filter(|_| !record.is_deleted) else {
-        info!(task = %key, "what was left of a task that was never whole, or deleted, is removed");
-        if let Err(error) = launch::remove(dir).await {
-            warn!(task = %key, %error, "it could not be removed");
-        }
-        return None;
+fn without_shim(info: TaskInfo, record: &TaskRecord) -> (TaskInfo, Left) {
+    let left = match record {
+        TaskRecord { created: None, .. } => Left::Half,
+        TaskRecord { exited: None, .. } => Left::Orphan,
+        _ => Left::Whole,
     };
-    let mut info = base(&key, &record);
-    let is_orphan = record.exited.is_none();
-    if is_orphan {
-        info.exit = Some(lost(&record));
+    (TaskInfo { shim_pid: 0, ..info }, left)
+}
+
+/// Waits for the end of a create that an earlier daemon asked for. `None` if nothing comes of it.
+pub(crate) async fn completed(dirs: &Dirs, key: &TaskKey) -> Option<Found> {
+    let deadline = Instant::now() + PATIENT;
+    let is_going_on = |record: &TaskRecord| {
+        record.shim.as_ref().is_some_and(|shim| remains::is_alive(shim.pid, shim.start_ticks))
+    };
+    while Instant::now() < deadline {
+        let record = TaskRecord::read(&dirs.task(key)).unwrap_or_default();
+        if record.created.is_some() {
+            return one(dirs, key.clone()).await.filter(|found| found.left != Left::Half);
+        }
+        if !is_going_on(&record) {
+            return None;
+        }
+        tokio::time::sleep(LOOK).await;
     }
-    info.status = Status::Stopped;
-    info.shim_pid = 0;
-    let task = Task::new(dir, command, info, None);
-    let cgroups = created.cgroups;
-    Some(Found { task, hangup: None, is_orphan, cgroups, is_starting: false })
+    None
 }
 
 /// The end of a container whose shim did not live to see it.
-fn lost(record: &TaskRecord) -> Exit {
+pub(crate) fn lost(record: &TaskRecord) -> Exit {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let is_this_boot = record.shim.as_ref().is_some_and(|shim| shim.boot_id == boot_id.trim());
     let why = match is_this_boot {

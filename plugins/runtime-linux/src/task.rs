@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use capstan_sdk::contract::runtime::{Exit, Status, Stdio, StdioPaths, TaskInfo, TaskKey};
 use capstan_sdk::{Error, Result};
@@ -13,6 +14,9 @@ use crate::shim::Shim;
 
 /// The file in a task's directory that says that its exit is in the event log.
 const TOLD: &str = "exit-told";
+
+/// How long after a failed call the end of a connection may be seen.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Shared by all calls that concern the task. One thread, so cells are enough.
 pub(crate) struct Task {
@@ -161,6 +165,13 @@ impl Task {
         let mut exit = self.exit.subscribe();
         let exit = exit.wait_for(Option::is_some).await.expect("we hold the sender");
         exit.clone().expect("it was waited for")
+    }
+
+    /// Whether a shim that did not answer is gone; that it hangs up may come a little later.
+    pub(crate) async fn is_gone_soon(&self) -> bool {
+        let mut hangup = self.hangup.subscribe();
+        let gone = hangup.wait_for(|is_gone| *is_gone);
+        tokio::time::timeout(SOON, gone).await.is_ok()
     }
 
     /// The shim has hung up.

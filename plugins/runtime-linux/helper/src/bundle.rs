@@ -5,9 +5,9 @@
 //! for each process anew. What it is given here has the profile turned round, or, where
 //! [`filter`](crate::filter) can do it, none, with the compiled one beside it.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -71,6 +71,21 @@ impl Bundle {
         spec.save(bundle.dir.join("config.json"))
             .with_context(|| format!("write to {}", bundle.dir.display()))?;
         Ok(bundle)
+    }
+
+    /// Lets nobody else into the directories that were made for a container, whatever the umask is, which is
+    /// for what is made in its root filesystem. `dir` is libcontainer's own.
+    pub(crate) fn close(&self, dir: &Path) -> Result<()> {
+        let root = dir.parent().context("it is below the root")?;
+        for dir in [dir, &self.dir, &root.join(BUNDLES), &root.join(FILTERS)] {
+            match fs::set_permissions(dir, Permissions::from_mode(0o700)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("close {}", dir.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The filter that is to be installed before the program, if there is one.

@@ -64,7 +64,7 @@ fn create(args: &Args, original: &Path) -> Result<()> {
         bail!("container {} exists", args.id);
     }
     let bundle = Bundle::make(&root, &args.id, &absolute(original)?)?;
-    let created = create_in(args, &bundle);
+    let created = create_in(args, &bundle).and_then(|()| bundle.close(&dir));
     if created.is_err() {
         // The first error is the one to tell; a bundle that stays goes with `delete --force`.
         let _ = bundle.remove();
