@@ -4,6 +4,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use capstan_schema::{Error, Result};
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 use crate::reap::Reaper;
 
@@ -23,6 +25,9 @@ pub(crate) struct Runtime {
     pub(crate) id: String,
     pub(crate) is_systemd_cgroup: bool,
 }
+
+/// What new files are not, in a container: the usual, and Docker's.
+const UMASK: u32 = 0o022;
 
 impl Runtime {
     fn command(&self) -> Command {
@@ -55,9 +60,12 @@ impl Runtime {
         command.arg(verb).args(args).arg(&self.id);
         let [stdin, stdout, stderr] = ends.unwrap_or([Stdio::null(), Stdio::null(), Stdio::null()]);
         command.stdin(stdin).stdout(stdout).stderr(stderr);
-        let child = command
-            .spawn()
-            .map_err(|error| Error::io(format!("run the runtime {}", self.program), error))?;
+        // A container inherits the runtime's, if nothing else is said; ours is too strict for one.
+        let strict = umask(Mode::from_raw_mode(UMASK));
+        let child = command.spawn();
+        umask(strict);
+        let child =
+            child.map_err(|error| Error::io(format!("run the runtime {}", self.program), error))?;
         // The command holds the container's ends of its streams.
         drop(command);
         let ended = reaper.ended(child.id());
