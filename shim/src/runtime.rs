@@ -31,6 +31,9 @@ pub(crate) struct Runtime {
     pub(crate) criu_dir: String,
 }
 
+/// What new files are not, in a container: the usual, and Docker's.
+const UMASK: u32 = 0o022;
+
 impl Runtime {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
@@ -64,11 +67,10 @@ impl Runtime {
         command.arg(verb).args(args).arg(&self.id);
         let [stdin, stdout, stderr] = ends.unwrap_or([Stdio::null(), Stdio::null(), Stdio::null()]);
         command.stdin(stdin).stdout(stdout).stderr(stderr);
-        // What it makes in the root filesystem is for the container's users, and its processes inherit this:
-        // ours is for ourselves. We have one thread.
-        let ours = umask(Mode::from_raw_mode(0o022));
+        // A container inherits the runtime's, if nothing else is said; ours is too strict for one.
+        let strict = umask(Mode::from_raw_mode(UMASK));
         let child = command.spawn();
-        umask(ours);
+        umask(strict);
         let child =
             child.map_err(|error| Error::io(format!("run the runtime {}", self.program), error))?;
         // The command holds the container's ends of its streams.

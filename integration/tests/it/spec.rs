@@ -50,6 +50,7 @@ fn each_option(runtime: &str) {
     };
     check("--ulimit nofile=100:200", "ulimit -Sn; ulimit -Hn", "100\n200");
     check("", "ulimit -n", "1024");
+    check("", "umask; touch /new; stat -c %a /new", "0022\n644");
     check("--oom-score-adj 500", "cat /proc/self/oom_score_adj", "500");
     check("", "cat /proc/self/oom_score_adj", "0");
     check("--sysctl net.ipv4.ip_forward=1", "cat /proc/sys/net/ipv4/ip_forward", "1");
@@ -103,6 +104,11 @@ fn each_option(runtime: &str) {
     args.extend(
         "--memory 64m --memory-swap 96m --memory-reservation 32m --cpu-shares 512".split(' '),
     );
+    if Path::new("/dev/loop0").exists() {
+        args.extend(
+            "--device-write-iops /dev/loop0:100 --device-read-bps /dev/loop0:1m".split(' '),
+        );
+    }
     args.extend("--cpu-quota 20000 --cpu-period 50000 --cpuset-cpus 0 --pids-limit 77".split(' '));
     args.extend([&*image, "sleep", "1000"]);
     host.ok(&args);
@@ -118,6 +124,10 @@ fn each_option(runtime: &str) {
         assert_eq!(file("cpu", "cpu.cfs_quota_us"), "20000");
         assert_eq!(file("cpu", "cpu.cfs_period_us"), "50000");
         assert_eq!(file("cpuset", "cpuset.cpus"), "0");
+        if Path::new("/dev/loop0").exists() {
+            assert_eq!(file("blkio", "blkio.throttle.write_iops_device"), "7:0 100");
+            assert_eq!(file("blkio", "blkio.throttle.read_bps_device"), "7:0 1048576");
+        }
     }
     assert_eq!(limit(&host, "pids", "first", "pids.max"), "77");
     host.remove("first");
@@ -241,6 +251,7 @@ fn a_user_namespace_maps_ids_by_the_mount() {
             procs.lines().any(|line| line == pid.to_string()),
             "{runtime}: {pid} not in {procs}"
         );
+        assert_eq!(host.ok(&["tasks", "exec", "u", "sh", "-c", "umask"]), "0022\n", "{runtime}");
         // What is started later is in it too: libcontainer 0.7 left it on the machine, as root.
         let exec = ["tasks", "exec", "u", "sh", "-c", "tr -s ' ' < /proc/self/uid_map; id -u"];
         assert_eq!(host.ok(&exec), " 0 100000 65536\n0\n", "{runtime}");
@@ -255,6 +266,15 @@ fn a_user_namespace_maps_ids_by_the_mount() {
         assert_ne!(output.code, 0, "{runtime}: no limit of processes");
         host.remove("u");
     }
+    // Several stretches, of which the root filesystem is mapped too.
+    let map = "--userns 0:100000:1,1:200000:65535 --user web";
+    let script = "id -u; cat /proc/self/uid_map | tr -s ' '";
+    let got = inside(&host, "runc", &image, map, script);
+    assert_eq!(got, "1000\n 0 100000 1\n 1 200000 65535");
+    let mut args = vec!["run", "--rm"];
+    args.extend(map.split(' '));
+    args.extend([&*image, "true"]);
+    host.fails(&args, 125, "Unimplemented", &["runc"]);
     host.assert_no_container();
 }
 

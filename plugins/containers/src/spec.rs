@@ -19,6 +19,10 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// Longest host name that the kernel takes (HOST_NAME_MAX).
 const MAX_HOSTNAME: usize = 64;
 
+/// What new files are not, in a container (Docker's and runc's). Said always: a container must not
+/// inherit that of the shim, which is stricter.
+const UMASK: u32 = 0o022;
+
 /// How mounts of the root filesystem may be shared (mount_namespaces(7)).
 const PROPAGATIONS: [&str; 8] =
     ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
@@ -86,7 +90,7 @@ fn process(parts: &Parts<'_>, capabilities: &[&str]) -> Result<Value> {
     }
     let mut process = json!({
         "terminal": spec.has_terminal,
-        "user": { "uid": user.uid, "gid": user.gid },
+        "user": { "uid": user.uid, "gid": user.gid, "umask": UMASK },
         "args": args(spec, image)?,
         "env": env(spec, image)?,
         "cwd": workdir(spec, image)?,
@@ -278,9 +282,13 @@ pub(crate) fn exec_process(
         process["cwd"] = checked_workdir(&wish.workdir)?.into();
     }
     if let Some(user) = user {
+        let umask = process["user"]["umask"].take();
         process["user"] = json!({
             "uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids,
         });
+        if !umask.is_null() {
+            process["user"]["umask"] = umask;
+        }
     }
     Ok(serde_json::to_vec(&process).expect("a JSON value is JSON"))
 }
@@ -307,6 +315,9 @@ pub(crate) fn adopt(bytes: &[u8], cgroups_path: &str) -> Result<Vec<u8>> {
     spec["root"]["path"] = "rootfs".into();
     if spec["linux"]["cgroupsPath"].as_str().is_none_or(str::is_empty) {
         spec["linux"]["cgroupsPath"] = cgroups_path.into();
+    }
+    if spec["process"]["user"]["umask"].is_null() {
+        spec["process"]["user"]["umask"] = UMASK.into();
     }
     if spec["process"]["oomScoreAdj"].is_null() {
         spec["process"]["oomScoreAdj"] = 0.into();
@@ -457,6 +468,7 @@ mod tests {
         let labels = |key: &str| Labels::from([(key.into(), "1".into())]);
         let none = Value::Null;
         check(|_| (), "/process/oomScoreAdj", json!(0));
+        check(|_| (), "/process/user/umask", json!(0o022));
         check(|w| w.oom_score_adj = 500, "/process/oomScoreAdj", json!(500));
         check(|w| w.no_new_privileges = Some(false), "/process/noNewPrivileges", json!(false));
         check(|w| w.is_read_only = true, "/root/readonly", json!(true));
@@ -518,7 +530,10 @@ mod tests {
         assert_eq!(process["args"], json!(["id"]));
         assert_eq!(process["env"], json!(["A=9", "PATH=/bin"]));
         assert_eq!(process["cwd"], "/else");
-        assert_eq!(process["user"], json!({ "uid": 5, "gid": 6, "additionalGids": [7] }));
+        assert_eq!(
+            process["user"],
+            json!({ "uid": 5, "gid": 6, "additionalGids": [7], "umask": 0o022 })
+        );
         assert_eq!(process["noNewPrivileges"], true);
         let nothing = ProcessSpec::default();
         let error = exec_process(&base, &nothing, None).unwrap_err();

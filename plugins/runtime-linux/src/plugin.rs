@@ -419,6 +419,9 @@ impl Shared {
         let key = &create.key;
         let shim = self.config.shim()?;
         let id_mappings = userns::mappings(&create.spec)?;
+        if create.runtime == EMBEDDED {
+            userns::check_embedded(&id_mappings)?;
+        }
         let (dirs, spec) = (self.dirs.clone(), Arc::clone(&create.spec));
         let launched = launch::launch(shim, dirs, key.clone(), spec, !id_mappings.is_empty()).await;
         let (mut child, stream) = launched?;

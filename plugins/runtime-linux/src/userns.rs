@@ -60,6 +60,21 @@ pub(crate) fn mappings(spec: &[u8]) -> Result<Vec<IdMapping>> {
     Ok(mappings)
 }
 
+/// libcontainer 0.7 writes a map of one line alone, and leaves others to newuidmap(1), which knows only
+/// what /etc/subuid gives to root.
+///
+/// # Errors
+/// `Unimplemented`: there are more lines.
+pub(crate) fn check_embedded(mappings: &[IdMapping]) -> Result<()> {
+    let lines = |is_group| mappings.iter().filter(|m| m.is_group == is_group).count();
+    if lines(false) > 1 || lines(true) > 1 {
+        return Err(Error::unimplemented(
+            "user namespace: the embedded runtime takes one mapping; use --runtime runc or crun",
+        ));
+    }
+    Ok(())
+}
+
 /// Lets the container's root, who is nobody here, through to the root filesystem in a task's directory.
 /// Directories of ours, from `state` on, are opened; what is above is not ours to change.
 ///
@@ -101,6 +116,9 @@ mod tests {
         let spec = format!(r#"{{"linux":{{{user},"uidMappings":{line},"gidMappings":{line}}}}}"#);
         let mapping = |is_group| IdMapping { is_group, container: 0, host: 100_000, size: 65_536 };
         assert_eq!(read(&spec), Ok(vec![mapping(false), mapping(true)]));
+        assert!(check_embedded(&[mapping(false), mapping(true)]).is_ok());
+        let class = check_embedded(&[mapping(true), mapping(true)]).unwrap_err().class();
+        assert_eq!(class, Class::Unimplemented);
         let spec = format!(r#"{{"linux":{{{user},"uidMappings":{line}}}}}"#);
         assert_eq!(read(&spec), Err(Class::InvalidArgument));
         assert_eq!(read(r#"{"uidMappings":"#), Err(Class::InvalidArgument));
