@@ -318,6 +318,39 @@ fn a_container_on_a_directory_can_be_written_down_too() {
     });
 }
 
+/// Where a snapshotter copies, the copy is compared with the image.
+#[test]
+fn a_container_of_the_native_snapshotter_keeps_its_files() {
+    let name = "checkpoint::a_container_of_the_native_snapshotter_keeps_its_files";
+    secluded(name, || {
+        let Some((_registry, host, image)) = host(name) else { return };
+        let run = ["run", "-d", "--runtime", "runc", "--snapshotter", "native", "--name", "one"];
+        host.ok(&[&run[..], &[&image, "sh", "-c", COUNT]].concat());
+        until_it_counts_to(&host, "one", 5);
+        let digest = host.ok(&["tasks", "checkpoint", "one", "--image", "example.org/saved:1"]);
+        let mut found = Walk::default();
+        found.of(&host, digest.trim(), None, INDEX);
+        let parts = found.media_types.iter().zip(&found.names);
+        let layer = parts.filter(|(kind, _)| kind.ends_with(".layer.v1.tar")).last().unwrap().1;
+        let size = found.blobs[layer].len();
+        assert!(
+            (1024..100_000).contains(&size),
+            "{size} bytes; the image has 2 MB that are the same"
+        );
+        host.ok(&["tasks", "restore", "two", "example.org/saved:1"]);
+        assert_eq!(host.ok(&["tasks", "exec", "two", "cat", "/mark"]), "changed\n");
+        let vi = host.capstan(&["tasks", "exec", "two", "test", "-e", "/bin/vi"]);
+        assert_ne!(vi.code, 0, "what it removed is back");
+        for id in ["one", "two"] {
+            host.remove(id);
+        }
+        let left = host.ok(&["snapshots", "--snapshotter", "native", "ls", "-q"]);
+        assert!(!left.contains("checkpoint-"), "{left}");
+        assert_no_dump(&host);
+        host.assert_no_container();
+    });
+}
+
 /// D85.
 #[test]
 fn a_terminal_is_restored() {

@@ -60,7 +60,7 @@ impl Plugin for LocalTasks {
         id: "tasks.local",
         version: env!("CARGO_PKG_VERSION"),
         about: "containers and runtimes brought together",
-        requires: &["containers", "runtime", "content?", "differ?", "images?"],
+        requires: &["containers", "runtime", "content?", "differ?", "images?", "snapshotter?"],
         rank: 0,
     };
     type Config = Config;
