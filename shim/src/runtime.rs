@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use capstan_schema::{Error, Result};
 
 use crate::reap::Reaper;
+use crate::sys;
 
 /// The file to which the runtime writes its errors, in the task's directory.
 const LOG: &str = "log.json";
@@ -62,6 +63,10 @@ impl Runtime {
         command.arg(verb).args(args).arg(&self.id);
         let [stdin, stdout, stderr] = ends.unwrap_or([Stdio::null(), Stdio::null(), Stdio::null()]);
         command.stdin(stdin).stdout(stdout).stderr(stderr);
+        if verb == "restore" {
+            // It takes long, and what it made after our end would have nobody.
+            sys::spawn::end_with_us(&mut command);
+        }
         let child = command
             .spawn()
             .map_err(|error| Error::io(format!("run the runtime {}", self.program), error))?;
