@@ -542,6 +542,50 @@ fn a_daemon_that_is_killed_while_it_restores_leaves_nothing_half_made() {
     });
 }
 
+/// The shim is killed in the middle of a restore: nothing runs on that nobody looks after.
+#[test]
+fn a_shim_that_is_killed_while_it_restores_leaves_no_process() {
+    let name = "checkpoint::a_shim_that_is_killed_while_it_restores_leaves_no_process";
+    secluded(name, || {
+        let Some((_registry, host, image)) = host(name) else { return };
+        let run = ["run", "-d", "--runtime", "runc", "--name", "one", &image, "sh", "-c", COUNT];
+        host.ok(&run);
+        until_it_counts_to(&host, "one", 5);
+        host.ok(&["tasks", "checkpoint", "one", "--exit", "--image", "example.org/saved:1"]);
+        host.ok(&["tasks", "delete", "one"]);
+        for millis in [5, 40, 80, 120, 200] {
+            let restore = ["tasks", "restore", "two", "example.org/saved:1"];
+            let mut client = host.command(&restore).spawn().unwrap();
+            let mut shim = None;
+            host.until("a shim", || {
+                let processes = std::fs::read_dir("/proc").unwrap().flatten();
+                shim = processes.into_iter().find_map(|entry| {
+                    let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+                    let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+                    line.contains("capstan-shim\0default/two").then_some(pid)
+                });
+                shim.is_some()
+            });
+            std::thread::sleep(Duration::from_millis(millis));
+            let shim = rustix::process::Pid::from_raw(shim.unwrap()).unwrap();
+            rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+            client.wait().unwrap();
+            let tasks = host.json(&["tasks", "ls"]);
+
+            std::thread::sleep(Duration::from_millis(500));
+            if !tasks.as_array().unwrap().is_empty() {
+                host.ok(&["tasks", "delete", "--force", "two"]);
+            }
+            if host.ids(&["containers", "ls"]).contains(&"two".into()) {
+                host.ok(&["containers", "rm", "two"]);
+            }
+            host.until("nothing is left of it", || host.remains().processes.is_empty());
+        }
+        host.ok(&["containers", "rm", "one"]);
+        host.assert_no_container();
+    });
+}
+
 #[test]
 fn the_embedded_runtime_and_crun_say_that_they_cannot() {
     let registry = DockerRegistry::with(&["busybox"]);

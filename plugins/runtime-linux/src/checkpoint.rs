@@ -5,12 +5,13 @@
 //! the root of the hierarchies or in a cgroup that holds the daemon, and only runc may restore: it was
 //! seen to join the cgroup of the spec and to tell CRIU no other (crun 1.28 told it the root).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capstan_sdk::contract::runtime::{Checkpoint, Create, Restore, Status, TaskInfo};
-use capstan_sdk::{Error, Result};
+use capstan_sdk::{Error, Result, blocking};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::warn;
 
 use crate::failure::classify;
@@ -79,6 +80,72 @@ fn check_cgroup_among(spec: &[u8], is_restore: bool, own: &[&str]) -> Result<()>
         )));
     }
     Ok(())
+}
+
+/// How long what is killed may take to end.
+const END: Duration = Duration::from_secs(5);
+
+/// The directories of a cgroup in every hierarchy, if they are there.
+fn directories(path: &str, mountinfo: &str) -> Vec<PathBuf> {
+    let place = |line: &str| {
+        let (before, behind) = line.split_once(" - ")?;
+        let mut before = before.split(' ').skip(3);
+        let (root, place) = (before.next()?, before.next()?);
+        let is_whole =
+            root == "/" && (behind.starts_with("cgroup ") || behind.starts_with("cgroup2 "));
+        is_whole.then(|| Path::new(place).join(path.trim_start_matches('/')))
+    };
+    mountinfo.lines().filter_map(place).filter(|dir| dir.is_dir()).collect()
+}
+
+/// Ends what is left of a restore whose shim was killed in the middle of it: whatever is in the cgroup
+/// of the container, which [`check_cgroup`] knows as its own.
+pub(crate) async fn end_unfinished(dir: &Path) {
+    let file = dir.join("config.json");
+    let ended = blocking::run("end an unfinished restore", move || {
+        let spec = std::fs::read(&file)
+            .map_err(|error| Error::io(format!("read {}", file.display()), error))?;
+        check_cgroup(&spec, true)?;
+        let spec: serde_json::Value = serde_json::from_slice(&spec).unwrap_or_default();
+        let path = spec["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let deadline = Instant::now() + END;
+        for cgroup in directories(path, &mounts) {
+            while let Err(error) = std::fs::remove_dir(&cgroup) {
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(Error::io(format!("remove cgroup {}", cgroup.display()), error));
+                }
+                kill_members(&cgroup);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = ended.await {
+        warn!(%error, "an unfinished restore could not be ended");
+    }
+}
+
+/// Kills what is in a cgroup. Each is held between two looks, so that no later process of its number is hit.
+fn kill_members(cgroup: &Path) {
+    let look = || -> Vec<i32> {
+        let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1).collect()
+    };
+    let hold = |pid: i32| {
+        let held = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        Some((pid, held))
+    };
+    let held: Vec<_> = look().into_iter().filter_map(hold).collect();
+    let still = look();
+    for (pid, process) in held {
+        if still.contains(&pid) {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+        }
+    }
 }
 
 /// How often a shim is asked whether the start is done that an earlier daemon asked for.

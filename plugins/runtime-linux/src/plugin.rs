@@ -278,6 +278,10 @@ impl Shared {
             Ok(Ok(status)) if status.success() => {}
             outcome => warn!(task = %task.key, ?outcome, "what is left of it could not be ended"),
         }
+        if created.pid == 0 {
+            // In the middle of a restore: the runtime did not get to know the container.
+            checkpoint::end_unfinished(&task.dir).await;
+        }
     }
 
     /// Removes a task from the table and from disk.
