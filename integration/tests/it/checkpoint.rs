@@ -330,8 +330,8 @@ fn a_container_of_the_native_snapshotter_keeps_its_files() {
         let digest = host.ok(&["tasks", "checkpoint", "one", "--image", "example.org/saved:1"]);
         let mut found = Walk::default();
         found.of(&host, digest.trim(), None, INDEX);
-        let parts = found.media_types.iter().zip(&found.names);
-        let layer = parts.filter(|(kind, _)| kind.ends_with(".layer.v1.tar")).last().unwrap().1;
+        let mut parts = found.media_types.iter().zip(&found.names);
+        let layer = parts.rfind(|(kind, _)| kind.ends_with(".layer.v1.tar")).unwrap().1;
         let size = found.blobs[layer].len();
         assert!(
             (1024..100_000).contains(&size),
