@@ -8,6 +8,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 
 use crate::reap::Reaper;
+use crate::sys;
 
 /// The file to which the runtime writes its errors, in the task's directory.
 const LOG: &str = "log.json";
@@ -67,6 +68,10 @@ impl Runtime {
         command.arg(verb).args(args).arg(&self.id);
         let [stdin, stdout, stderr] = ends.unwrap_or([Stdio::null(), Stdio::null(), Stdio::null()]);
         command.stdin(stdin).stdout(stdout).stderr(stderr);
+        if verb == "restore" {
+            // It takes long, and what it made after our end would have nobody.
+            sys::spawn::end_with_us(&mut command);
+        }
         // A container inherits the runtime's, if nothing else is said; ours is too strict for one.
         let strict = umask(Mode::from_raw_mode(UMASK));
         let child = command.spawn();

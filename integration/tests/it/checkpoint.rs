@@ -318,6 +318,39 @@ fn a_container_on_a_directory_can_be_written_down_too() {
     });
 }
 
+/// Where a snapshotter copies, the copy is compared with the image.
+#[test]
+fn a_container_of_the_native_snapshotter_keeps_its_files() {
+    let name = "checkpoint::a_container_of_the_native_snapshotter_keeps_its_files";
+    secluded(name, || {
+        let Some((_registry, host, image)) = host(name) else { return };
+        let run = ["run", "-d", "--runtime", "runc", "--snapshotter", "native", "--name", "one"];
+        host.ok(&[&run[..], &[&image, "sh", "-c", COUNT]].concat());
+        until_it_counts_to(&host, "one", 5);
+        let digest = host.ok(&["tasks", "checkpoint", "one", "--image", "example.org/saved:1"]);
+        let mut found = Walk::default();
+        found.of(&host, digest.trim(), None, INDEX);
+        let mut parts = found.media_types.iter().zip(&found.names);
+        let layer = parts.rfind(|(kind, _)| kind.ends_with(".layer.v1.tar")).unwrap().1;
+        let size = found.blobs[layer].len();
+        assert!(
+            (1024..100_000).contains(&size),
+            "{size} bytes; the image has 2 MB that are the same"
+        );
+        host.ok(&["tasks", "restore", "two", "example.org/saved:1"]);
+        assert_eq!(host.ok(&["tasks", "exec", "two", "cat", "/mark"]), "changed\n");
+        let vi = host.capstan(&["tasks", "exec", "two", "test", "-e", "/bin/vi"]);
+        assert_ne!(vi.code, 0, "what it removed is back");
+        for id in ["one", "two"] {
+            host.remove(id);
+        }
+        let left = host.ok(&["snapshots", "--snapshotter", "native", "ls", "-q"]);
+        assert!(!left.contains("checkpoint-"), "{left}");
+        assert_no_dump(&host);
+        host.assert_no_container();
+    });
+}
+
 /// D85.
 #[test]
 fn a_terminal_is_restored() {
@@ -503,6 +536,50 @@ fn a_daemon_that_is_killed_while_it_restores_leaves_nothing_half_made() {
             let before = count(&host, "two");
             until_it_counts_to(&host, "two", before + 3);
             host.remove("two");
+        }
+        host.ok(&["containers", "rm", "one"]);
+        host.assert_no_container();
+    });
+}
+
+/// The shim is killed in the middle of a restore: nothing runs on that nobody looks after.
+#[test]
+fn a_shim_that_is_killed_while_it_restores_leaves_no_process() {
+    let name = "checkpoint::a_shim_that_is_killed_while_it_restores_leaves_no_process";
+    secluded(name, || {
+        let Some((_registry, host, image)) = host(name) else { return };
+        let run = ["run", "-d", "--runtime", "runc", "--name", "one", &image, "sh", "-c", COUNT];
+        host.ok(&run);
+        until_it_counts_to(&host, "one", 5);
+        host.ok(&["tasks", "checkpoint", "one", "--exit", "--image", "example.org/saved:1"]);
+        host.ok(&["tasks", "delete", "one"]);
+        for millis in [5, 40, 80, 120, 200] {
+            let restore = ["tasks", "restore", "two", "example.org/saved:1"];
+            let mut client = host.command(&restore).spawn().unwrap();
+            let mut shim = None;
+            host.until("a shim", || {
+                let processes = std::fs::read_dir("/proc").unwrap().flatten();
+                shim = processes.into_iter().find_map(|entry| {
+                    let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+                    let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+                    line.contains("capstan-shim\0default/two").then_some(pid)
+                });
+                shim.is_some()
+            });
+            std::thread::sleep(Duration::from_millis(millis));
+            let shim = rustix::process::Pid::from_raw(shim.unwrap()).unwrap();
+            rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+            client.wait().unwrap();
+            let tasks = host.json(&["tasks", "ls"]);
+
+            std::thread::sleep(Duration::from_millis(500));
+            if !tasks.as_array().unwrap().is_empty() {
+                host.ok(&["tasks", "delete", "--force", "two"]);
+            }
+            if host.ids(&["containers", "ls"]).contains(&"two".into()) {
+                host.ok(&["containers", "rm", "two"]);
+            }
+            host.until("nothing is left of it", || host.remains().processes.is_empty());
         }
         host.ok(&["containers", "rm", "one"]);
         host.assert_no_container();

@@ -3,6 +3,7 @@
 //! ```text
 //! <state>/tasks.local/dumps/<namespace>/<id>/files/   while a checkpoint is made: CRIU's files
 //!                                           paused   it was paused for that
+//!                                           view     a snapshot that was made for that
 //! <state>/tasks.local/restores/<namespace>/<id>/files/   from `restore` to `start`: CRIU's files
 //!                                           made     the container was made for that
 //! ```
@@ -22,16 +23,18 @@ use capstan_sdk::contract::content::{Abort, Ingests, Open, OpenIngest};
 use capstan_sdk::contract::differ::{Apply, LayerStream, Whiteouts};
 use capstan_sdk::contract::images::{Get, Put};
 use capstan_sdk::contract::runtime::{self, Inspect, Pause, Resume, Status, TaskInfo, TaskKey};
+use capstan_sdk::contract::snapshotter::{LABEL_OWNER, Remove, Stat, View};
 use capstan_sdk::contract::tasks::{Checkpoint, Restore};
 use capstan_sdk::contract::{Content, Differ, Images, Runtime};
 use capstan_sdk::oci::media::{OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use capstan_sdk::{
-    Class, ContainerId, Context, Descriptor, Error, Link, Namespace, Result, blocking, tree,
+    Class, ContainerId, Context, Descriptor, Error, Labels, Link, Namespace, Result, blocking, tree,
 };
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::document::{self, CONFIG, DUMP, Parts, Saved};
+use crate::layer::Changes;
 use crate::router::{Router, has_terminal};
 use crate::{dump, layer};
 
@@ -55,7 +58,13 @@ const MADE: &str = "made";
 const START_LOOK: Duration = Duration::from_millis(200);
 const START_LOOKS: u32 = 300;
 
-/// The beginning of the names of our ingests.
+/// Beside the files of a dump: the snapshotter and the key of a view that was made for it.
+const VIEW: &str = "view";
+
+/// The owner of such views.
+const OWNER: &str = "checkpoint";
+
+/// The beginning of the names of our ingests and views.
 const INGEST: &str = "checkpoint-";
 
 /// What makes checkpoints and restores them. The plugins that it needs need not be there.
@@ -194,8 +203,8 @@ impl Checkpoints {
         }
         // What is wrong is found before anything is done to the container.
         let base = self.base(&key.namespace, &container).await?;
-        let upper = match container.rootfs.is_empty() {
-            true => Some(layer::upper(&self.rootfs(&key).await?)?),
+        let changes = match container.rootfs.is_empty() {
+            true => Some(layer::changes(&self.rootfs(&key).await?)?),
             false => None,
         };
         let dir = self.dumps().join(key.namespace.as_str()).join(key.id.as_str());
@@ -208,7 +217,18 @@ impl Checkpoints {
         })?;
         let is_paused = (!is_exit && status == Status::Running).then(|| dir.0.join(PAUSED));
         let name = unique()?;
-        let written = self.write(&runtime, &key, &name, &dir.0, upper, is_paused, is_exit).await;
+        let written = async {
+            let parent = match &changes {
+                Some(Changes::Copy(_)) => {
+                    self.view(&key.namespace, &container, &name, &dir.0).await?
+                }
+                _ => None,
+            };
+            let files = changes.map(|changes| (changes, parent));
+            self.write(&runtime, &key, &name, &dir.0, files, is_paused, is_exit).await
+        };
+        let written = written.await;
+        self.remove_view(&key.namespace, &dir.0).await;
         dir.remove().await;
         let (dump, layer) = written?;
         let config = self.store_config(&key.namespace, &name, &container).await?;
@@ -238,7 +258,7 @@ impl Checkpoints {
         key: &TaskKey,
         name: &str,
         dir: &Path,
-        upper: Option<PathBuf>,
+        changes: Option<(Changes, Option<PathBuf>)>,
         pause: Option<PathBuf>,
         is_exit: bool,
     ) -> Result<(Descriptor, Option<Descriptor>)> {
@@ -254,7 +274,7 @@ impl Checkpoints {
         let dump = runtime::Checkpoint { key: key.clone(), directory, is_exit };
         let written = async {
             runtime.send(dump).await?;
-            self.store_layer(&key.namespace, name, upper).await
+            self.store_layer(&key.namespace, name, changes).await
         };
         let written = written.await;
         if is_paused && let Err(error) = runtime.send(Resume(key.clone())).await {
@@ -307,14 +327,58 @@ impl Checkpoints {
         self.router.containers.send(rootfs).await
     }
 
+    /// What a snapshot began as, as a directory; `None` if it began empty. The view is noted in `dir`.
+    async fn view(
+        &self,
+        namespace: &Namespace,
+        container: &Container,
+        name: &str,
+        dir: &Path,
+    ) -> Result<Option<PathBuf>> {
+        let snapshotter = self.router.snapshotter(&container.snapshotter)?;
+        let key = container.snapshot_key.clone();
+        let parent = snapshotter.send(Stat { namespace: namespace.clone(), key }).await?.parent;
+        if parent.is_empty() {
+            return Ok(None);
+        }
+        let view = View {
+            namespace: namespace.clone(),
+            key: format!("{INGEST}{name}"),
+            parent,
+            labels: Labels::from([(LABEL_OWNER.into(), OWNER.into())]),
+        };
+        fs::write(dir.join(VIEW), format!("{}\n{}", container.snapshotter, view.key))
+            .map_err(|error| Error::io(format!("write {}", dir.display()), error))?;
+        match layer::changes(&snapshotter.send(view).await?)? {
+            Changes::Copy(path) => Ok(Some(path)),
+            Changes::Upper(_) => Err(Error::internal("a view of a snapshot is writable")),
+        }
+    }
+
+    /// Removes the view that is noted in a directory, if there is one.
+    async fn remove_view(&self, namespace: &Namespace, dir: &Path) {
+        let Ok(text) = fs::read_to_string(dir.join(VIEW)) else { return };
+        let Some((snapshotter, key)) = text.split_once('\n') else { return };
+        let removed = async {
+            let remove = Remove { namespace: namespace.clone(), key: key.into() };
+            self.router.snapshotter(snapshotter)?.send(remove).await
+        };
+        match removed.await {
+            Err(error) if error.class() != Class::NotFound => {
+                warn!(key, %error, "a view that was made for a checkpoint is left");
+            }
+            _ => {}
+        }
+    }
+
     async fn store_layer(
         &self,
         namespace: &Namespace,
         name: &str,
-        upper: Option<PathBuf>,
+        changes: Option<(Changes, Option<PathBuf>)>,
     ) -> Result<Option<Descriptor>> {
-        let Some(upper) = upper else { return Ok(None) };
-        let write = move |feed: &mut Feed| layer::write(&upper, feed);
+        let Some((changes, parent)) = changes else { return Ok(None) };
+        let write = move |feed: &mut Feed| layer::write(&changes, parent.as_deref(), feed);
         self.store(namespace, &format!("{name}-layer"), OCI_LAYER, write).await.map(Some)
     }
 
@@ -593,6 +657,9 @@ impl Checkpoints {
                 && let Err(error) = self.abort_ingests(&namespace).await
             {
                 warn!(%namespace, %error, "what was written of a checkpoint is left");
+            }
+            if let Ok(namespace) = Namespace::parse(&namespace) {
+                self.remove_view(&namespace, &path).await;
             }
             remove(path).await;
         }

@@ -1,7 +1,9 @@
 //! What a container changed in its files, as an uncompressed layer (OCI image-spec, layer.md).
 //!
 //! The upper directory of an overlay is just that, but for how deletions are written: a character device
-//! 0/0 there is `.wh.<name>` in a layer, and an opaque directory has the file `.wh..wh..opq`.
+//! 0/0 there is `.wh.<name>` in a layer, and an opaque directory has the file `.wh..wh..opq`. Where a
+//! snapshotter copies, the copy is compared with what it was made of: what has the same type, owner, mode,
+//! size and time of change is the same.
 //!
 //! The container may still run: nothing is reached through a path that it could change. Every directory
 //! is opened below the one before, and no link is followed.
@@ -33,47 +35,98 @@ const MAX_DEPTH: usize = 512;
 /// The most that the kernel lets a value or a list of extended attributes have.
 const XATTR_BYTES: usize = 64 << 10;
 
-/// The directory with what a container changed, by the mounts of its root filesystem.
+/// Where the changes of a container are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Changes {
+    /// In the upper directory of an overlay.
+    Upper(PathBuf),
+    /// In a tree that began as a copy of its parent.
+    Copy(PathBuf),
+}
+
+/// Where they are, by the mounts of a root filesystem.
 ///
 /// # Errors
-/// `FailedPrecondition`: the mounts do not keep that apart.
-pub(crate) fn upper(mounts: &[Mount]) -> Result<PathBuf> {
-    let upper = match mounts {
+/// `FailedPrecondition`: the mounts do not tell.
+pub(crate) fn changes(mounts: &[Mount]) -> Result<Changes> {
+    let found = match mounts {
         [mount] if mount.kind == "overlay" => {
-            mount.options.iter().find_map(|option| option.strip_prefix("upperdir="))
+            let upper = mount.options.iter().find_map(|option| option.strip_prefix("upperdir="));
+            upper.map(|upper| Changes::Upper(upper.into()))
         }
+        [mount] if mount.kind == "bind" => Some(Changes::Copy(mount.source.as_str().into())),
         _ => None,
     };
-    upper.map(PathBuf::from).ok_or_else(|| {
+    found.ok_or_else(|| {
         Error::precondition(
-            "the snapshotter of the container does not keep apart what was changed; a checkpoint needs one \
-             that does: make the container with --snapshotter overlay",
+            "the snapshotter of the container has neither an overlay nor a directory of its own, so it \
+             cannot be told what was changed; make the container with --snapshotter overlay",
         )
     })
 }
 
-/// Writes the layer that an upper directory is.
+/// Writes a layer: of an upper directory, or of what is not in `parent`, which is `None` for an upper
+/// directory and for a tree that began empty.
 ///
 /// # Errors
 /// What the system says. `FailedPrecondition`: something that a layer cannot have.
-pub(crate) fn write(upper: &Path, out: impl Write) -> Result<()> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let top = openat(CWD, upper, flags, Mode::empty())
-        .map_err(|error| Error::io(format!("open {}", upper.display()), error))?;
-    let mut layer = Layer { archive: Builder::new(out), links: HashMap::new() };
-    layer.children(&top, Path::new(""), 0)?;
+pub(crate) fn write(changes: &Changes, parent: Option<&Path>, out: impl Write) -> Result<()> {
+    let open = |path: &Path| {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        openat(CWD, path, flags, Mode::empty())
+            .map_err(|error| Error::io(format!("open {}", path.display()), error))
+    };
+    let (top, is_overlay) = match changes {
+        Changes::Upper(path) => (path, true),
+        Changes::Copy(path) => (path, false),
+    };
+    let parent = parent.map(open).transpose()?;
+    let mut layer = Layer { archive: Builder::new(out), links: HashMap::new(), is_overlay };
+    layer.children(&open(top)?, parent.as_ref(), Path::new(""), 0)?;
     let end = layer.archive.into_inner().and_then(|mut out| out.flush());
     end.map_err(|error| Error::io("write a layer", error))
+}
+
+/// The names in a directory, in order.
+fn names(dir: &OwnedFd) -> rustix::io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Whether a file is still what its parent's is.
+fn is_same(about: &Stat, parent: &Stat) -> bool {
+    let parts = |about: &Stat| {
+        (
+            (about.st_mode, about.st_uid, about.st_gid, about.st_rdev),
+            (about.st_size, about.st_mtime, about.st_mtime_nsec),
+        )
+    };
+    parts(about) == parts(parent)
 }
 
 struct Layer<W: Write> {
     archive: Builder<W>,
     /// Where files with several names were first: device and inode.
     links: HashMap<(u64, u64), PathBuf>,
+    /// Deletions are written as overlayfs does.
+    is_overlay: bool,
 }
 
 impl<W: Write> Layer<W> {
-    fn children(&mut self, dir: &OwnedFd, path: &Path, depth: usize) -> Result<()> {
+    fn children(
+        &mut self,
+        dir: &OwnedFd,
+        parent: Option<&OwnedFd>,
+        path: &Path,
+        depth: usize,
+    ) -> Result<()> {
         let fail = |error: rustix::io::Errno| {
             Error::io(format!("read directory /{} of the container", path.display()), error)
         };
@@ -82,23 +135,28 @@ impl<W: Write> Layer<W> {
                 "directories of the container are more than {MAX_DEPTH} deep"
             )));
         }
-        let mut names: Vec<OsString> = Vec::new();
-        for entry in Dir::read_from(dir).map_err(fail)? {
-            let name = entry.map_err(fail)?.file_name().to_bytes().to_vec();
-            if name != b"." && name != b".." {
-                names.push(OsString::from_vec(name));
+        let names = names(dir).map_err(fail)?;
+        for gone in parent.map(self::names).transpose().map_err(fail)?.into_iter().flatten() {
+            if names.binary_search(&gone).is_err() {
+                self.whiteout(&path.join(gone))?;
             }
         }
-        names.sort();
         for name in names {
             let path = path.join(&name);
-            self.child(dir, &name, &path, depth)
+            self.child(dir, parent, &name, &path, depth)
                 .map_err(|error| error.at(format!("/{} of the container", path.display())))?;
         }
         Ok(())
     }
 
-    fn child(&mut self, dir: &OwnedFd, name: &OsStr, path: &Path, depth: usize) -> Result<()> {
+    fn child(
+        &mut self,
+        dir: &OwnedFd,
+        parent: Option<&OwnedFd>,
+        name: &OsStr,
+        path: &Path,
+        depth: usize,
+    ) -> Result<()> {
         if name.as_bytes().starts_with(WHITEOUT.as_bytes()) {
             return Err(Error::precondition("a layer cannot have a file with such a name"));
         }
@@ -108,25 +166,44 @@ impl<W: Write> Layer<W> {
             Err(rustix::io::Errno::NOENT) => return Ok(()),
             about => about.map_err(fail)?,
         };
-        let open = |flags| {
+        let open_in = |dir: &OwnedFd, flags| {
             let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
             openat(dir, name, flags, Mode::empty()).map_err(fail)
         };
+        let open = |flags| open_in(dir, flags);
+        let before = match parent {
+            Some(parent) => match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(rustix::io::Errno::NOENT) => None,
+                before => Some((before.map_err(fail)?, parent)),
+            },
+            None => None,
+        };
+        let is_same = before.as_ref().is_some_and(|(before, _)| is_same(&about, before));
+        if is_same && FileType::from_raw_mode(about.st_mode) != FileType::Directory {
+            return Ok(());
+        }
         match FileType::from_raw_mode(about.st_mode) {
-            FileType::CharacterDevice if about.st_rdev == 0 => {
-                let mut whiteout = OsString::from(WHITEOUT);
-                whiteout.push(name);
-                self.empty(&path.with_file_name(whiteout))
+            FileType::CharacterDevice if about.st_rdev == 0 && self.is_overlay => {
+                self.whiteout(path)
             }
             FileType::Directory => {
                 let own = open(OFlags::DIRECTORY)?;
                 let about = fstat(&own).map_err(fail)?;
-                let is_opaque = self.attributes(&own)?;
-                self.entry(EntryType::Directory, path, &about, None)?;
-                if is_opaque {
-                    self.empty(&path.join(OPAQUE))?;
+                if !is_same {
+                    let is_opaque = self.attributes(&own)?;
+                    self.entry(EntryType::Directory, path, &about, None)?;
+                    if is_opaque {
+                        self.empty(&path.join(OPAQUE))?;
+                    }
                 }
-                self.children(&own, path, depth + 1)
+                let before = before.filter(|(before, _)| {
+                    FileType::from_raw_mode(before.st_mode) == FileType::Directory
+                });
+                let before = match before {
+                    Some((_, parent)) => Some(open_in(parent, OFlags::DIRECTORY)?),
+                    None => None,
+                };
+                self.children(&own, before.as_ref(), path, depth + 1)
             }
             FileType::RegularFile => {
                 let own = open(OFlags::NONBLOCK)?;
@@ -174,6 +251,13 @@ impl<W: Write> Layer<W> {
         self.archive
             .append_data(&mut header, path, bytes)
             .map_err(|error| Error::io("write a layer", error))
+    }
+
+    /// Says that a name is gone.
+    fn whiteout(&mut self, path: &Path) -> Result<()> {
+        let mut name = OsString::from(WHITEOUT);
+        name.push(path.file_name().unwrap_or_default());
+        self.empty(&path.with_file_name(name))
     }
 
     fn empty(&mut self, path: &Path) -> Result<()> {
@@ -306,7 +390,7 @@ mod tests {
         let long = "n".repeat(200);
         fs::write(top.join(&long), "long").unwrap();
         let mut bytes = Vec::new();
-        write(top, &mut bytes).unwrap();
+        write(&Changes::Upper(top.into()), None, &mut bytes).unwrap();
         let found = read(&bytes);
         let want = |path: &str, kind: EntryType, text: &str| {
             assert_eq!(found.get(path), Some(&(kind, text.to_owned())), "{path}");
@@ -328,22 +412,70 @@ mod tests {
     fn a_name_that_would_delete_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(".wh.passwd"), "").unwrap();
-        let error = write(dir.path(), io::sink()).unwrap_err();
+        let error = write(&Changes::Copy(dir.path().into()), None, io::sink()).unwrap_err();
         assert_eq!(error.class(), Class::FailedPrecondition);
         assert!(error.message().contains("/.wh.passwd"), "{error}");
     }
 
     #[test]
-    fn only_an_overlay_has_an_upper_directory() {
+    fn a_copy_is_compared_with_its_parent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (parent, tree) = (dir.path().join("parent"), dir.path().join("tree"));
+        fs::create_dir_all(parent.join("same/deep")).unwrap();
+        for (name, text) in
+            [("same/deep/file", "1"), ("gone", "2"), ("changed", "3"), ("type", "4")]
+        {
+            fs::write(parent.join(name), text).unwrap();
+        }
+        fs::create_dir(parent.join("goes")).unwrap();
+        fs::write(parent.join("goes/too"), "5").unwrap();
+        let copy = std::process::Command::new("cp")
+            .args(["-a", parent.to_str().unwrap(), tree.to_str().unwrap()])
+            .status();
+        assert!(copy.unwrap().success());
+        let mut bytes = Vec::new();
+        write(&Changes::Copy(tree.clone()), Some(&parent), &mut bytes).unwrap();
+        assert!(read(&bytes).is_empty(), "nothing was changed: {:?}", read(&bytes));
+
+        fs::remove_file(tree.join("gone")).unwrap();
+        fs::remove_dir_all(tree.join("goes")).unwrap();
+        fs::write(tree.join("changed"), "longer").unwrap();
+        fs::write(tree.join("same/deep/new"), "new").unwrap();
+        fs::remove_file(tree.join("type")).unwrap();
+        fs::create_dir(tree.join("type")).unwrap();
+        fs::write(tree.join("type/inside"), "6").unwrap();
+        let mut bytes = Vec::new();
+        write(&Changes::Copy(tree), Some(&parent), &mut bytes).unwrap();
+        let found = read(&bytes);
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        let wanted = [
+            ".wh.goes",
+            ".wh.gone",
+            "changed",
+            "same/deep",
+            "same/deep/new",
+            "type",
+            "type/inside",
+        ];
+        assert_eq!(names, wanted);
+        assert_eq!(found["changed"].1, "longer");
+    }
+
+    #[test]
+    fn mounts_tell_where_the_changes_are() {
         let mount = |kind: &str, options: &[&str]| Mount {
             kind: kind.into(),
-            source: "s".into(),
+            source: "/s".into(),
             options: options.iter().map(|&option| option.to_owned()).collect(),
         };
         let overlay = mount("overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/l"]);
-        assert_eq!(upper(&[overlay]).unwrap(), Path::new("/u"));
-        for mount in [mount("bind", &["rw", "rbind"]), mount("overlay", &["lowerdir=/l:/k"])] {
-            assert_eq!(upper(&[mount]).unwrap_err().class(), Class::FailedPrecondition);
+        assert_eq!(changes(&[overlay]).unwrap(), Changes::Upper("/u".into()));
+        let bind = mount("bind", &["rw", "rbind"]);
+        assert_eq!(changes(std::slice::from_ref(&bind)).unwrap(), Changes::Copy("/s".into()));
+        for mounts in
+            [vec![mount("overlay", &["lowerdir=/l:/k"])], vec![bind.clone(), bind], vec![]]
+        {
+            assert_eq!(changes(&mounts).unwrap_err().class(), Class::FailedPrecondition);
         }
     }
 }

@@ -62,7 +62,15 @@ impl Plugin for LocalTasks {
         id: "tasks.local",
         version: env!("CARGO_PKG_VERSION"),
         about: "containers and runtimes brought together",
-        requires: &["containers", "metadata", "runtime", "content?", "differ?", "images?"],
+        requires: &[
+            "containers",
+            "metadata",
+            "runtime",
+            "content?",
+            "differ?",
+            "images?",
+            "snapshotter?",
+        ],
         rank: 0,
     };
     type Config = Config;

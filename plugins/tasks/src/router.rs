@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use capstan_sdk::contract::containers::{Container, Get, Rootfs};
 use capstan_sdk::contract::runtime::{Create, Stdio, TaskInfo, TaskKey};
-use capstan_sdk::contract::{Containers, Runtime};
+use capstan_sdk::contract::{Containers, Runtime, Snapshotter};
 use capstan_sdk::{Context, Link, Result};
 
 /// Finds runtimes.
@@ -23,6 +23,11 @@ impl Router {
     pub(crate) async fn container(&self, key: &TaskKey) -> Result<Container> {
         let get = Get { namespace: key.namespace.clone(), id: key.id.clone() };
         self.containers.send(get).await
+    }
+
+    /// The plugin `snapshotter.<name>`.
+    pub(crate) fn snapshotter(&self, name: &str) -> Result<Link<Snapshotter>> {
+        self.context.link_named::<Snapshotter>(name)
     }
 
     /// The plugin for a runtime's name: the one that is called so, else the preferred one, which knows

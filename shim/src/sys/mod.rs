@@ -2,4 +2,5 @@
 
 pub(crate) mod idmap;
 pub(crate) mod signal;
+pub(crate) mod spawn;
 pub(crate) mod watch;
