@@ -251,7 +251,8 @@ impl Tasks {
                 let mut request = service.restore_request();
                 request.get().set_container(&id);
                 request.get().set_checkpoint(full_name(&checkpoint));
-                request.get().init_stdio().set_null(());
+                let streams = Streams::choose(true, false, &LogFlags::default())?;
+                streams.write(false, request.get().init_stdio());
                 let response = call!(session, request);
                 Target::Task(response.get()?.get_task()?).start(session).await?;
                 Ok(writeln!(std::io::stdout(), "{id}")?)

@@ -35,7 +35,7 @@ use crate::record::TaskRecord;
 use crate::recover::{self, Found, Left};
 use crate::remains;
 use crate::settle::{Name, Table, unsettled};
-use crate::shim::{CreateParams, DUMP, FAREWELL, PATIENT, Shim};
+use crate::shim::{CreateParams, DUMP, FAREWELL, PATIENT, PROMPT, Shim};
 use crate::task::Task;
 use crate::userns;
 use crate::{Config, checkpoint};
@@ -210,6 +210,10 @@ impl Shared {
         if is_starting {
             let (shared, task) = (Rc::clone(self), Rc::clone(&task));
             actix::spawn(async move { shared.see_start(&task).await });
+        }
+        if task.info().status == Status::Pausing {
+            let (shared, task) = (Rc::clone(self), Rc::clone(&task));
+            actix::spawn(async move { shared.see_pause(&task).await });
         }
         if left == Left::Orphan {
             let shared = Rc::clone(self);
@@ -567,6 +571,8 @@ impl Shared {
         }
         failpoint::at(&self.dirs.tasks(), &key, "daemon:forgotten");
         self.publisher.tell(&key, "/tasks/delete", &[field("exitStatus", exit.status)]);
+        // Whoever goes on to remove the container tells that behind this.
+        self.publisher.flush().await;
         Ok(exit)
     }
 
@@ -596,6 +602,20 @@ impl Shared {
         paused?;
         self.publisher.tell(key, "/tasks/paused", &[]);
         Ok(())
+    }
+
+    /// Waits for the end of a pause that an earlier daemon asked for.
+    async fn see_pause(&self, task: &Task) {
+        let _step = task.step.lock().await;
+        while let Ok(shim) = task.shim() {
+            match shim.state(PROMPT).await {
+                Ok(state) if state.status == Status::Pausing => tokio::time::sleep(LOG_LOOK).await,
+                Ok(state) => return task.set_status(state.status),
+                Err(error) => {
+                    return warn!(task = %task.key, %error, "it is not known whether it is paused");
+                }
+            }
+        }
     }
 
     async fn resume(&self, key: &TaskKey) -> Result<()> {

@@ -7,7 +7,7 @@ use capstan_sdk::contract::Events;
 use capstan_sdk::contract::events::{NewEvent, Publish};
 use capstan_sdk::contract::runtime::TaskKey;
 use capstan_sdk::{Link, Result};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
 use crate::cgroup;
@@ -15,9 +15,6 @@ use crate::task::Task;
 
 /// Events in one commit at most.
 const BATCH: usize = 256;
-
-/// How often it is looked whether all is told, when the plugin is about to end.
-const LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// An event; with what is to be noted when it is in the log.
 struct Item {
@@ -41,27 +38,33 @@ impl Note {
     }
 }
 
+/// How many events are on their way.
+#[derive(Debug, Default)]
+struct Pending {
+    count: Cell<usize>,
+    changed: Notify,
+}
+
 /// The way to the log. Unbounded on purpose: an event is small, comes from a process that started or
 /// ended, and must never be dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Publisher {
     items: mpsc::UnboundedSender<Item>,
-    /// How many are on their way.
-    pending: Rc<Cell<usize>>,
+    pending: Rc<Pending>,
 }
 
 impl Publisher {
     /// The publisher, and the work that it needs done.
     pub(crate) fn new(events: Link<Events>) -> (Self, impl Future<Output = ()>) {
         let (items, receiver) = mpsc::unbounded_channel();
-        let pending = Rc::new(Cell::new(0));
+        let pending = Rc::new(Pending::default());
         (Self { items, pending: Rc::clone(&pending) }, run(events, receiver, pending))
     }
 
     /// Waits until all that was told is in the log.
     pub(crate) async fn flush(&self) {
-        while self.pending.get() > 0 {
-            tokio::time::sleep(LOOK).await;
+        while self.pending.count.get() > 0 {
+            self.pending.changed.notified().await;
         }
     }
 
@@ -88,7 +91,7 @@ impl Publisher {
         }
         // It fails only while the plugin ends.
         if self.items.send(Item { event, note }).is_ok() {
-            self.pending.set(self.pending.get() + 1);
+            self.pending.count.set(self.pending.count.get() + 1);
         }
     }
 }
@@ -96,7 +99,7 @@ impl Publisher {
 async fn run(
     events: Link<Events>,
     mut receiver: mpsc::UnboundedReceiver<Item>,
-    pending: Rc<Cell<usize>>,
+    pending: Rc<Pending>,
 ) {
     let mut batch = Vec::new();
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
@@ -107,7 +110,8 @@ async fn run(
             Ok(()) => notes.iter().flatten().for_each(Note::take),
             Err(error) => warn!(%error, "events of tasks are not in the log"),
         }
-        pending.set(pending.get() - count);
+        pending.count.set(pending.count.get() - count);
+        pending.changed.notify_waiters();
     }
 }
 

@@ -106,7 +106,7 @@ impl Task {
     /// Frozen, on its way to that, or not.
     pub(crate) fn set_status(&self, status: Status) {
         let mut info = self.info.borrow_mut();
-        if info.status != Status::Stopped {
+        if info.status != Status::Stopped && status != Status::Stopped {
             info.status = status;
         }
     }

@@ -701,7 +701,17 @@ impl Checkpoints {
     /// Lets a task go on that was paused for a checkpoint which will not be.
     async fn resume(&self, namespace: &str, id: &str) {
         let Some(key) = key(namespace, id) else { return };
-        let resumed = async { self.router.runtime_of(&key).await?.send(Resume(key.clone())).await };
+        let resumed = async {
+            let runtime = self.router.runtime_of(&key).await?;
+            for _ in 0..START_LOOKS {
+                // It may still be on its way to be frozen.
+                if runtime.send(Inspect(key.clone())).await?.status != Status::Pausing {
+                    break;
+                }
+                tokio::time::sleep(START_LOOK).await;
+            }
+            runtime.send(Resume(key.clone())).await
+        };
         // That it is not paused, or gone, is as good.
         if let Err(error) = resumed.await
             && !matches!(
