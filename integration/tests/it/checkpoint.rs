@@ -484,7 +484,9 @@ fn a_daemon_that_is_killed_while_it_dumps_leaves_nothing_behind() {
             host.kill();
             client.wait().unwrap();
             host.start();
-            assert_eq!(status(&host, "web"), "running", "after {millis} ms");
+            host.until(&format!("it runs, after {millis} ms"), || {
+                status(&host, "web") == "running"
+            });
             let before = count(&host, "web");
             until_it_counts_to(&host, "web", before + 3);
             host.until("what was left is swept", || is_swept(&host));

@@ -11,8 +11,8 @@ struct Tmux {
 }
 
 impl Tmux {
-    fn new(host: &Host) -> Self {
-        let tmux = Self { socket: host.path("tmux") };
+    fn new(host: &Host, name: &str) -> Self {
+        let tmux = Self { socket: host.path(&format!("tmux-{name}")) };
         let address = format!("CAPSTAN_ADDRESS={}", host.address());
         let args =
             ["new-session", "-d", "-x", "100", "-y", "30", "-e", &address, "-e", "PS1=HOST$ "];
@@ -66,7 +66,7 @@ fn a_session_has_its_size_interrupts_detaches_and_comes_back() {
     let image = registry.reference("busybox");
     host.ok(&["images", "pull", "--plain-http", &image]);
     for runtime in ["embedded", "runc"] {
-        let tmux = Tmux::new(&host);
+        let tmux = Tmux::new(&host, runtime);
         let capstan = program("capstan");
         let capstan = capstan.display();
         tmux.type_line(&format!(
@@ -110,7 +110,7 @@ fn an_exec_has_a_terminal_and_detaches() {
     let image = registry.reference("busybox");
     host.ok(&["images", "pull", "--plain-http", &image]);
     host.ok(&["run", "-d", "--name", "base", &image, "sleep", "1000"]);
-    let tmux = Tmux::new(&host);
+    let tmux = Tmux::new(&host, "exec");
     let capstan = program("capstan");
     let exec = format!("{} tasks exec -it base sh -c 'tty; exec sh'", capstan.display());
     tmux.type_line(&format!("{exec}; echo end=$?"));
