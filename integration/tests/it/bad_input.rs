@@ -187,12 +187,7 @@ fn a_command_that_is_not_there() {
         host.fails(&args, 127, "NotFound", &["\"nope\""]);
         host.assert_no_container();
     }
-    host.fails(
-        &["run", "--rm", "--runtime", "never", &image, "true"],
-        125,
-        "InvalidArgument",
-        &["never"],
-    );
+    host.fails(&["run", "--rm", "--runtime", "never", &image, "true"], 125, "NotFound", &["never"]);
     let args = ["run", "--rm", "--snapshotter", "never", &image, "true"];
     host.fails(&args, 125, "NotFound", &["never"]);
     let mount = "type=bind,src=/does/not/exist,dst=/x";

@@ -127,14 +127,11 @@ impl Config {
     /// The program of a runtime, and whether it uses systemd's cgroups.
     ///
     /// # Errors
-    /// `InvalidArgument`: no such runtime. `FailedPrecondition`: its program is not there.
+    /// `NotFound`: no such runtime. `FailedPrecondition`: its program is not there.
     pub(crate) fn runtime(&self, name: &str) -> Result<(PathBuf, bool)> {
         let runtime = self.runtimes.get(name).ok_or_else(|| {
             let names: Vec<&str> = self.runtimes.keys().map(String::as_str).collect();
-            Error::invalid(format!(
-                "runtime {name:?}: there is none; there are {}",
-                names.join(", ")
-            ))
+            Error::not_found(format!("runtime {name:?}: unknown; there are {}", names.join(", ")))
         })?;
         let binary = match (name, runtime.binary.as_os_str().is_empty()) {
             (EMBEDDED, true) => beside_us("capstan-runtime")?,
@@ -173,7 +170,7 @@ mod tests {
         assert!(config.runtime("shell").unwrap().0.is_absolute());
         assert_eq!(config.runtime("absolute").unwrap().0, Path::new("/bin/sh"));
         assert_eq!(config.runtime("gone").unwrap_err().class(), Class::FailedPrecondition);
-        assert_eq!(config.runtime("never").unwrap_err().class(), Class::InvalidArgument);
+        assert_eq!(config.runtime("never").unwrap_err().class(), Class::NotFound);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod config;
 mod failpoint;
 mod failure;
 mod launch;
+mod live;
 mod logs;
 mod plugin;
 mod publish;

@@ -22,20 +22,20 @@ use capstan_sdk::{
     Class, Context, Error, Exports, Info, Plugin, Result, blocking, clock, export_plugin,
 };
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::cgroup::{self, Hub};
 use crate::config::EMBEDDED;
 use crate::failpoint;
 use crate::failure::classify;
 use crate::launch::{self, Dirs};
-use crate::logs::{self, Logs};
+use crate::logs::Logs;
 use crate::publish::Publisher;
 use crate::record::TaskRecord;
 use crate::recover::{self, Found, Left};
 use crate::remains;
 use crate::settle::{Name, Table, unsettled};
-use crate::shim::{CreateParams, DUMP, FAREWELL, PATIENT, PROMPT, Shim};
+use crate::shim::{CreateParams, DUMP, FAREWELL, PATIENT, Shim};
 use crate::task::Task;
 use crate::userns;
 use crate::{Config, checkpoint};
@@ -54,12 +54,6 @@ impl std::fmt::Debug for LinuxRuntime {
 }
 
 export_plugin!(LinuxRuntime);
-
-/// How long a shim may take to say what its log did not take. One that hangs is left out.
-const SCRAPE: Duration = Duration::from_millis(500);
-
-/// How often a log is looked at for somebody who follows it.
-const LOG_LOOK: Duration = Duration::from_millis(50);
 
 /// What calls work with.
 pub(crate) struct Shared {
@@ -427,7 +421,9 @@ impl Shared {
             userns::check_embedded(&id_mappings)?;
         }
         let (dirs, spec) = (self.dirs.clone(), Arc::clone(&create.spec));
+        let begin = Instant::now();
         let launched = launch::launch(shim, dirs, key.clone(), spec, !id_mappings.is_empty()).await;
+        let launch_time = begin.elapsed();
         let (mut child, stream) = launched?;
         let shim_pid = child.id().unwrap_or(0);
         let (shim, hangup) = Shim::new(stream);
@@ -455,6 +451,7 @@ impl Shared {
             })
             .await;
         failpoint::at(&self.dirs.tasks(), key, "daemon:created");
+        debug!(task = %key, ?launch_time, create_time = ?(begin.elapsed() - launch_time), "created");
         let pid = match created {
             Ok(pid) => pid,
             Err(error) => {
@@ -497,7 +494,9 @@ impl Shared {
         failpoint::at(&self.dirs.tasks(), &key, "daemon:start");
         let is_restored = task.info().pid == 0;
         let deadline = if is_restored { DUMP } else { PATIENT };
+        let begin = Instant::now();
         let started = task.shim()?.start(deadline).await;
+        debug!(task = %key, start_time = ?begin.elapsed(), "started");
         failpoint::at(&self.dirs.tasks(), &key, "daemon:started");
         let pid = started.map_err(|error| classify(error, &task.command))?;
         if is_restored {
@@ -534,7 +533,9 @@ impl Shared {
             task.is_going.set(true);
             let shim = task.shim()?;
             failpoint::at(&self.dirs.tasks(), &key, "daemon:delete");
+            let begin = Instant::now();
             let deleted = shim.delete(delete.is_forced).await;
+            let delete_time = begin.elapsed();
             failpoint::at(&self.dirs.tasks(), &key, "daemon:deleted");
             match deleted {
                 Ok(exit) => {
@@ -542,6 +543,8 @@ impl Shared {
                     if let Err(error) = shim.dismiss(task.info().shim_pid).await {
                         warn!(task = %key, %error, "the task is deleted");
                     }
+                    let dismiss_time = begin.elapsed() - delete_time;
+                    debug!(task = %key, ?delete_time, ?dismiss_time, "deleted");
                     exit
                 }
                 // It went away meanwhile: what its record says counts.
@@ -589,96 +592,6 @@ impl Shared {
         Ok(task.exec_paths(&exec.exec_id, &exec.stdio, exec.has_terminal))
     }
 
-    async fn pause(&self, key: &TaskKey) -> Result<()> {
-        let task = self.find(key)?;
-        let _step = task.step.lock().await;
-        let before = task.info().status;
-        if before != Status::Running {
-            return Err(not_in_state(key, "does not run", before));
-        }
-        task.set_status(Status::Pausing);
-        let paused = task.shim()?.pause().await;
-        task.set_status(if paused.is_ok() { Status::Paused } else { Status::Running });
-        paused?;
-        self.publisher.tell(key, "/tasks/paused", &[]);
-        Ok(())
-    }
-
-    /// Waits for the end of a pause that an earlier daemon asked for.
-    async fn see_pause(&self, task: &Task) {
-        let _step = task.step.lock().await;
-        while let Ok(shim) = task.shim() {
-            match shim.state(PROMPT).await {
-                Ok(state) if state.status == Status::Pausing => tokio::time::sleep(LOG_LOOK).await,
-                Ok(state) => return task.set_status(state.status),
-                Err(error) => {
-                    return warn!(task = %task.key, %error, "it is not known whether it is paused");
-                }
-            }
-        }
-    }
-
-    async fn resume(&self, key: &TaskKey) -> Result<()> {
-        let task = self.find(key)?;
-        let _step = task.step.lock().await;
-        let before = task.info().status;
-        if before != Status::Paused {
-            return Err(not_in_state(key, "is not paused", before));
-        }
-        task.shim()?.resume().await?;
-        task.set_status(Status::Running);
-        self.publisher.tell(key, "/tasks/resumed", &[]);
-        Ok(())
-    }
-
-    /// What its cgroups say, and what its log did not take.
-    async fn measure(&self, key: &TaskKey) -> Result<Vec<Sample>> {
-        let task = self.find(key)?;
-        let mut samples = cgroup::measure(&task).await?;
-        if !task.info().stdio.log.is_empty()
-            && let Ok(shim) = task.shim()
-            && let Ok(dropped) = shim.dropped_log_bytes(SCRAPE).await
-        {
-            #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 bytes")]
-            let dropped = dropped as f64;
-            let help = "output that the log did not take";
-            let sample = Sample::counter("container_log_dropped_bytes_total", help, dropped);
-            samples.push(sample.with("id", &key.id).with("namespace", &key.namespace));
-        }
-        Ok(samples)
-    }
-
-    async fn read_log(&self, read: ReadLog) -> Result<LogPiece> {
-        let task = self.find(&read.key)?;
-        let dir = task.dir.clone();
-        let record = blocking::run("read a task's record", move || TaskRecord::read(&dir)).await?;
-        let created = record.created.unwrap_or_default();
-        let path = created.stdio.log;
-        if path.is_empty() {
-            return Err(Error::precondition(format!(
-                "the task of container {} keeps no log; run it with -d or --log-file",
-                read.key.id
-            )));
-        }
-        let deadline = Instant::now() + Duration::from_millis(read.wait_millis.into());
-        loop {
-            // Asked before: what the shim wrote until the end is in the file then.
-            let has_ended = task.exit().is_some();
-            let (path, cursor) = (path.clone(), read.cursor.clone());
-            let piece = blocking::run("read a log", move || {
-                logs::read(&path, created.is_log_raw, &cursor, read.tail)
-            });
-            let piece = piece.await?;
-            if !piece.data.is_empty() || piece.is_missed || Instant::now() >= deadline {
-                return Ok(piece);
-            }
-            if has_ended {
-                return Ok(LogPiece { is_end: true, ..piece });
-            }
-            tokio::time::sleep(LOG_LOOK).await;
-        }
-    }
-
     async fn start_exec(self: Rc<Self>, start: StartExec, command: String) -> Result<u32> {
         let task = self.find(&start.key)?;
         let shim = task.shim()?;
@@ -707,10 +620,6 @@ impl Shared {
         let exit = task.shim()?.delete_exec(&delete.exec_id).await?;
         Ok(exit.unwrap_or_else(|| Exit::lost("it was never started")))
     }
-}
-
-fn not_in_state(key: &TaskKey, what: &str, status: Status) -> Error {
-    Error::precondition(format!("container {} {what}: it is {}", key.id, status.name()))
 }
 
 fn running(key: &TaskKey) -> Error {

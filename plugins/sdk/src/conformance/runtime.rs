@@ -568,7 +568,7 @@ impl Suite {
     async fn no_such_runtime(&self) {
         let key = self.key("a");
         let create = Create { runtime: "no-such".into(), ..self.new_task(&key, &FOREVER) };
-        assert_eq!(class(self.link.send(create).await), Class::InvalidArgument);
+        assert_eq!(class(self.link.send(create).await), Class::NotFound);
         assert_eq!(class(self.inspect(&key).await), Class::NotFound);
     }
 }

@@ -158,7 +158,7 @@ pub struct TaskInfo {
 
 /// Makes a task: a shim, and an init process that waits for [`Start`].
 ///
-/// `AlreadyExists`: the key has a task. `InvalidArgument`: no such runtime, or the runtime refuses
+/// `AlreadyExists`: the key has a task. `NotFound`: no such runtime. `InvalidArgument`: the runtime refuses
 /// the spec, in its own words. After an error nothing is left.
 #[derive(Clone, Debug)]
 pub struct Create {
