@@ -250,6 +250,24 @@ fn a_shim_that_hangs_delays_nobody_else() {
     host.assert_no_container();
 }
 
+/// Whoever forces a delete gets it, from a shim that hangs too.
+#[test]
+fn a_shim_that_hangs_is_ended_by_force() {
+    let (host, rootfs) = host();
+    for flags in [&["--runtime", "embedded"][..], &["--runtime", "runc"]] {
+        let run = ["run", "-d", "--rootfs", &rootfs, "--name", "hung"];
+        host.ok(&[&run[..], flags, &["sleep", "100000"]].concat());
+        let all = tasks(&host);
+        let (_, _, shim) = all.iter().find(|(id, ..)| id == "hung").unwrap().clone();
+        signal(shim, Signal::STOP);
+        let begin = Instant::now();
+        host.ok(&["tasks", "delete", "--force", "hung"]);
+        assert!(begin.elapsed() < Duration::from_secs(30), "it took {:?}", begin.elapsed());
+        host.ok(&["containers", "rm", "hung"]);
+        host.assert_no_container();
+    }
+}
+
 /// A name is not lost to a create whose client went away: the next gets it, or what came of the first.
 #[test]
 fn a_create_that_is_cancelled_reserves_no_name() {

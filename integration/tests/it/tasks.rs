@@ -26,6 +26,17 @@ fn life(runtime: &str) {
     assert_eq!((words[1][0], words[1][2]), ("web", "running"));
     let pid: u32 = words[1][1].parse().unwrap();
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    // The runtime was given what is stored, byte for byte.
+    let bundle = host.state().join("runtime.linux/tasks/default/web/config.json");
+    assert_eq!(
+        std::fs::read_to_string(bundle).unwrap() + "\n",
+        host.ok(&["containers", "spec", "web"])
+    );
+    // A shim that is asked says what it has in hand, and goes on.
+    let shim = host.json(&["tasks", "inspect", "web"])["shimPid"].as_i64().unwrap();
+    let shim = rustix::process::Pid::from_raw(i32::try_from(shim).unwrap()).unwrap();
+    rustix::process::kill_process(shim, rustix::process::Signal::USR1).unwrap();
+    host.until("the shim says it", || host.log().contains(&format!("init {pid}, started true")));
 
     let exec =
         host.capstan(&["tasks", "exec", "web", "sh", "-c", "echo out; echo err >&2; exit 9"]);

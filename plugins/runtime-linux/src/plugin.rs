@@ -55,6 +55,9 @@ impl std::fmt::Debug for LinuxRuntime {
 
 export_plugin!(LinuxRuntime);
 
+/// How long a shim may take to answer before a forced delete ends it.
+const HUNG: Duration = Duration::from_secs(5);
+
 /// What calls work with.
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -327,6 +330,21 @@ impl Shared {
         }
     }
 
+    /// Ends a shim that does not answer, and what it looked after: whoever forces a delete wants that.
+    async fn end_hung_shim(&self, task: &Rc<Task>) -> Result<()> {
+        let Ok(shim) = task.shim() else { return Ok(()) };
+        if shim.state(HUNG).await.is_ok() {
+            return Ok(());
+        }
+        warn!(task = %task.key, "its shim does not answer, and is ended with the container");
+        // That it hangs up is no news then.
+        task.is_going.set(true);
+        let mut hangup = task.hangup.subscribe();
+        remains::end(&task.dir, &task.key).await?;
+        let _ = tokio::time::timeout(HUNG, hangup.wait_for(|is_gone| *is_gone)).await;
+        Ok(())
+    }
+
     /// Removes a task from the table and from disk.
     async fn forget(&self, task: &Task) {
         if let Err(error) = launch::remove(task.dir.clone()).await {
@@ -525,6 +543,9 @@ impl Shared {
         let _step = task.step.lock().await;
         // Whoever waited for the step may find the task deleted.
         self.find(&key)?;
+        if delete.is_forced {
+            self.end_hung_shim(&task).await?;
+        }
         let exit = if task.has_shim() {
             if task.exit().is_none() {
                 // Its cgroups go with it.
