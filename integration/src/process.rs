@@ -5,14 +5,6 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Its share of memory (`Pss` of `smaps_rollup`), in KiB.
-pub fn pss_kib(pid: u32) -> u64 {
-    let rollup =
-        fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("read smaps_rollup");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("it has a Pss");
-    line.trim().trim_end_matches("kB").trim().parse().expect("it is a number")
-}
-
 /// Memory that is its own alone and no file's (`RssAnon` of `status`), in KiB: unlike its share it does
 /// not change with what others do.
 pub fn anonymous_kib(pid: u32) -> u64 {
