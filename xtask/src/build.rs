@@ -1,25 +1,26 @@
 //! `cargo xtask build`: the binaries, side by side in one directory, as a user installs them.
 //!
-//! The shim is special: there is one per container, so it is built for size, linked statically and
-//! at a fixed address (no relocations, so its pages stay shared), in a target directory of its own
-//! because these flags would make everything else be built twice.
+//! Two are special, and linked statically, at a fixed address, in a target directory of their own because
+//! these flags would make everything else be built twice. Of the shim there is one per container, so it
+//! is built for size too (without relocations its pages stay shared). The embedded runtime is a process
+//! for each step of a container, and a third of what starting one takes is the dynamic linker's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use crate::command::{cargo, root, run};
 use crate::libraries;
 
-/// The programs beside the shim: package and binary.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("capstan-daemon", "capstand"),
-    ("capstan-runtime", "capstan-runtime"),
-    ("capstan-cli", "capstan"),
-];
+/// The programs beside the shim and the runtime: package and binary.
+const PROGRAMS: [(&str, &str); 2] = [("capstan-daemon", "capstand"), ("capstan-cli", "capstan")];
 
-/// The only target that the shim is built for, for now.
+/// Linked statically, at a fixed address.
+const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
+
+/// The only target that these two are built for, for now.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What is chosen of the workspace for tests, everywhere: with another choice of packages or features
@@ -77,6 +78,7 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
         install(&root().join(built).join(binary), &out)?;
     }
     install(&shim(kind)?, &out)?;
+    install(&runtime(kind)?, &out)?;
     if kind == Kind::Test {
         third_party(&out)?;
         libraries::install(libraries::ALL, &root().join(built), &out)?;
@@ -105,12 +107,40 @@ fn shim(kind: Kind) -> Result<PathBuf> {
     let mut cargo = cargo();
     cargo
         .args(["build", "--package", "capstan-shim", "--profile", "shim", "--target", TARGET])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
+        .env("RUSTFLAGS", STATIC);
     if kind == Kind::Test {
         cargo.args(["--features", "probe"]);
     }
     run(&mut cargo)?;
     Ok(root().join("target").join(TARGET).join("shim/capstan-shim"))
+}
+
+fn runtime(kind: Kind) -> Result<PathBuf> {
+    let mut cargo = cargo();
+    cargo
+        .args(["build", "--package", "capstan-runtime", "--target", TARGET])
+        .env("RUSTFLAGS", STATIC)
+        .env("LIBSECCOMP_LINK_TYPE", "static")
+        .env("LIBSECCOMP_LIB_PATH", seccomp_dir()?);
+    let profile = match kind {
+        Kind::Release => {
+            cargo.arg("--release");
+            "release"
+        }
+        Kind::Test => "debug",
+    };
+    run(&mut cargo)?;
+    Ok(root().join("target").join(TARGET).join(profile).join("capstan-runtime"))
+}
+
+/// Where the static libseccomp is: with the linker's other libraries.
+fn seccomp_dir() -> Result<PathBuf> {
+    let output = Command::new("gcc").arg("-print-file-name=libseccomp.a").output()?;
+    let file = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let dir = file.parent().filter(|dir| dir.is_absolute());
+    let dir =
+        dir.context("libseccomp.a is not installed: install the Debian package libseccomp-dev")?;
+    Ok(dir.to_owned())
 }
 
 fn install(file: &Path, dir: &Path) -> Result<()> {

@@ -19,7 +19,8 @@ const SCRAPE: Duration = Duration::from_millis(500);
 /// How often a log is looked at for somebody who follows it.
 const LOG_LOOK: Duration = Duration::from_millis(50);
 
-fn not_in_state(key: &TaskKey, what: &str, status: Status) -> Error {
+/// The error for what a task cannot do in the state that it is in.
+pub(crate) fn not_in_state(key: &TaskKey, what: &str, status: Status) -> Error {
     Error::precondition(format!("container {} {what}: it is {}", key.id, status.name()))
 }
 

@@ -29,6 +29,7 @@ use crate::config::EMBEDDED;
 use crate::failpoint;
 use crate::failure::classify;
 use crate::launch::{self, Dirs};
+use crate::live::not_in_state;
 use crate::logs::Logs;
 use crate::publish::Publisher;
 use crate::record::TaskRecord;
@@ -604,7 +605,7 @@ impl Shared {
         let task = self.find(&exec.key)?;
         self.logs.place(&exec.key, &format!("exec-{}", exec.exec_id), &mut exec.stdio)?;
         if task.info().status != Status::Running {
-            return Err(Error::precondition(format!("container {} does not run", exec.key.id)));
+            return Err(not_in_state(&exec.key, "does not run", task.info().status));
         }
         failpoint::at(&self.dirs.tasks(), &exec.key, "daemon:exec");
         task.shim()?.exec(&exec.exec_id, &exec.process, &exec.stdio, exec.has_terminal).await?;
