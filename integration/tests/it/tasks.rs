@@ -172,3 +172,26 @@ fn many_short_lives_at_once() {
     });
     host.assert_no_container();
 }
+
+/// A runtime is configured by name: its program, and where it keeps what it knows.
+#[test]
+fn a_runtime_has_its_own_program_and_root() {
+    let registry = DockerRegistry::with(&["busybox"]);
+    let root = tempfile::tempdir().unwrap();
+    let place = root.path().to_str().unwrap();
+    let config =
+        format!("[plugins.\"runtime.linux\".runtimes.mine]\nbinary = \"runc\"\nroot = {place:?}\n");
+    let mut host = Host::with_config(&config);
+    let image = registry.reference("busybox");
+    let run = ["run", "-d", "--plain-http", "--runtime", "mine", "--name", "web", &image];
+    host.ok(&[&run[..], &["sleep", "1000"]].concat());
+    assert!(root.path().join("default/web/state.json").exists());
+    assert_eq!(host.json(&["tasks", "inspect", "web"])["runtime"], "mine");
+    // A later daemon finds it there too, and what it deletes is gone there.
+    host.kill();
+    host.start();
+    assert_eq!(host.ok(&["tasks", "exec", "web", "echo", "here"]), "here\n");
+    host.remove("web");
+    assert!(!root.path().join("default/web").exists());
+    host.assert_no_container();
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use capstan_sdk::{Error, Result};
+use capstan_sdk::{Error, Namespace, Result};
 use serde::{Deserialize, Serialize};
 
 /// The section.
@@ -26,6 +26,9 @@ pub struct Config {
 pub struct RuntimeConfig {
     /// Path, or name in PATH. Default: empty, which is the name of the runtime itself.
     pub binary: PathBuf,
+    /// Where it keeps what it knows of its containers, in a directory for each namespace (its `--root`).
+    /// Absolute path. Default: empty, which is below the daemon's state directory.
+    pub root: PathBuf,
     /// Cgroups by systemd instead of by hand. Default: false.
     pub systemd_cgroup: bool,
 }
@@ -124,6 +127,25 @@ impl Config {
         self.runtimes.keys().find(is_it).cloned().unwrap_or_else(|| program.to_owned())
     }
 
+    /// Where a runtime keeps what it knows of a namespace's containers, if that was said.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: no absolute path.
+    pub(crate) fn runtime_root(
+        &self,
+        name: &str,
+        namespace: &Namespace,
+    ) -> Result<Option<PathBuf>> {
+        let root = self.runtimes.get(name).map(|runtime| &runtime.root);
+        match root.filter(|root| !root.as_os_str().is_empty()) {
+            Some(root) if !root.is_absolute() => Err(Error::invalid(format!(
+                "runtime {name:?}: its root {} must be an absolute path",
+                root.display()
+            ))),
+            root => Ok(root.map(|root| root.join(namespace.as_str()))),
+        }
+    }
+
     /// The program of a runtime, and whether it uses systemd's cgroups.
     ///
     /// # Errors
@@ -161,7 +183,7 @@ mod tests {
     fn runtimes_are_found_by_name() {
         let mut config = Config::default();
         let set = |config: &mut Config, name: &str, binary: &str| {
-            let runtime = RuntimeConfig { binary: binary.into(), systemd_cgroup: false };
+            let runtime = RuntimeConfig { binary: binary.into(), ..RuntimeConfig::default() };
             config.runtimes.insert(name.into(), runtime);
         };
         set(&mut config, "shell", "sh");
@@ -171,6 +193,14 @@ mod tests {
         assert_eq!(config.runtime("absolute").unwrap().0, Path::new("/bin/sh"));
         assert_eq!(config.runtime("gone").unwrap_err().class(), Class::FailedPrecondition);
         assert_eq!(config.runtime("never").unwrap_err().class(), Class::NotFound);
+        let namespace = Namespace::parse("n").unwrap();
+        let mut root = |path: &str| {
+            config.runtimes.get_mut("shell").unwrap().root = path.into();
+            config.runtime_root("shell", &namespace)
+        };
+        assert_eq!(root("").unwrap(), None);
+        assert_eq!(root("/r").unwrap().unwrap(), Path::new("/r/n"));
+        assert_eq!(root("r").unwrap_err().class(), Class::InvalidArgument);
     }
 
     #[test]

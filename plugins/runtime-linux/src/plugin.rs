@@ -435,6 +435,7 @@ impl Shared {
     ) -> Result<Rc<Task>> {
         let key = &create.key;
         let shim = self.config.shim()?;
+        let runtime_root = self.config.runtime_root(&create.runtime, &key.namespace)?;
         let id_mappings = userns::mappings(&create.spec)?;
         if create.runtime == EMBEDDED {
             userns::check_embedded(&id_mappings)?;
@@ -452,7 +453,7 @@ impl Shared {
         });
         failpoint::at(&self.dirs.tasks(), key, "daemon:launched");
         let command = recover::command(&create.spec);
-        let runtime_root = self.dirs.runtime_root(&key.namespace);
+        let runtime_root = runtime_root.unwrap_or_else(|| self.dirs.runtime_root(&key.namespace));
         let name = runtime.file_name().unwrap_or_default().to_string_lossy();
         let created = shim
             .create(&CreateParams {
