@@ -6,12 +6,12 @@
 //! cgroup that the spec names. Every process is held by a descriptor before it is signalled.
 //!
 //! Invariant: nothing is ever killed in a cgroup that is the root of its hierarchy, or that the daemon
-//! itself is in or below.
+//! itself is in or below (`cgroup/guard.rs`).
 
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::Stdio as ProcessStdio;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use capstan_sdk::{Error, Result, blocking};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::warn;
 
+use crate::cgroup::Guard;
 use crate::record::TaskRecord;
 use crate::shim::PATIENT;
 
@@ -40,7 +41,7 @@ pub(crate) async fn end(dir: &Path, key: &TaskKey) -> Result<()> {
             if let Some(created) = &record.created {
                 signal(created.pid, || is_alive(created.pid, created.start_ticks));
             }
-            let cgroups = cgroups(&dir, &record);
+            let cgroups = cgroups(&dir, &record)?;
             cgroups.iter().try_for_each(|cgroup| end_members(cgroup))?;
             Ok((record, cgroups))
         })
@@ -187,98 +188,23 @@ fn members(cgroup: &Path) -> Vec<u32> {
 }
 
 /// The container's cgroups: those that its shim wrote down, or those that its spec names.
-fn cgroups(dir: &Path, record: &TaskRecord) -> Vec<PathBuf> {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let hierarchies = hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
+fn cgroups(dir: &Path, record: &TaskRecord) -> Result<Vec<PathBuf>> {
+    let guard = Guard::read()?;
     let spec: serde_json::Value =
         serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap_or_default())
             .unwrap_or_default();
-    let named = spec["linux"]["cgroupsPath"].as_str().filter(|path| path.starts_with('/'));
-    let named = named.map(|path| path.trim_start_matches('/'));
-    let mut all: Vec<PathBuf> = hierarchies
-        .iter()
-        .filter_map(|hierarchy| Some(hierarchy.point.join(named?)))
-        .chain(record.created.iter().flat_map(|created| created.cgroups.iter().map(PathBuf::from)))
-        .filter(|dir| dir.is_dir() && is_theirs(dir, &hierarchies))
-        .collect();
+    let named = spec["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+    let noted = record.created.iter().flat_map(|created| guard.allowed(&created.cgroups));
+    let mut all: Vec<PathBuf> = guard.places(Path::new(named)).into_iter().chain(noted).collect();
+    all.retain(|dir| dir.is_dir());
     all.sort();
     all.dedup();
-    all
-}
-
-/// A mounted hierarchy of cgroups, and where in it this process is.
-struct Hierarchy {
-    point: PathBuf,
-    own: PathBuf,
-}
-
-/// By proc_pid_mountinfo(5) and cgroups(7).
-fn hierarchies(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
-    let line = |line: &str| {
-        let (head, tail) = line.split_once(" - ")?;
-        let mut head = head.split(' ').skip(3);
-        let (root, point) = (head.next()?, PathBuf::from(head.next()?));
-        let mut tail = tail.split(' ');
-        let (kind, options) = (tail.next()?, tail.nth(1)?);
-        let is_it = |names: &str| match kind {
-            "cgroup2" => names.is_empty(),
-            _ => names.split(',').all(|name| options.split(',').any(|option| option == name)),
-        };
-        if !matches!(kind, "cgroup" | "cgroup2") {
-            return None;
-        }
-        let path = own.lines().find_map(|line| {
-            let (names, path) = line.split_once(':')?.1.split_once(':')?;
-            is_it(names).then_some(path)
-        })?;
-        // What a mount does not show of the hierarchy, it cannot be hurt through.
-        let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("");
-        let own = point.join(below.trim_start_matches('/'));
-        Some(Hierarchy { point, own })
-    };
-    mountinfo.lines().filter_map(line).collect()
-}
-
-/// Whether a directory is a container's alone.
-fn is_theirs(dir: &Path, hierarchies: &[Hierarchy]) -> bool {
-    let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
-    dir.components().all(is_plain)
-        && hierarchies.iter().any(|found| dir != found.point && dir.starts_with(&found.point))
-        && !hierarchies.iter().any(|found| found.own.starts_with(dir))
+    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_root_and_what_the_daemon_is_in_are_never_touched() {
-        let found = hierarchies(
-            "31 25 0:27 / /cg/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
-             32 25 0:28 / /cg/systemd rw - cgroup cgroup rw,name=systemd\n\
-             33 25 0:29 / /cg/unified rw - cgroup2 cgroup2 rw\n\
-             22 1 8:1 / / rw - ext4 /dev/vda rw\n",
-            "3:cpu,cpuacct:/a/b\n2:name=systemd:/\n0::/a\n",
-        );
-        let own: Vec<&Path> = found.iter().map(|found| found.own.as_path()).collect();
-        assert_eq!(own, ["/cg/cpu/a/b", "/cg/systemd/", "/cg/unified/a"].map(Path::new));
-        for (dir, want) in [
-            ("/", false),
-            ("/cg", false),
-            ("/cg/cpu", false),
-            ("/cg/cpu/", false),
-            ("/cg/cpu/a", false),
-            ("/cg/cpu/a/b", false),
-            ("/cg/cpu/a/b/c", true),
-            ("/cg/cpu/ab", true),
-            ("/cg/cpu/x/../a", false),
-            ("/cg/unified/a", false),
-            ("/cg/systemd/a", true),
-            ("/home", false),
-        ] {
-            assert_eq!(is_theirs(Path::new(dir), &found), want, "{dir}");
-        }
-    }
 
     #[test]
     fn whoever_works_in_the_directory_is_ended() {

@@ -18,7 +18,7 @@ struct Hierarchy {
 
 /// The hierarchies of the machine, and where we are in each.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     hierarchies: Vec<Hierarchy>,
     /// Controllers, joined with commas, and path.
     ours: Vec<(String, PathBuf)>,
@@ -29,7 +29,7 @@ impl Guard {
     ///
     /// # Errors
     /// /proc cannot be read.
-    pub(super) fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let read = |path: &str| {
             fs::read_to_string(path).map_err(|error| Error::io(format!("read {path}"), error))
         };
@@ -49,7 +49,7 @@ impl Guard {
     }
 
     /// Those that may be touched.
-    pub(super) fn allowed(&self, dirs: &[String]) -> Vec<PathBuf> {
+    pub(crate) fn allowed(&self, dirs: &[String]) -> Vec<PathBuf> {
         let dirs = dirs.iter().map(PathBuf::from);
         dirs.filter(|dir| self.is_allowed(dir)).collect()
     }
@@ -84,14 +84,17 @@ impl Guard {
         }
     }
 
+    /// The directories of a spec's `path`, one for each hierarchy: those that may be touched. systemd's form
+    /// is no path, and has none.
+    pub(crate) fn places(&self, path: &Path) -> Vec<PathBuf> {
+        let Ok(below) = path.strip_prefix("/") else { return Vec::new() };
+        let places = self.hierarchies.iter().map(|one| one.point.join(below));
+        places.filter(|dir| self.is_allowed(dir)).collect()
+    }
+
     /// The two above a container's own, in each hierarchy, that a runtime makes for a spec's `path`.
     fn parents(&self, path: &Path) -> BTreeSet<PathBuf> {
-        let Ok(below) = path.strip_prefix("/") else { return BTreeSet::new() };
-        let above = self.hierarchies.iter().flat_map(|one| {
-            let dir = one.point.join(below);
-            dir.ancestors().skip(1).take(2).map(Path::to_owned).collect::<Vec<_>>()
-        });
-        above.filter(|dir| self.is_allowed(dir)).collect()
+        path.ancestors().skip(1).take(2).flat_map(|above| self.places(above)).collect()
     }
 }
 
@@ -160,6 +163,36 @@ mod tests {
         }
         let dirs = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu/c/web"].map(str::to_owned);
         assert_eq!(guard.allowed(&dirs), [Path::new("/sys/fs/cgroup/cpu/c/web")]);
+    }
+
+    #[test]
+    fn what_the_daemon_is_in_is_found_in_each_hierarchy() {
+        let guard = Guard::parse(
+            "31 25 0:27 / /cg/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+             32 25 0:28 / /cg/systemd rw - cgroup cgroup rw,name=systemd\n\
+             33 25 0:29 / /cg/unified rw - cgroup2 cgroup2 rw\n\
+             22 1 8:1 / / rw - ext4 /dev/vda rw\n",
+            "3:cpu,cpuacct:/a/b\n2:name=systemd:/\n0::/a\n",
+        );
+        let own: Vec<PathBuf> =
+            guard.hierarchies.iter().map(|one| guard.own(one).unwrap()).collect();
+        assert_eq!(own, ["/cg/cpu/a/b", "/cg/systemd/", "/cg/unified/a"].map(Path::new));
+        for (dir, want) in [
+            ("/", false),
+            ("/cg", false),
+            ("/cg/cpu", false),
+            ("/cg/cpu/", false),
+            ("/cg/cpu/a", false),
+            ("/cg/cpu/a/b", false),
+            ("/cg/cpu/a/b/c", true),
+            ("/cg/cpu/ab", true),
+            ("/cg/cpu/x/../a", false),
+            ("/cg/unified/a", false),
+            ("/cg/systemd/a", true),
+            ("/home", false),
+        ] {
+            assert_eq!(guard.is_allowed(Path::new(dir)), want, "{dir}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use capstan_sdk::contract::resources::Resources;
 use capstan_sdk::{Error, Result, blocking};
 use tokio::sync::Mutex;
 
-pub(crate) use guard::parents_in_spec;
+pub(crate) use guard::{Guard, parents_in_spec};
 pub(crate) use oom::{Hub, follow, look, note_told, tell};
 
 use crate::record::TaskRecord;
@@ -43,7 +43,7 @@ impl Group {
         if dirs.is_empty() {
             return Ok(Self::default());
         }
-        Ok(Self { dirs: guard::Guard::read()?.allowed(dirs) })
+        Ok(Self { dirs: Guard::read()?.allowed(dirs) })
     }
 
     /// The directory that has a file: that of the controller which makes it.
