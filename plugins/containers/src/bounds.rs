@@ -16,11 +16,18 @@ const MAX_SPEC: usize = 4 << 20;
 /// Annotations that some runtimes take as orders to systemd or to themselves (CVE-2024-3154).
 const ORDERS: [&str; 2] = ["org.systemd.", "run.oci."];
 
+/// `PATH_MAX` of the kernel without the NUL at the end, in bytes.
+const MAX_PATH: usize = 4095;
+
+/// The longest host name (uname(2)), in bytes.
+const MAX_HOSTNAME: usize = 64;
+
 /// Checks lengths, the cgroup and annotations; answers the spec's bytes.
 ///
 /// # Errors
 /// `InvalidArgument`.
 pub(crate) fn check(spec: &Value) -> Result<Vec<u8>> {
+    check_names(spec)?;
     let text = |value: &Value| value.as_str().map_or(0, |text| text.len() + 1);
     let list = |value: &Value| value.as_array().into_iter().flatten().map(text).sum::<usize>();
     let entries = spec["mounts"].as_array().into_iter().flatten();
@@ -62,6 +69,50 @@ pub(crate) fn check(spec: &Value) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Lengths that the kernel, and so a runtime, cannot take. A runtime may not notice, and hang.
+///
+/// # Errors
+/// `InvalidArgument`: one is too long; which.
+fn check_names(spec: &Value) -> Result<()> {
+    let path = |what: &str, value: &Value| check_path(what, value.as_str().unwrap_or_default());
+    let hostname = spec["hostname"].as_str().unwrap_or_default();
+    check_length("the host name", hostname, MAX_HOSTNAME)?;
+    path("process.cwd", &spec["process"]["cwd"])?;
+    for mount in list(&spec["mounts"]) {
+        path("the target of a mount", &mount["destination"])?;
+        path("the source of a mount", &mount["source"])?;
+    }
+    let linux = &spec["linux"];
+    path("linux.cgroupsPath", &linux["cgroupsPath"])?;
+    for name in ["maskedPaths", "readonlyPaths"] {
+        list(&linux[name]).iter().try_for_each(|value| path(name, value))?;
+    }
+    for name in ["namespaces", "devices"] {
+        list(&linux[name]).iter().try_for_each(|value| path(name, &value["path"]))?;
+    }
+    Ok(())
+}
+
+/// Checks one path.
+///
+/// # Errors
+/// `InvalidArgument`: it is too long.
+pub(crate) fn check_path(what: &str, path: &str) -> Result<()> {
+    check_length(what, path, MAX_PATH)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn check_length(what: &str, text: &str, most: usize) -> Result<()> {
+    let length = text.len();
+    if length <= most {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{what} has {length} bytes; the kernel takes at most {most}")))
+}
+
 /// An absolute path, never the root nor a cgroup that we are in ourselves, for what is done to a
 /// container's is done to all in it; or what systemd takes, `slice:prefix:name`. `own` is
 /// `/proc/self/cgroup`.
@@ -88,6 +139,7 @@ fn check_cgroup(path: &str, own: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use capstan_sdk::Class;
     use serde_json::json;
 
     #[test]
@@ -137,5 +189,25 @@ mod tests {
         assert!(!good("org.systemd.property.ExecStopPost"));
         assert!(!good("run.oci.systemd.subgroup"));
         assert!(!good(""));
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_take_is_refused() {
+        let path = |length: usize| format!("/{}", "x".repeat(length - 1));
+        for (spec, is_fine) in [
+            (json!({}), true),
+            (json!({ "mounts": [{ "destination": path(4095), "source": path(4095) }] }), true),
+            (json!({ "mounts": [{ "destination": path(4096) }] }), false),
+            (json!({ "mounts": [{ "source": path(70_000) }] }), false),
+            (json!({ "process": { "cwd": path(4096) } }), false),
+            (json!({ "hostname": "x".repeat(65) }), false),
+            (json!({ "linux": { "maskedPaths": [path(4096)] } }), false),
+            (json!({ "linux": { "namespaces": [{ "path": path(4096) }] } }), false),
+            (json!({ "linux": { "cgroupsPath": path(4096) } }), false),
+        ] {
+            let checked = check_names(&spec);
+            assert_eq!(checked.is_ok(), is_fine, "{checked:?}");
+            assert!(checked.err().is_none_or(|error| error.class() == Class::InvalidArgument));
+        }
     }
 }

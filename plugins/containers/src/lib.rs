@@ -8,7 +8,6 @@ mod capability;
 mod config;
 mod devices;
 mod hooks;
-mod limits;
 mod mounts;
 mod namespaces;
 mod plugin;

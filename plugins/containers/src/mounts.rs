@@ -6,7 +6,7 @@ use capstan_sdk::contract::containers::{ContainerMount, ContainerSpec, Namespace
 use capstan_sdk::{Error, Result};
 use serde_json::{Value, json};
 
-use crate::limits;
+use crate::bounds;
 use crate::namespaces::{is_hosts, maps};
 
 /// Kernel paths that would tell a container about the host, or let it touch it. The list of Docker
@@ -139,8 +139,8 @@ pub(crate) fn fences(spec: &ContainerSpec) -> Result<(Vec<&str>, Vec<&str>)> {
 
 /// A mount that the user asked for.
 fn wanted(mount: &ContainerMount) -> Result<Value> {
-    limits::check_path("the target of a mount", &mount.destination)?;
-    limits::check_path("the source of a mount", &mount.source)?;
+    bounds::check_path("the target of a mount", &mount.destination)?;
+    bounds::check_path("the source of a mount", &mount.source)?;
     let destination = &mount.destination;
     let bad = |why: &str| Error::invalid(format!("mount at {destination:?}: {why}"));
     let texts = [&mount.kind, &mount.source, destination];

@@ -7,9 +7,7 @@ use capstan_sdk::{ContainerId, Error, Result};
 use serde_json::{Value, json};
 
 use crate::user::{User, Wish};
-use crate::{
-    Config, bounds, capability, devices, hooks, limits, mounts, namespaces, resources, seccomp,
-};
+use crate::{Config, bounds, capability, devices, hooks, mounts, namespaces, resources, seccomp};
 
 /// The version of runtime-spec that is written: what runc 1.1 and crun 1.8 take.
 const OCI_VERSION: &str = "1.0.2";
@@ -76,7 +74,6 @@ pub(crate) fn make(parts: &Parts<'_>) -> Result<Vec<u8>> {
     if !hooks.is_null() {
         made["hooks"] = hooks;
     }
-    limits::check(&made)?;
     bounds::check(&made)
 }
 
@@ -322,7 +319,6 @@ pub(crate) fn adopt(bytes: &[u8], cgroups_path: &str) -> Result<Vec<u8>> {
     if spec["process"]["oomScoreAdj"].is_null() {
         spec["process"]["oomScoreAdj"] = 0.into();
     }
-    limits::check(&spec)?;
     bounds::check(&spec)
 }
 
