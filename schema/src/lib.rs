@@ -1,5 +1,5 @@
 //! What both sides of every boundary agree on: the Cap'n Proto interfaces, the stored records,
-//! and the few value types that have a rule of their own (digest, identifier, error class).
+//! and the few value types that have a rule of their own (digest, identifier, error class, sample).
 //!
 //! It never does anything: no socket, no file, no clock. Invariant: everything in here is data.
 //!
@@ -12,6 +12,8 @@ pub mod generated;
 mod identifier;
 mod list;
 mod reference;
+pub mod sample;
+pub mod time;
 mod value;
 
 pub use digest::{Algorithm, Digest};

@@ -8,10 +8,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use capstan_schema::task_capnp::stdio::log;
+use capstan_schema::time::rfc3339;
 use capstan_schema::{Error, Result};
 use rustix::fs::OFlags;
 
 use crate::hub::Stream;
+use crate::record::now_unix_ns;
 
 /// Of one file, in bytes, if nothing else was asked for.
 const MAX_BYTES: u64 = 16 << 20;
@@ -50,8 +52,6 @@ pub(crate) struct Log {
     dropped: u64,
     /// A piece was cut short: the next begins on a line of its own.
     is_torn: bool,
-    /// Lines on their way to the file.
-    lines: Vec<u8>,
 }
 
 impl Log {
@@ -83,7 +83,6 @@ impl Log {
             max_files: if wish.max_files == 0 { MAX_FILES } else { wish.max_files },
             dropped: 0,
             is_torn: false,
-            lines: Vec::new(),
         })
     }
 
@@ -102,15 +101,14 @@ impl Log {
         let written = if self.is_raw {
             write_whole(&mut self.file, bytes)
         } else {
-            self.lines.clear();
+            // Made anew each time: an idle shim holds no buffer.
+            let mut lines = Vec::new();
             if self.is_torn {
-                self.lines.push(b'\n');
+                lines.push(b'\n');
             }
-            format_lines(&mut self.lines, &now(), stream, bytes);
-            write_whole(&mut self.file, &self.lines)
+            format_lines(&mut lines, &rfc3339(now_unix_ns(), 9), stream, bytes);
+            write_whole(&mut self.file, &lines)
         };
-        // An idle shim holds no buffer.
-        self.lines = Vec::new();
         match written {
             Ok(size) => {
                 self.size += size;
@@ -190,31 +188,6 @@ fn format_lines(out: &mut Vec<u8>, time: &str, stream: Stream, bytes: &[u8]) {
     }
 }
 
-/// The time, as RFC 3339 has it, in UTC with nanoseconds.
-fn now() -> String {
-    let ns = crate::record::now_unix_ns();
-    let (seconds, nanos) = (ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
-    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (year, month, day) = civil(day);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
-}
-
-/// Year, month and day of a day since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms", `civil_from_days`).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,20 +204,6 @@ mod tests {
         format_lines(&mut out, "T", Stream::Error, b"ly\n");
         let want = "T stdout F one\nT stdout F two\0\x1b[0m\nT stdout F \nT stdout P part\nT stderr F ly\n";
         assert_eq!(String::from_utf8(out).unwrap(), want);
-    }
-
-    #[test]
-    fn days_are_dates() {
-        for (day, date) in [
-            (0, (1970, 1, 1)),
-            (59, (1970, 3, 1)),
-            (11_016, (2000, 2, 29)),
-            (19_723, (2024, 1, 1)),
-            (20_782, (2026, 11, 25)),
-            (-1, (1969, 12, 31)),
-        ] {
-            assert_eq!(civil(day), date, "{day}");
-        }
     }
 
     #[test]

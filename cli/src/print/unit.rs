@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use capstan_client::schema::time::rfc3339;
+
 /// Bytes with a 1024 base and one decimal: `1.5 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -33,30 +35,10 @@ pub(crate) fn age(unix_ns: i64) -> String {
 
 /// UTC by RFC 3339 with milliseconds: `2026-11-24T02:18:00.123Z`; `-` for never.
 pub(crate) fn time(unix_ns: i64) -> String {
-    let Ok(nanos) = u64::try_from(unix_ns) else { return "-".into() };
-    if nanos == 0 {
+    if unix_ns <= 0 {
         return "-".into();
     }
-    let (seconds, millis) = (nanos / 1_000_000_000, nanos / 1_000_000 % 1000);
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
-/// Year, month and day of a count of days since 1970 (Howard Hinnant, "chrono-Compatible
-/// Low-Level Date Algorithms", civil_from_days).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let day_of_era = z % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+    rfc3339(unix_ns, 3)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use capstan_sdk::contract::Metrics;
-use capstan_sdk::contract::metrics::{Collect, Sample};
+use capstan_sdk::contract::metrics::{Collect, Sample, plugin_counts};
 use capstan_sdk::{Context, Error, PluginState, PluginStatus, Result};
 use futures::future;
 use tracing::warn;
@@ -42,26 +42,6 @@ async fn of_plugin(context: &Context, name: &str) -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "samples are floats; exact up to 2^53")]
-fn float(count: u64) -> f64 {
-    count as f64
-}
-
 fn of_kernel(plugin: &PluginStatus) -> [Sample; 3] {
-    let counter = |name: &str, help: &str, value: u64| {
-        Sample::counter(name, help, float(value)).with("plugin", &plugin.id)
-    };
-    [
-        counter("capstan_plugin_calls_total", "Messages that the plugin answered.", plugin.calls),
-        counter(
-            "capstan_plugin_failures_total",
-            "Messages that were lost in a panic or in an instance that ended.",
-            plugin.failures,
-        ),
-        counter(
-            "capstan_plugin_restarts_total",
-            "Instances of the plugin since the daemon started, without the first.",
-            plugin.restarts.into(),
-        ),
-    ]
+    plugin_counts(&plugin.id, plugin.calls, plugin.failures, plugin.restarts)
 }

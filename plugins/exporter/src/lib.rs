@@ -7,6 +7,5 @@
 mod collect;
 mod plugin;
 mod serve;
-mod text;
 
 pub use plugin::{Config, PrometheusExporter};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_sdk::Context;
+use capstan_sdk::contract::metrics::{by_name, exposition};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use http_body_util::Full;
@@ -17,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
-use crate::{collect, text};
+use crate::collect;
 
 /// Connections at the same time. A scraper has one; more wait until one of these ends.
 const CONNECTIONS: usize = 16;
@@ -73,7 +74,7 @@ async fn answer(
         }
         (true, "/metrics") => {
             let samples = collect::all(&context).await;
-            Response::new(Full::new(text::exposition(samples).into()))
+            Response::new(Full::new(exposition(&by_name(samples)).into()))
         }
         (true, _) => plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
     };

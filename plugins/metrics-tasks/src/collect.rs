@@ -1,10 +1,9 @@
 //! Asking the runtimes.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use capstan_sdk::contract::Runtime;
-use capstan_sdk::contract::metrics::Sample;
+use capstan_sdk::contract::metrics::{Sample, keep_first};
 use capstan_sdk::contract::runtime::{List, Measure, TaskKey};
 use capstan_sdk::{Class, Error, Link, Result};
 use futures::{StreamExt as _, future, stream};
@@ -20,14 +19,9 @@ const AT_ONCE: usize = 32;
 /// What all tasks of all runtimes take. Who does not answer is left out.
 pub(crate) async fn collect(runtimes: &[Link<Runtime>]) -> Vec<Sample> {
     let found = future::join_all(runtimes.iter().map(of_runtime)).await;
-    let mut seen = BTreeSet::new();
     let mut samples: Vec<Sample> = found.into_iter().flatten().collect();
-    // Two runtimes may have a task of the same name; of what is there twice the first counts.
-    samples.retain(|sample| {
-        let mut labels = sample.labels.clone();
-        labels.sort();
-        seen.insert((sample.name.clone(), labels))
-    });
+    // Two runtimes may have a task of the same name.
+    keep_first(&mut samples);
     samples
 }
 

@@ -5,7 +5,6 @@ use capstan_schema::{
     ContainerId, Namespace, Result, runtime_capnp as wire, task_capnp as task_wire,
 };
 
-use super::metrics::read_sample;
 use crate::contract::Runtime;
 use crate::contract::metrics::Sample;
 use crate::contract::runtime::{
@@ -222,7 +221,7 @@ handlers! {
 
     Measure => Vec<Sample>, metrics_request,
     |Measure(key), params| write_key(&key, params.reborrow().init_key()),
-    |results| results.get_samples()?.iter().map(read_sample).collect();
+    |results| results.get_samples()?.iter().map(Sample::read).collect();
 
     Checkpoint => (), checkpoint_request,
     |checkpoint, params| {
