@@ -360,7 +360,7 @@ fn status(tables: &Tables, entry: &Entry) -> PluginStatus {
         generation: entry.generation,
         calls: entry.stats.calls.load(Ordering::Relaxed),
         failures: entry.stats.failures.load(Ordering::Relaxed),
-        answers: entry.stats.answers.list(),
+        answers: Arc::clone(&entry.stats.answers),
         config: toml::to_string(&entry.config).unwrap_or_default(),
         started_at_unix_ns: entry.started_at_unix_ns,
         abi: entry.source.abi(),

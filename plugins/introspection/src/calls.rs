@@ -10,7 +10,7 @@ pub(crate) fn measure(kernel: &Arc<dyn Kernel>) -> Vec<Sample> {
     let plugins = kernel.plugins();
     let of_plugin = |plugin: &capstan_sdk::PluginStatus| {
         let id = plugin.id.clone();
-        plugin.answers.clone().into_iter().map(move |answered| {
+        plugin.answers.list().into_iter().map(move |answered| {
             let help = "Messages that plugins answered, by message and outcome.";
             Sample::counter("capstan_calls_handled_total", help, float(answered.count))
                 .with("plugin", &id)

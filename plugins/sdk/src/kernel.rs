@@ -1,10 +1,11 @@
 //! What the kernel lets plugins know about itself and about the other plugins.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use capstan_schema::Result;
 
-use crate::{Answered, LocalFuture};
+use crate::{Answers, LocalFuture};
 
 /// Where a plugin is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,8 +77,8 @@ pub struct PluginStatus {
     pub calls: u64,
     /// Typed messages lost in a panic or in a dead instance.
     pub failures: u64,
-    /// How often each message was answered, and how.
-    pub answers: Vec<Answered>,
+    /// How often each message was answered, and how. It goes on counting.
+    pub answers: Arc<Answers>,
     /// Its configuration in effect, as TOML.
     pub config: String,
     /// When this instance came up; 0 if none is.

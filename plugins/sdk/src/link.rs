@@ -89,7 +89,7 @@ pub struct Stats {
     /// How long answers took.
     pub latency: Latency,
     /// How often each message was answered, and how.
-    pub answers: Answers,
+    pub answers: Arc<Answers>,
 }
 
 /// Counts one call for as long as it is under way.
