@@ -27,6 +27,7 @@ pub mod oci;
 pub mod outside;
 mod plugin;
 mod proxy;
+pub mod random;
 pub mod record;
 pub mod rpc;
 pub mod snapshots;

@@ -10,8 +10,8 @@
 //!
 //! Both are removed however it ends; what a daemon that was killed left is swept by the next one.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _, Write};
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +28,8 @@ use capstan_sdk::contract::tasks::{Checkpoint, Restore};
 use capstan_sdk::contract::{Content, Differ, Images, Runtime};
 use capstan_sdk::oci::media::{OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use capstan_sdk::{
-    Class, ContainerId, Context, Descriptor, Error, Labels, Link, Namespace, Result, blocking, tree,
+    Class, ContainerId, Context, Descriptor, Error, Labels, Link, Namespace, Result, blocking,
+    random, tree,
 };
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -144,15 +145,6 @@ impl Write for Feed {
     }
 }
 
-/// A name that nothing else of ours has.
-fn unique() -> Result<String> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|error| Error::io("read /dev/urandom", error))?;
-    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
-}
-
 impl Checkpoints {
     pub(crate) fn new(context: &Context, router: Router) -> Result<Self> {
         Ok(Self {
@@ -216,7 +208,7 @@ impl Checkpoints {
             _ => error,
         })?;
         let is_paused = (!is_exit && status == Status::Running).then(|| dir.0.join(PAUSED));
-        let name = unique()?;
+        let name = random::hex::<8>()?;
         let written = async {
             let parent = match &changes {
                 Some(Changes::Copy(_)) => {

@@ -2,8 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,7 +19,9 @@ use capstan_sdk::contract::tasks::{
     Abandon, Checkpoint, Create, Delete, DeleteContainer, Exec, Restore, Run, TasksAddr,
 };
 use capstan_sdk::contract::{Metadata, Tasks};
-use capstan_sdk::{Class, Context, Error, Exports, Info, Plugin, Result, export_plugin, rpc};
+use capstan_sdk::{
+    Class, Context, Error, Exports, Info, Plugin, Result, export_plugin, random, rpc,
+};
 use tracing::warn;
 
 use crate::checkpoint::{Checkpoints, Leftovers};
@@ -103,15 +103,6 @@ impl Actor for LocalTasks {
         let leftovers = std::mem::take(&mut self.leftovers);
         cell.spawn(self.shared.checkpoints.clone().sweep(leftovers).into_actor(self));
     }
-}
-
-/// A name that no other exec of the task has.
-fn random_exec_id() -> Result<String> {
-    let mut bytes = [0; 6];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|error| Error::io("read /dev/urandom", error))?;
-    Ok(bytes.iter().fold("x".to_owned(), |id, byte| format!("{id}{byte:02x}")))
 }
 
 impl Shared {
@@ -286,7 +277,7 @@ impl Shared {
     async fn exec(self: Rc<Self>, exec: Exec) -> Result<(String, StdioPaths)> {
         let Exec { key, exec_id, process, stdio } = exec;
         let exec_id = match exec_id.is_empty() {
-            true => random_exec_id()?,
+            true => format!("x{}", random::hex::<6>()?),
             false => exec_id,
         };
         check_exec_id(&exec_id)?;

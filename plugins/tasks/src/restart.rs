@@ -86,6 +86,12 @@ impl Keeper {
         Held { keeper: Rc::clone(self), _step: step }
     }
 
+    /// The policy is done with.
+    fn retire(&self) {
+        self.is_over.set(true);
+        self.over.notify_waiters();
+    }
+
     /// Sleeps; `false` if the policy ended meanwhile.
     async fn sleep(&self, time: Duration) -> bool {
         let over = self.over.notified();
@@ -201,8 +207,7 @@ impl Restarts {
         let wish = Wish::new(stdio);
         self.write(key, &wish).await?;
         if let Some(old) = self.keepers.borrow_mut().insert(key.clone(), Keeper::new(wish)) {
-            old.is_over.set(true);
-            old.over.notify_waiters();
+            old.retire();
         }
         Ok(())
     }
@@ -236,8 +241,7 @@ impl Restarts {
         if held.keeper.wish.borrow().is_wanted {
             self.change(key, &held.keeper, |wish| wish.is_wanted = false).await?;
         }
-        held.keeper.is_over.set(true);
-        held.keeper.over.notify_waiters();
+        held.keeper.retire();
         Ok(())
     }
 
@@ -245,8 +249,7 @@ impl Restarts {
     pub(crate) async fn forget(&self, key: &TaskKey, held: Held) -> Result<()> {
         let step = Step::Delete(record::key(key));
         self.metadata.send(Commit { steps: vec![step], events: Vec::new() }).await?;
-        held.keeper.is_over.set(true);
-        held.keeper.over.notify_waiters();
+        held.keeper.retire();
         self.keepers.borrow_mut().remove(key);
         Ok(())
     }
@@ -382,8 +385,7 @@ impl Restarts {
     /// Ends the policy: what the task was stays to be seen until it is deleted.
     async fn give_up(&self, key: &TaskKey, keeper: &Keeper, exit: &Exit) {
         info!(task = %key, status = exit.status, "not started again");
-        keeper.is_over.set(true);
-        keeper.over.notify_waiters();
+        keeper.retire();
         if let Err(error) = self.change(key, keeper, |wish| wish.is_wanted = false).await {
             warn!(task = %key, %error, "a later daemon may start it again");
         }

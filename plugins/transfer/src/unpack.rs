@@ -6,14 +6,15 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::rc::Rc;
 
 use capstan_sdk::contract::differ::{Applied, Apply, LayerStream, Pending, Settle, Whiteouts};
 use capstan_sdk::contract::snapshotter::{Ask, Commit, LABEL_OWNER, Prepare, Remove, Stat, View};
 use capstan_sdk::contract::{Differ, Snapshotter};
-use capstan_sdk::{Class, Descriptor, Digest, Error, Labels, Link, Mount, Namespace, Result};
+use capstan_sdk::{
+    Class, Descriptor, Digest, Error, Labels, Link, Mount, Namespace, Result, random,
+};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::{info, warn};
 
@@ -102,11 +103,7 @@ fn owned() -> Labels {
 
 /// A key that no other unpack has, in this run of the daemon or another.
 fn fresh_key(purpose: &str, chain_id: &Digest) -> Result<String> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|error| Error::io("read /dev/urandom", error))?;
-    Ok(format!("{purpose}-{:016x}-{chain_id}", u64::from_ne_bytes(bytes)))
+    Ok(format!("{purpose}-{}-{chain_id}", random::hex::<8>()?))
 }
 
 impl Unpacker {
