@@ -6,8 +6,8 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::rc::Rc;
 
 use capstan_schema::{Error, Result};
+use tokio::io::AsyncReadExt as _;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::control::is_own;
 use crate::hub::{HEADER, Hub};
+use crate::nonblocking::write_all;
 
 /// The number of stdin in frames.
 const STDIN: u8 = 0;
@@ -75,24 +76,17 @@ impl Input {
     }
 
     /// Writes all, as fast as the process reads. What comes too late is lost, as it is with a pipe.
-    async fn write_all(&self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+    async fn write_all(&self, bytes: &[u8]) {
+        let fd = loop {
             let changed = self.changed.notified();
-            let fd = match &*self.target.borrow() {
-                Target::Awaited => None,
-                Target::Pipe(fd) | Target::Terminal(fd) => Some(Rc::clone(fd)),
+            match &*self.target.borrow() {
+                Target::Awaited => {}
+                Target::Pipe(fd) | Target::Terminal(fd) => break Rc::clone(fd),
                 Target::Closed => return,
-            };
-            let Some(fd) = fd else {
-                changed.await;
-                continue;
-            };
-            let write = |fd: &OwnedFd| Ok(rustix::io::write(fd, bytes)?);
-            match fd.async_io(Interest::WRITABLE, write).await {
-                Ok(written) => bytes = &bytes[written..],
-                Err(_) => return,
             }
-        }
+            changed.await;
+        };
+        let _ = write_all(&fd, bytes).await;
     }
 }
 

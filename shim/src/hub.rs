@@ -46,7 +46,6 @@ struct Reader {
 /// Where the output of one process meets.
 pub(crate) struct Hub {
     log: RefCell<Option<Log>>,
-    has_log: bool,
     /// Held while something is passed on, so that frames do not mix.
     readers: Mutex<Vec<Reader>>,
     /// Those who came since.
@@ -69,7 +68,6 @@ impl Hub {
     /// For so many outputs.
     pub(crate) fn new(log: Option<Log>, outputs: usize) -> Self {
         Self {
-            has_log: log.is_some(),
             log: RefCell::new(log),
             readers: Mutex::default(),
             arrivals: RefCell::default(),
@@ -110,9 +108,13 @@ impl Hub {
         self.log.borrow().as_ref().map_or(0, Log::dropped)
     }
 
+    fn has_log(&self) -> bool {
+        self.log.borrow().is_some()
+    }
+
     /// Nobody reads, and there is no log: what is left waits for somebody.
     fn is_unread(&self) -> bool {
-        !self.has_log && self.count.get() == 0
+        !self.has_log() && self.count.get() == 0
     }
 
     /// Copies a pipe to its end; once the process has ended, until it is empty, for what outlived the
@@ -166,14 +168,14 @@ impl Hub {
             let changed = self.changed.notified();
             let mut readers = self.readers.lock().await;
             readers.append(&mut self.arrivals.borrow_mut());
-            if self.has_log || !readers.is_empty() {
+            if self.has_log() || !readers.is_empty() {
                 break readers;
             }
             drop(readers);
             changed.await;
         };
-        let is_pipeline = !self.has_log && readers.len() == 1;
-        let patience = if self.has_log { STALL_WITH_LOG } else { STALL };
+        let is_pipeline = !self.has_log() && readers.len() == 1;
+        let patience = if self.has_log() { STALL_WITH_LOG } else { STALL };
         let mut index = 0;
         while let Some(reader) = readers.get_mut(index) {
             let write = reader.stream.write_all(frame);

@@ -20,6 +20,7 @@ mod failpoint;
 mod hub;
 mod idmap;
 mod log;
+mod nonblocking;
 mod process;
 mod reap;
 mod record;

@@ -20,8 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::attach::{Doorman, Input};
 use crate::hub::{Hub, Stream};
 use crate::log::{self, Log};
-use crate::sys::watch::watch;
-use crate::terminal::unblock;
+use crate::nonblocking::watched;
 
 /// Where clients find the streams; empty where there is none.
 #[derive(Clone, Debug, Default)]
@@ -194,14 +193,14 @@ impl Streams {
         } else {
             let mut stdin = ProcessStdio::null();
             if has_stdin {
-                let (theirs, ours) = pipe()?;
-                input = Input::pipe(watched(ours)?);
+                let (theirs, end) = pipe()?;
+                input = Input::pipe(ours(end)?);
                 stdin = theirs.into();
             }
             let mut output = |stream| -> Result<ProcessStdio> {
-                let (ours, theirs) = pipe()?;
-                let (hub, ours) = (Rc::clone(&hub), watched(ours)?);
-                copies.push(tokio::task::spawn_local(async move { hub.copy(ours, stream).await }));
+                let (end, theirs) = pipe()?;
+                let (hub, end) = (Rc::clone(&hub), ours(end)?);
+                copies.push(tokio::task::spawn_local(async move { hub.copy(end, stream).await }));
                 Ok(theirs.into())
             };
             let (stdout, stderr) = (output(Stream::Output)?, output(Stream::Error)?);
@@ -244,12 +243,9 @@ impl Streams {
     /// The process has ended: the client sees the end of its output.
     pub(crate) fn close(&mut self) {
         self.keepers.clear();
-        self.stdin_keeper = None;
         self.ends = None;
         self.terminal = None;
-        if let Some(kept) = &self.kept {
-            kept.input.close();
-        }
+        self.close_stdin();
     }
 
     /// The client sends no more input.
@@ -284,7 +280,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe_with(PipeFlags::CLOEXEC).map_err(|error| Error::io("make a pipe", error))
 }
 
-/// Our end of a pipe: it never blocks.
-fn watched(end: OwnedFd) -> Result<tokio::io::unix::AsyncFd<OwnedFd>> {
-    unblock(&end).and_then(|()| watch(end)).map_err(|error| Error::io("watch a pipe", error))
+/// Our end of a pipe.
+fn ours(end: OwnedFd) -> Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    watched(end).map_err(|error| Error::io("watch a pipe", error))
 }

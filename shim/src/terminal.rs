@@ -8,15 +8,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use capstan_schema::{Error, Result};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::hub::{HEADER, Hub, Stream};
+use crate::nonblocking::{watched, write_all};
 use crate::stdio::TerminalEnds;
-use crate::sys::watch::watch;
 
 /// How long a runtime that says it is done may take to hand the terminal over.
 const HANDOVER: Duration = Duration::from_secs(5);
@@ -103,8 +102,7 @@ impl Terminal {
     /// Begins to copy.
     pub(crate) fn attach(master: OwnedFd, ends: TerminalEnds) -> Result<Self> {
         let fail = |error: io::Error| Error::io("watch the terminal", error);
-        unblock(&master).map_err(fail)?;
-        let master = Rc::new(watch(master).map_err(fail)?);
+        let master = Rc::new(watched(master).map_err(fail)?);
         let ours = Rc::clone(&master);
         Ok(match ends {
             TerminalEnds::Fifos { input, output } => {
@@ -141,10 +139,6 @@ impl Terminal {
     }
 }
 
-pub(crate) fn unblock(fd: &OwnedFd) -> io::Result<()> {
-    Ok(fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
-}
-
 /// Copies to the hub until the other side is gone, which a terminal tells as an error.
 async fn keep_output(master: Rc<AsyncFd<OwnedFd>>, hub: Rc<Hub>) {
     loop {
@@ -159,10 +153,7 @@ async fn keep_output(master: Rc<AsyncFd<OwnedFd>>, hub: Rc<Hub>) {
 
 /// Reads until the other side is gone, which a terminal tells as an error.
 async fn copy_output(master: Rc<AsyncFd<OwnedFd>>, output: Option<File>) {
-    let mut sink = output.and_then(|file| {
-        let fd = OwnedFd::from(file);
-        unblock(&fd).and_then(|()| watch(fd)).ok()
-    });
+    let mut sink = output.and_then(|file| watched(file.into()).ok());
     let mut buffer = [0; BUFFER];
     loop {
         let read = |fd: &OwnedFd| Ok(rustix::io::read(fd, &mut buffer)?);
@@ -180,32 +171,15 @@ async fn copy_output(master: Rc<AsyncFd<OwnedFd>>, output: Option<File>) {
     }
 }
 
-async fn write_all(fifo: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let write = |fd: &OwnedFd| Ok(rustix::io::write(fd, bytes)?);
-        bytes = &bytes[fifo.async_io(Interest::WRITABLE, write).await?..];
-    }
-    Ok(())
-}
-
 async fn copy_input(master: Rc<AsyncFd<OwnedFd>>, input: Option<File>) {
     let Some(input) = input else { return };
-    let input = OwnedFd::from(input);
-    if unblock(&input).is_err() {
-        return;
-    }
-    let Ok(input) = watch(input) else { return };
+    let Ok(input) = watched(input.into()) else { return };
     let mut buffer = [0; BUFFER];
     loop {
         let read = |fd: &OwnedFd| Ok(rustix::io::read(fd, &mut buffer)?);
         let Ok(got @ 1..) = input.async_io(Interest::READABLE, read).await else { return };
-        let mut rest = &buffer[..got];
-        while !rest.is_empty() {
-            let write = |fd: &OwnedFd| Ok(rustix::io::write(fd, rest)?);
-            match master.async_io(Interest::WRITABLE, write).await {
-                Ok(written) => rest = &rest[written..],
-                Err(_) => return,
-            }
+        if write_all(&master, &buffer[..got]).await.is_err() {
+            return;
         }
     }
 }

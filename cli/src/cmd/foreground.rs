@@ -218,6 +218,19 @@ async fn pass_stdin(
     std::future::pending().await
 }
 
+/// The flag for them.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct DetachFlag {
+    /// Keys that detach from the terminal; empty for none
+    #[arg(
+        long,
+        value_name = "KEYS",
+        default_value = DetachKeys::DEFAULT,
+        value_parser = DetachKeys::parse
+    )]
+    pub(crate) detach_keys: DetachKeys,
+}
+
 /// The keys that detach from a terminal; what is typed of them is held back until it is clear whether
 /// all of them follow.
 #[derive(Clone, Debug, Default)]

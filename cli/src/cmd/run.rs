@@ -8,7 +8,7 @@ use capstan_client::{Class, Error};
 use clap::{Args, ValueEnum};
 
 use crate::cmd::containers::image_and_command;
-use crate::cmd::foreground::{DetachKeys, Foreground, Parted, Target, Wish};
+use crate::cmd::foreground::{DetachFlag, Foreground, Parted, Target, Wish};
 use crate::cmd::images::Pull;
 use crate::cmd::spec::SpecFlags;
 use crate::cmd::streams::{LogFlags, Streams};
@@ -50,9 +50,8 @@ pub(crate) struct Run {
     plain_http: bool,
     #[command(flatten)]
     log: LogFlags,
-    /// Keys that detach from the terminal; empty for none
-    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
-    detach_keys: DetachKeys,
+    #[command(flatten)]
+    keys: DetachFlag,
     #[command(flatten)]
     spec: SpecFlags,
     /// The image; with --rootfs the first word of the command
@@ -122,7 +121,7 @@ impl Run {
             target.start(session).await?;
             return Ok(writeln!(std::io::stdout(), "{id}")?);
         }
-        let detach_keys = self.detach_keys.clone();
+        let detach_keys = self.keys.detach_keys.clone();
         let process = Foreground { target, attach: &attach, wish, detach_keys, is_new: true };
         parted(&id, process.run(session).await?);
         Ok(())

@@ -7,7 +7,7 @@ use capstan_client::schema::task_capnp::{Status, process_info, task, tasks};
 use capstan_client::schema::write_texts;
 use clap::{Args, Subcommand};
 
-use crate::cmd::foreground::{DetachKeys, Foreground, Parted, Target, Wish};
+use crate::cmd::foreground::{DetachFlag, DetachKeys, Foreground, Parted, Target, Wish};
 use crate::cmd::images::full_name;
 use crate::cmd::limits::LimitFlags;
 use crate::cmd::logs::Logs;
@@ -40,9 +40,8 @@ pub(crate) enum Tasks {
         interactive: bool,
         #[command(flatten)]
         log: LogFlags,
-        /// Keys that detach from the terminal; empty for none
-        #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
-        detach_keys: DetachKeys,
+        #[command(flatten)]
+        keys: DetachFlag,
     },
     /// Follow the streams of a task that runs, and exit with its status; as many clients as like
     Attach {
@@ -50,9 +49,8 @@ pub(crate) enum Tasks {
         /// Do not pass stdin on
         #[arg(long)]
         no_stdin: bool,
-        /// Keys that detach from the terminal; empty for none
-        #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
-        detach_keys: DetachKeys,
+        #[command(flatten)]
+        keys: DetachFlag,
     },
     /// Print what a task wrote that was started with -d or --log-file
     Logs(Logs),
@@ -144,9 +142,8 @@ pub(crate) struct Exec {
     /// Its name in the task [default: a random one]
     #[arg(long, value_name = "E")]
     exec_id: Option<String>,
-    /// Keys that detach from the terminal; empty for none
-    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = DetachKeys::parse)]
-    detach_keys: DetachKeys,
+    #[command(flatten)]
+    keys: DetachFlag,
     id: String,
     #[arg(
         value_name = "CMD",
@@ -180,14 +177,15 @@ impl Tasks {
                 let pid = response.get()?.get_info()?.get_pid();
                 Ok(writeln!(std::io::stdout(), "{pid}")?)
             }
-            Self::Start { id, detach, interactive, log, detach_keys } => {
+            Self::Start { id, detach, interactive, log, keys } => {
+                let detach_keys = keys.detach_keys;
                 let streams = Streams::choose(detach, false, &log)?;
                 let start =
                     Start { id: &id, is_detached: detach, interactive, streams, detach_keys };
                 start.run(session, &service).await
             }
-            Self::Attach { id, no_stdin, detach_keys } => {
-                attach(session, &service, &id, !no_stdin, detach_keys).await
+            Self::Attach { id, no_stdin, keys } => {
+                attach(session, &service, &id, !no_stdin, keys.detach_keys).await
             }
             Self::Logs(logs) => {
                 let task = find(session, &service, &logs.id).await?;
@@ -415,7 +413,7 @@ impl Exec {
             target,
             attach,
             wish,
-            detach_keys: self.detach_keys.clone(),
+            detach_keys: self.keys.detach_keys.clone(),
             is_new: true,
         };
         let outcome = foreground.run(session).await;
