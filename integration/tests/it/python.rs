@@ -7,8 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use capstan_client::Client;
 use capstan_client::schema::metrics_capnp::metrics;
+use capstan_integration::process::signal;
 use capstan_integration::{Host, python};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 const ID: &str = "metrics.python";
@@ -64,10 +65,6 @@ fn plugin(host: &Host) -> Value {
 
 fn pid(host: &Host) -> u32 {
     plugin(host)["pid"].as_u64().and_then(|pid| pid.try_into().ok()).unwrap()
-}
-
-fn signal(pid: u32, signal: Signal) {
-    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
 }
 
 /// What `capstan metrics` prints of samples whose names begin so.

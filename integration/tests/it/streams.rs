@@ -4,8 +4,9 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+use capstan_integration::process::{is_alive, signal};
 use capstan_integration::{DockerRegistry, Host, find};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 struct Bench {
     _registry: DockerRegistry,
@@ -43,15 +44,6 @@ impl Bench {
     fn logs(&self, id: &str) -> PathBuf {
         self.host.root().join("runtime.linux/logs/default").join(id)
     }
-}
-
-fn signal(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    kill_process(pid, signal).unwrap();
-}
-
-fn is_alive(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// A follower of a container's output, as a child whose lines are read.

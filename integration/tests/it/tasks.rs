@@ -1,5 +1,6 @@
 //! Containers and their tasks, one step at a time.
 
+use capstan_integration::process::signal;
 use capstan_integration::{DockerRegistry, Host};
 
 fn host() -> (DockerRegistry, Host, String) {
@@ -33,9 +34,8 @@ fn life(runtime: &str) {
         host.ok(&["containers", "spec", "web"])
     );
     // A shim that is asked says what it has in hand, and goes on.
-    let shim = host.json(&["tasks", "inspect", "web"])["shimPid"].as_i64().unwrap();
-    let shim = rustix::process::Pid::from_raw(i32::try_from(shim).unwrap()).unwrap();
-    rustix::process::kill_process(shim, rustix::process::Signal::USR1).unwrap();
+    let shim = host.json(&["tasks", "inspect", "web"])["shimPid"].as_u64().unwrap();
+    signal(u32::try_from(shim).unwrap(), rustix::process::Signal::USR1);
     host.until("the shim says it", || host.log().contains(&format!("init {pid}, started true")));
 
     let exec =

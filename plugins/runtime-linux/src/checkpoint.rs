@@ -7,16 +7,15 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 use capstan_sdk::contract::runtime::{Checkpoint, Create, Restore, Status, TaskInfo};
 use capstan_sdk::{Error, Result};
-use tracing::warn;
+use serde_json::Value;
 
 use crate::failure::classify;
+use crate::live::state_behind;
 use crate::plugin::{Shared, field};
 use crate::record::TaskRecord;
-use crate::shim::PROMPT;
 use crate::task::Task;
 
 /// Where CRIU works during a dump, in the task's directory.
@@ -55,16 +54,14 @@ fn is_ours(path: &str, own: &[&str]) -> bool {
 ///
 /// # Errors
 /// `FailedPrecondition`: it is such a one; or for a restore, none that is named in full.
-pub(crate) fn check_cgroup(spec: &[u8], is_restore: bool) -> Result<()> {
+pub(crate) fn check_cgroup(spec: &Value, is_restore: bool) -> Result<()> {
     let memberships = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own: Vec<&str> =
         memberships.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect();
     check_cgroup_among(spec, is_restore, &own)
 }
 
-fn check_cgroup_among(spec: &[u8], is_restore: bool, own: &[&str]) -> Result<()> {
-    // What is no JSON is for the runtime to refuse.
-    let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
+fn check_cgroup_among(spec: &Value, is_restore: bool, own: &[&str]) -> Result<()> {
     let path = spec["linux"]["cgroupsPath"].as_str().unwrap_or_default();
     let is_absolute = path.starts_with('/');
     if is_absolute && is_ours(path, own) {
@@ -81,24 +78,11 @@ fn check_cgroup_among(spec: &[u8], is_restore: bool, own: &[&str]) -> Result<()>
     Ok(())
 }
 
-/// How often a shim is asked whether the start is done that an earlier daemon asked for.
-const START_LOOK: Duration = Duration::from_millis(50);
-
 impl Shared {
     /// Waits for the end of a start that an earlier daemon asked for; a restore may take its time.
     pub(crate) async fn see_start(&self, task: &Task) {
         let _step = task.step.lock().await;
-        let state = loop {
-            let Ok(shim) = task.shim() else { return };
-            match shim.state(PROMPT).await {
-                Ok(state) if state.is_starting => tokio::time::sleep(START_LOOK).await,
-                Ok(state) => break state,
-                Err(error) => {
-                    warn!(task = %task.key, %error, "it is not known whether it was started");
-                    return;
-                }
-            }
-        };
+        let Some(state) = state_behind(task, |state| state.is_starting).await else { return };
         let record = TaskRecord::read(&task.dir).unwrap_or_default();
         if record.started_at_unix_ns > 0 {
             self.remember_cgroups(&record.created.unwrap_or_default().cgroups);
@@ -154,11 +138,12 @@ impl Shared {
 mod tests {
     use super::*;
     use capstan_sdk::Class;
+    use serde_json::json;
 
     #[test]
     fn no_container_is_made_in_a_cgroup_that_is_not_its_own() {
         let own = ["/", "/system/capstan", "/process/abc"];
-        let spec = |path: &str| format!("{{\"linux\":{{\"cgroupsPath\":{path:?}}}}}");
+        let spec = |path: &str| json!({ "linux": { "cgroupsPath": path } });
         for (path, create, restore) in [
             ("/capstan/default/web", true, true),
             ("/process/other", true, true),
@@ -178,15 +163,15 @@ mod tests {
             ("system.slice:capstan:web", true, false),
         ] {
             for (is_restore, is_good) in [(false, create), (true, restore)] {
-                let outcome = check_cgroup_among(spec(path).as_bytes(), is_restore, &own);
+                let outcome = check_cgroup_among(&spec(path), is_restore, &own);
                 assert_eq!(outcome.is_ok(), is_good, "{path:?}, restore: {is_restore}");
                 if let Err(error) = outcome {
                     assert_eq!(error.class(), Class::FailedPrecondition, "{path:?}");
                 }
             }
         }
-        assert!(check_cgroup_among(b"{}", true, &own).is_err(), "a restore needs a cgroup");
-        assert!(check_cgroup(spec("/").as_bytes(), false).is_err(), "the root, on this machine");
+        assert!(check_cgroup_among(&json!({}), true, &own).is_err(), "a restore needs a cgroup");
+        assert!(check_cgroup(&spec("/"), false).is_err(), "the root, on this machine");
     }
 
     #[test]

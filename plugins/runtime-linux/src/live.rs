@@ -9,12 +9,15 @@ use tracing::warn;
 
 use crate::plugin::Shared;
 use crate::record::TaskRecord;
-use crate::shim::PROMPT;
+use crate::shim::{PROMPT, State};
 use crate::task::Task;
 use crate::{cgroup, logs};
 
 /// How long a shim may take to say what its log did not take. One that hangs is left out.
 const SCRAPE: Duration = Duration::from_millis(500);
+
+/// How often a shim is asked whether something is over that an earlier daemon asked for.
+const STATE_LOOK: Duration = Duration::from_millis(50);
 
 /// How often a log is looked at for somebody who follows it.
 const LOG_LOOK: Duration = Duration::from_millis(50);
@@ -22,6 +25,23 @@ const LOG_LOOK: Duration = Duration::from_millis(50);
 /// The error for what a task cannot do in the state that it is in.
 pub(crate) fn not_in_state(key: &TaskKey, what: &str, status: Status) -> Error {
     Error::precondition(format!("container {} {what}: it is {}", key.id, status.name()))
+}
+
+/// What a shim says when something is over that an earlier daemon asked for. `None`: it does not say.
+pub(crate) async fn state_behind(
+    task: &Task,
+    is_under_way: impl Fn(&State) -> bool,
+) -> Option<State> {
+    loop {
+        match task.shim().ok()?.state(PROMPT).await {
+            Ok(state) if is_under_way(&state) => tokio::time::sleep(STATE_LOOK).await,
+            Ok(state) => return Some(state),
+            Err(error) => {
+                warn!(task = %task.key, %error, "it is not known what became of a call to its shim");
+                return None;
+            }
+        }
+    }
 }
 
 impl Shared {
@@ -43,14 +63,9 @@ impl Shared {
     /// Waits for the end of a pause that an earlier daemon asked for.
     pub(crate) async fn see_pause(&self, task: &Task) {
         let _step = task.step.lock().await;
-        while let Ok(shim) = task.shim() {
-            match shim.state(PROMPT).await {
-                Ok(state) if state.status == Status::Pausing => tokio::time::sleep(LOG_LOOK).await,
-                Ok(state) => return task.set_status(state.status),
-                Err(error) => {
-                    return warn!(task = %task.key, %error, "it is not known whether it is paused");
-                }
-            }
+        let state = state_behind(task, |state| state.status == Status::Pausing).await;
+        if let Some(state) = state {
+            task.set_status(state.status);
         }
     }
 

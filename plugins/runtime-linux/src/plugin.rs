@@ -372,7 +372,10 @@ impl Shared {
             create.runtime = EMBEDDED.into();
         }
         let key = create.key.clone();
-        checkpoint::check_cgroup(&create.spec, !checkpoint.is_empty())?;
+        // What is no JSON is for the runtime to refuse.
+        let spec: serde_json::Value = serde_json::from_slice(&create.spec).unwrap_or_default();
+        checkpoint::check_cgroup(&spec, !checkpoint.is_empty())?;
+        let command = recover::command(&spec);
         let (runtime, is_systemd_cgroup) = self.config.runtime(&create.runtime)?;
         let rootfs: Vec<RawMount> =
             create.rootfs.iter().map(RawMount::parse).collect::<Result<_>>()?;
@@ -393,7 +396,8 @@ impl Shared {
                 return Err(error);
             }
         };
-        let made = self.make(&create, &runtime, is_systemd_cgroup, &rootfs, checkpoint).await;
+        let made =
+            self.make(&create, command, &runtime, is_systemd_cgroup, &rootfs, checkpoint).await;
         match made {
             Ok(task) => {
                 let info = task.info();
@@ -428,6 +432,7 @@ impl Shared {
     async fn make(
         self: &Rc<Self>,
         create: &Create,
+        command: String,
         runtime: &Path,
         is_systemd_cgroup: bool,
         rootfs: &[RawMount],
@@ -452,7 +457,6 @@ impl Shared {
             let _ = child.wait().await;
         });
         failpoint::at(&self.dirs.tasks(), key, "daemon:launched");
-        let command = recover::command(&create.spec);
         let runtime_root = runtime_root.unwrap_or_else(|| self.dirs.runtime_root(&key.namespace));
         let name = runtime.file_name().unwrap_or_default().to_string_lossy();
         let created = shim

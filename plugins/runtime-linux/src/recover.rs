@@ -102,7 +102,7 @@ async fn one(dirs: &Dirs, key: TaskKey) -> Option<Found> {
             return None;
         }
     };
-    let command = command(&spec);
+    let command = command(&serde_json::from_slice(&spec).unwrap_or_default());
     let info = base(&key, &record);
     let cgroups = record.created.as_ref().map(|it| it.cgroups.clone()).unwrap_or_default();
     let found = |info, shim: Option<(Shim, JoinHandle<()>)>, left| {
@@ -201,8 +201,7 @@ fn base(key: &TaskKey, record: &TaskRecord) -> TaskInfo {
 }
 
 /// The first word of a spec's command.
-pub(crate) fn command(spec: &[u8]) -> String {
-    let spec: serde_json::Value = serde_json::from_slice(spec).unwrap_or_default();
+pub(crate) fn command(spec: &serde_json::Value) -> String {
     first_word(&spec["process"])
 }
 
