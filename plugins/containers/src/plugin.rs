@@ -551,3 +551,9 @@ impl Handler<MakeSpec> for LocalContainers {
         Box::pin(self.clone().only_spec(make))
     }
 }
+
+capstan_sdk::not_yet!({} LocalContainers:
+    capstan_sdk::contract::containers::Label => Container,
+    capstan_sdk::contract::containers::Nodes => Vec<capstan_sdk::contract::graph::Node>,
+    capstan_sdk::contract::containers::Audit => Vec<capstan_sdk::contract::graph::Finding>,
+);

@@ -267,3 +267,11 @@ impl Handler<Delete> for LocalContent {
         Box::pin(self.clone().delete(delete))
     }
 }
+
+capstan_sdk::not_yet!({} LocalContent:
+    capstan_sdk::contract::content::Label => BlobInfo,
+    capstan_sdk::contract::content::Use => BlobInfo,
+    capstan_sdk::contract::content::Collect => capstan_sdk::contract::graph::Collected,
+    capstan_sdk::contract::content::Nodes => Vec<capstan_sdk::contract::graph::Node>,
+    capstan_sdk::contract::content::Audit => Vec<capstan_sdk::contract::graph::Finding>,
+);

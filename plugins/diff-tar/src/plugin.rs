@@ -78,3 +78,8 @@ impl Handler<Settle> for TarDiffer {
         }))
     }
 }
+
+capstan_sdk::not_yet!({} TarDiffer:
+    capstan_sdk::contract::differ::Diff => capstan_sdk::contract::differ::Diffed,
+    capstan_sdk::contract::differ::Verify => Vec<capstan_sdk::contract::differ::Difference>,
+);

@@ -197,3 +197,9 @@ impl Handler<Survey> for LocalImages {
         Box::pin(async move { reader.survey(&survey.target).await })
     }
 }
+
+capstan_sdk::not_yet!({} LocalImages:
+    capstan_sdk::contract::images::Label => Image,
+    capstan_sdk::contract::images::Nodes => Vec<capstan_sdk::contract::graph::Node>,
+    capstan_sdk::contract::images::Audit => Vec<capstan_sdk::contract::graph::Finding>,
+);

@@ -165,3 +165,11 @@ impl Handler<Unpack> for LocalTransfer {
         })
     }
 }
+
+capstan_sdk::not_yet!({} LocalTransfer:
+    capstan_sdk::contract::transfer::Import => Vec<capstan_sdk::contract::transfer::Imported>,
+    capstan_sdk::contract::transfer::Export => (),
+    capstan_sdk::contract::transfer::Diff => capstan_sdk::Descriptor,
+    capstan_sdk::contract::transfer::Apply => Digest,
+    capstan_sdk::contract::transfer::Refetch => (),
+);

@@ -2,6 +2,7 @@
 
 use capstan_schema::{ContainerId, Labels, Mount, Namespace};
 
+use crate::contract::graph::{Finding, Node};
 use crate::contract::resources::Resources;
 use crate::contract::restart::RestartPolicy;
 use crate::contract::runtime::ProcessSpec;
@@ -271,6 +272,25 @@ pub struct MakeProcess {
     pub init_pid: u32,
 }
 
+/// Sets labels and keeps the others; an empty value removes the key. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub id: ContainerId,
+    /// The changes.
+    pub labels: Labels,
+}
+
+/// The containers of a namespace, each a root with its snapshot and its image.
+#[derive(Clone, Debug)]
+pub struct Nodes(pub Namespace);
+
+/// Containers of a namespace whose snapshot is not there.
+#[derive(Clone, Debug)]
+pub struct Audit(pub Namespace);
+
 crate::contract! {
     /// The contract of kind `containers`.
     Containers ("containers") as ContainersAddr {
@@ -282,5 +302,8 @@ crate::contract! {
         rootfs: Rootfs => Vec<Mount> [again],
         make_spec: MakeSpec => Vec<u8> [again],
         make_process: MakeProcess => Vec<u8> [again],
+        label: Label => Container,
+        nodes: Nodes => Vec<Node> [again],
+        audit: Audit => Vec<Finding> [again],
     }
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use capstan_schema::{Digest, Error, Labels, Namespace, Result};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::contract::graph::{Collected, Finding, Node};
 use crate::contract::{Listed, Page};
 
 /// What is known of a blob.
@@ -121,6 +122,50 @@ pub struct Delete {
     pub digest: Digest,
 }
 
+/// Sets labels and keeps the others; an empty value removes the key. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub digest: Digest,
+    /// The changes.
+    pub labels: Labels,
+}
+
+/// As [`Stat`], and notes that it was used: from now on it is not collected by a run that has begun already.
+/// `NotFound`, also where the record is there and the bytes are not.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub digest: Digest,
+}
+
+/// Removes those that nobody used since `unused_since_unix_ns`; the bytes of each go with its last namespace.
+#[derive(Clone, Debug)]
+pub struct Collect {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which; in few commits, so a caller passes many.
+    pub digests: Vec<Digest>,
+    /// When the caller began to look who keeps them.
+    pub unused_since_unix_ns: i64,
+}
+
+/// The blobs and ingests of a namespace. An ingest that has a writer is a root.
+#[derive(Clone, Debug)]
+pub struct Nodes(pub Namespace);
+
+/// Compares records with files, of all namespaces; with `is_full` every byte is hashed, and a blob that is damaged
+/// loses its name: its file is put aside, so that it is `NotFound` until it comes again.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// Hash all bytes.
+    pub is_full: bool,
+}
+
 crate::contract! {
     /// The contract of kind `content`.
     Content ("content") as ContentAddr {
@@ -131,6 +176,11 @@ crate::contract! {
         ingests: Ingests => Vec<IngestInfo> [again],
         abort: Abort => (),
         delete: Delete => (),
+        label: Label => BlobInfo,
+        use_: Use => BlobInfo [again],
+        collect: Collect => Collected [again],
+        nodes: Nodes => Vec<Node> [again],
+        audit: Audit => Vec<Finding> [again],
     }
 }
 

@@ -1,7 +1,7 @@
 //! differ: layer archives in and out of trees.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use capstan_schema::{Digest, Mount};
@@ -84,10 +84,82 @@ pub struct Settle {
     pub pending: Pending,
 }
 
+/// Where the bytes of a layer go.
+pub struct LayerSink(pub Box<dyn Write + Send>);
+
+impl fmt::Debug for LayerSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LayerSink")
+    }
+}
+
+/// Writes what a tree has and its parent has not as a layer. The same trees give the same bytes.
+///
+/// `InvalidArgument`: a media type that it cannot write. `FailedPrecondition`: a file that a layer cannot hold.
+#[derive(Debug)]
+pub struct Diff {
+    /// Shows the parent; none = an empty tree.
+    pub parent: Vec<Mount>,
+    /// Shows the tree. Of an overlay whose lower layers are the parent only the upper one is read.
+    pub tree: Vec<Mount>,
+    /// An OCI layer type: plain, gzip or zstd.
+    pub media_type: String,
+    /// It ends when the layer does.
+    pub out: LayerSink,
+}
+
+/// A layer that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diffed {
+    /// Digest of the bytes that were written.
+    pub digest: Digest,
+    /// Of these.
+    pub size: u64,
+    /// Digest of the uncompressed archive.
+    pub diff_id: Digest,
+}
+
+/// One layer of a tree.
+#[derive(Debug)]
+pub struct VerifyLayer {
+    /// Its archive.
+    pub stream: LayerStream,
+    /// Of that.
+    pub media_type: String,
+}
+
+/// Compares a tree with the layers that it was made of, file by file, byte by byte.
+///
+/// `Corrupt`: a layer cannot be read.
+#[derive(Debug)]
+pub struct Verify {
+    /// Top first. One, if the tree is one layer of an overlay.
+    pub layers: Vec<VerifyLayer>,
+    /// Show the tree.
+    pub mounts: Vec<Mount>,
+    /// How deletions are written in it.
+    pub whiteouts: Whiteouts,
+    /// Also puts right what differs.
+    pub is_repair: bool,
+}
+
+/// A file that is not as its layer has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Below the root of the tree.
+    pub path: PathBuf,
+    /// In what: `content`, `size`, `mode`, `missing`, ...
+    pub what: String,
+    /// It is right now.
+    pub is_repaired: bool,
+}
+
 crate::contract! {
     /// The contract of kind `differ`.
     Differ ("differ") as DifferAddr {
         apply: Apply => Applied,
         settle: Settle => () [again],
+        diff: Diff => Diffed,
+        verify: Verify => Vec<Difference>,
     }
 }

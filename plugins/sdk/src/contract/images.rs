@@ -2,6 +2,7 @@
 
 use capstan_schema::{Descriptor, Digest, Labels, Namespace, Platform};
 
+use crate::contract::graph::{Finding, Node};
 use crate::contract::{Listed, Page};
 
 /// A name and what it points at.
@@ -126,6 +127,26 @@ pub struct ResolveTarget {
     pub platform: Platform,
 }
 
+/// Sets labels and keeps the others; an empty value removes the key. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub name: String,
+    /// The changes.
+    pub labels: Labels,
+}
+
+/// The images of a namespace, each a root with all content under its target, present or not, and the snapshots
+/// of its chain ids.
+#[derive(Clone, Debug)]
+pub struct Nodes(pub Namespace);
+
+/// Which content that images of a namespace need is not there.
+#[derive(Clone, Debug)]
+pub struct Audit(pub Namespace);
+
 crate::contract! {
     /// The contract of kind `images`.
     Images ("images") as ImagesAddr {
@@ -136,5 +157,8 @@ crate::contract! {
         resolve: Resolve => (Image, Manifest) [again],
         resolve_target: ResolveTarget => Manifest [again],
         survey: Survey => Presence [again],
+        label: Label => Image,
+        nodes: Nodes => Vec<Node> [again],
+        audit: Audit => Vec<Finding> [again],
     }
 }

@@ -6,6 +6,7 @@
 
 use capstan_schema::{Labels, Mount, Namespace};
 
+use crate::contract::graph::{Collected, Finding, Node};
 use crate::contract::{Listed, Page};
 
 /// A label of an active snapshot whose writes need not survive a power cut: the container that has
@@ -167,6 +168,59 @@ pub struct Abilities {
     pub can_rebase: bool,
 }
 
+/// Sets labels and keeps the others; an empty value removes the key. `NotFound`.
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub key: String,
+    /// The changes.
+    pub labels: Labels,
+}
+
+/// As [`Stat`], and notes that it was used: from now on it is not collected by a run that has begun already.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub key: String,
+}
+
+/// Removes those that nobody used since `unused_since_unix_ns` and that have no children when their turn comes.
+#[derive(Clone, Debug)]
+pub struct Collect {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which, children before their parents.
+    pub keys: Vec<String>,
+    /// When the caller began to look who keeps them.
+    pub unused_since_unix_ns: i64,
+}
+
+/// The snapshots of a namespace, each with its parent as reference. Active ones and views are roots.
+#[derive(Clone, Debug)]
+pub struct Nodes(pub Namespace);
+
+/// Compares records with what lies on disk, of all namespaces.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// Also what takes reading all of it, where the snapshotter knows what it should be.
+    pub is_full: bool,
+}
+
+/// Asks for a mount of a snapshot's own layer, writable, whatever its kind: for who checks or repairs files. Where
+/// [`Abilities::can_rebase`] is false it is the whole tree. `NotFound`; `Unimplemented`: it has none that could be
+/// mounted.
+#[derive(Clone, Debug)]
+pub struct OwnLayer {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub key: String,
+}
+
 crate::contract! {
     /// The contract of kind `snapshotter`.
     Snapshotter ("snapshotter") as SnapshotterAddr {
@@ -179,5 +233,11 @@ crate::contract! {
         list: List => Listed<SnapshotInfo> [again],
         measure: Measure => Usage [again],
         ask: Ask => Abilities [again],
+        label: Label => SnapshotInfo,
+        use_: Use => SnapshotInfo [again],
+        collect: Collect => Collected [again],
+        nodes: Nodes => Vec<Node> [again],
+        audit: Audit => Vec<Finding> [again],
+        own_layer: OwnLayer => Vec<Mount> [again],
     }
 }

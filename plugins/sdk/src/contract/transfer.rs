@@ -1,6 +1,9 @@
 //! transfer: images from registries into content and snapshots.
 
-use capstan_schema::{Digest, Namespace, Platform};
+use std::fmt;
+use std::io::{Read, Write};
+
+use capstan_schema::{Descriptor, Digest, Namespace, Platform};
 use tokio::sync::watch;
 
 use crate::contract::images::{Image, Presence};
@@ -78,10 +81,131 @@ pub struct Unpack {
     pub snapshotter: String,
 }
 
+/// An archive on its way in.
+pub struct ArchiveStream(pub Box<dyn Read + Send>);
+
+impl fmt::Debug for ArchiveStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ArchiveStream")
+    }
+}
+
+/// An archive on its way out.
+pub struct ArchiveSink(pub Box<dyn Write + Send>);
+
+impl fmt::Debug for ArchiveSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ArchiveSink")
+    }
+}
+
+/// Takes images from an archive: an OCI image layout or what `docker save` writes, plain or compressed. Nothing of it is held
+/// in memory but its documents.
+///
+/// `InvalidArgument`: it is no such archive. `Corrupt`: its parts do not match their digests.
+/// `NotFound`: it has nothing of a name in `names`. Cancel safety: nothing gets a name.
+#[derive(Debug)]
+pub struct Import {
+    /// Where.
+    pub namespace: Namespace,
+    /// Its bytes.
+    pub archive: ArchiveStream,
+    /// Which of the names in the archive to take. Empty: none; images are stored by digest only, until somebody names them.
+    pub names: Vec<String>,
+    /// Take every name that the archive has.
+    pub has_all_names: bool,
+    /// Which platforms to unpack; all are stored.
+    pub platform: Platform,
+    /// Where to unpack, without kind; empty = the preferred one.
+    pub snapshotter: String,
+    /// Whether to unpack at all.
+    pub is_unpacked: bool,
+    /// Where to tell how far it is.
+    pub progress: ProgressSender,
+}
+
+/// An image that came from an archive.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// What it is called now; empty: only its digest is known.
+    pub name: String,
+    /// What it is.
+    pub target: Descriptor,
+}
+
+/// How an archive is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// An OCI image layout in a tar, that `docker load` reads too.
+    Oci,
+}
+
+/// Writes images into an archive. `NotFound`: an image, or content of it.
+#[derive(Debug)]
+pub struct Export {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub names: Vec<String>,
+    /// `None`: every platform whose content is there.
+    pub platform: Option<Platform>,
+    /// How.
+    pub format: ArchiveFormat,
+    /// Where the bytes go. It ends when the archive does.
+    pub archive: ArchiveSink,
+}
+
+/// Stores what a snapshot has and its parent has not as a layer blob.
+#[derive(Clone, Debug)]
+pub struct Diff {
+    /// Where.
+    pub namespace: Namespace,
+    /// Without kind; empty = the preferred one.
+    pub snapshotter: String,
+    /// Which snapshot.
+    pub key: String,
+    /// Compare with this one; `None` = with its own parent.
+    pub parent: Option<String>,
+    /// An OCI layer type; empty = gzip.
+    pub media_type: String,
+}
+
+/// Unpacks a layer blob into an active snapshot. Answers its diff id. `FailedPrecondition`: the snapshot is not active.
+#[derive(Clone, Debug)]
+pub struct Apply {
+    /// Where.
+    pub namespace: Namespace,
+    /// Without kind; empty = the preferred one.
+    pub snapshotter: String,
+    /// Which snapshot.
+    pub key: String,
+    /// Which blob.
+    pub layer: Descriptor,
+}
+
+/// Fetches a blob again from where it came (label [`LABEL_SOURCE`]). `NotFound`: nobody knows where that is, or it is not
+/// there any more. Does nothing where the blob is whole.
+#[derive(Clone, Debug)]
+pub struct Refetch {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub digest: Digest,
+}
+
+/// The label of a blob that says from which repository it came: `https://host/path`. More than one are told apart by what
+/// follows a dot.
+pub const LABEL_SOURCE: &str = "capstan/source";
+
 crate::contract! {
     /// The contract of kind `transfer`.
     Transfer ("transfer") as TransferAddr {
         pull: Pull => (Image, Presence) [again, lasting],
         unpack: Unpack => Option<Digest> [again, lasting],
+        import: Import => Vec<Imported> [lasting],
+        export: Export => () [lasting],
+        diff: Diff => Descriptor [lasting],
+        apply: Apply => Digest [lasting],
+        refetch: Refetch => () [again, lasting],
     }
 }

@@ -286,3 +286,11 @@ impl Writer {
         call!(self.far, request)
     }
 }
+
+crate::not_yet!({} This:
+    crate::contract::content::Label => BlobInfo,
+    crate::contract::content::Use => BlobInfo,
+    crate::contract::content::Collect => crate::contract::graph::Collected,
+    crate::contract::content::Nodes => Vec<crate::contract::graph::Node>,
+    crate::contract::content::Audit => Vec<crate::contract::graph::Finding>,
+);

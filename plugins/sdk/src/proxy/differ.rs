@@ -117,3 +117,8 @@ fn copy(LayerStream(mut layer): LayerStream, mut pipe: &PipeWriter) -> Result<()
         }
     }
 }
+
+crate::not_yet!({} crate::outside::Proxy<crate::contract::Differ>:
+    crate::contract::differ::Diff => crate::contract::differ::Diffed,
+    crate::contract::differ::Verify => Vec<crate::contract::differ::Difference>,
+);

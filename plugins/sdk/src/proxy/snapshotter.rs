@@ -169,3 +169,12 @@ impl Handler<Ask> for This {
         })
     }
 }
+
+crate::not_yet!({} This:
+    crate::contract::snapshotter::Label => SnapshotInfo,
+    crate::contract::snapshotter::Use => SnapshotInfo,
+    crate::contract::snapshotter::Collect => crate::contract::graph::Collected,
+    crate::contract::snapshotter::Nodes => Vec<crate::contract::graph::Node>,
+    crate::contract::snapshotter::Audit => Vec<crate::contract::graph::Finding>,
+    crate::contract::snapshotter::OwnLayer => Vec<Mount>,
+);

@@ -282,3 +282,12 @@ impl<D: Driver> Handler<Ask> for DriverPlugin<D> {
         Ok(D::ABILITIES)
     }
 }
+
+crate::not_yet!({<D: Driver>} DriverPlugin<D>:
+    crate::contract::snapshotter::Label => SnapshotInfo,
+    crate::contract::snapshotter::Use => SnapshotInfo,
+    crate::contract::snapshotter::Collect => crate::contract::graph::Collected,
+    crate::contract::snapshotter::Nodes => Vec<crate::contract::graph::Node>,
+    crate::contract::snapshotter::Audit => Vec<crate::contract::graph::Finding>,
+    crate::contract::snapshotter::OwnLayer => Vec<Mount>,
+);
