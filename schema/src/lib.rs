@@ -19,7 +19,7 @@ mod value;
 pub use digest::{Algorithm, Digest};
 pub use error::{Class, Error, Result};
 pub use generated::{
-    common_capnp, container_capnp, content_capnp, differ_capnp, event_capnp, gc_policy_capnp,
+    common_capnp, container_capnp, content_capnp, differ_capnp, event_capnp, gc_policy_capnp, graph_capnp,
     health_capnp, image_capnp, introspection_capnp, metadata_capnp, metrics_capnp, namespace_capnp,
     plugin_capnp, record_capnp, root_capnp, runtime_capnp, shim_capnp, sink_capnp, snapshot_capnp,
     task_capnp, transfer_capnp, version_capnp,

@@ -36,6 +36,7 @@ pub mod testing;
 #[cfg(feature = "testing")]
 pub mod testing_metadata;
 pub mod tree;
+pub mod uses;
 
 pub use actix;
 pub use answers::{Answered, Answers};

@@ -27,6 +27,8 @@ pub mod event_capnp;
 #[rustfmt::skip]
 pub mod gc_policy_capnp;
 #[rustfmt::skip]
+pub mod graph_capnp;
+#[rustfmt::skip]
 pub mod health_capnp;
 #[rustfmt::skip]
 pub mod image_capnp;

@@ -86,8 +86,8 @@ impl Suite {
     }
 
     async fn ingest(&self, name: &str, expected: Option<&Digest>, total: u64) -> Result<Ingest> {
-        let (reference, expected) = (name.into(), expected.cloned());
-        self.link.send(OpenIngest { namespace: self.ns(), reference, expected, total }).await
+        let expected = expected.cloned();
+        self.link.send(OpenIngest { expected, total, ..OpenIngest::new(&self.ns(), name) }).await
     }
 
     /// As [`Suite::ingest`], where the writer before may still be on its way out.

@@ -11,6 +11,7 @@ pub mod differ;
 pub mod event_log;
 pub mod events;
 pub mod gc_policy;
+pub(crate) mod graph;
 pub mod images;
 pub mod metadata;
 pub mod metrics;

@@ -9,12 +9,13 @@ use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_schema::{Error, Labels, Mount, Namespace, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::ledger::{Ledger, Snapshot};
+use crate::contract::graph::{Collected, Finding, Flaw, Node};
 use crate::contract::snapshotter::{
-    Abilities, Ask, Commit, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo,
-    SnapshotterAddr, Stat, Usage, View,
+    Abilities, Ask, Audit, Collect, Commit, Kind, Label, List, Measure, Mounts, Nodes, OwnLayer,
+    Prepare, Remove, SnapshotInfo, SnapshotterAddr, Stat, Usage, Use, View,
 };
 use crate::contract::{Listed, Metadata, Snapshotter};
 use crate::{Context, Exports, Info, Plugin, blocking, rpc, tree};
@@ -66,6 +67,73 @@ pub trait Driver: Send + Sync + Sized + 'static {
 
     /// The snapshot's own files.
     fn path(&self, id: u64) -> PathBuf;
+
+    /// What is wrong with what lies on disk of a snapshot that has a record. `is_full`: what takes reading it, too.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    fn check(&self, snapshot: &Snapshot, _is_full: bool) -> Result<Option<(Flaw, String)>> {
+        let path = self.path(snapshot.id);
+        // A view of a parent may do without files of its own.
+        let is_needed = snapshot.info.kind != Kind::View || snapshot.parent_ids.is_empty();
+        Ok((is_needed && !path.exists())
+            .then(|| (Flaw::Missing, format!("its files are gone: {}", path.display()))))
+    }
+
+    /// What lies in the driver's directory and is no snapshot.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn strays(&self) -> Result<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+
+    /// A mount of the snapshot's own layer, writable, whatever its kind.
+    ///
+    /// # Errors
+    /// `Unimplemented`: it has none that could be mounted.
+    fn own_layer(&self, snapshot: &Snapshot) -> Result<Mount> {
+        Ok(Mount {
+            kind: "bind".into(),
+            source: self.path(snapshot.id).to_string_lossy().into_owned(),
+            options: vec!["rw".into(), "rbind".into()],
+        })
+    }
+
+    /// What a snapshot's own data takes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn measure(&self, snapshot: &Snapshot) -> Result<Usage> {
+        tree::measure(&self.path(snapshot.id))
+    }
+
+    /// Makes sure that what [`Driver::mounts`] tells can be mounted. Only for a driver with [`Driver::IS_ATTACHING`].
+    ///
+    /// # Errors
+    /// What the system says; `Corrupt`: a layer is gone.
+    fn attach(&self, _snapshot: &Snapshot) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether there is something to do before mounts can be used.
+    const IS_ATTACHING: bool = false;
+}
+
+/// The entries of a directory that are no numbers.
+///
+/// # Errors
+/// What the system says.
+pub fn strays(dir: &Path) -> Result<Vec<PathBuf>> {
+    let fail = |error| Error::io(format!("list {}", dir.display()), error);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()).is_none() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// The entries of a directory that are numbers.
@@ -84,8 +152,8 @@ pub fn numbers(dir: &Path) -> Result<Vec<u64>> {
 
 /// A driver as a plugin.
 pub struct DriverPlugin<D> {
-    ledger: Ledger,
-    driver: Arc<D>,
+    pub(super) ledger: Ledger,
+    pub(super) driver: Arc<D>,
 }
 
 impl<D> Clone for DriverPlugin<D> {
@@ -123,6 +191,12 @@ impl<D: Driver> Plugin for DriverPlugin<D> {
         exports.contract::<Snapshotter>(SnapshotterAddr::from(addr));
         let link = context.link_self::<Snapshotter>();
         exports.service(move |_peer, namespace| rpc::snapshotter::serve(link.clone(), namespace));
+        let addr = addr.clone();
+        exports.drain(move || {
+            let settled = addr.send(Settle);
+            // It fails only if the actor has ended already.
+            async move { settled.await.unwrap_or(Ok(())).map(|()| Vec::new()) }
+        });
     }
 }
 
@@ -161,10 +235,10 @@ impl<D: Driver> DriverPlugin<D> {
         let id = snapshot.id;
         let made = async {
             blocking::run("make a snapshot", move || driver.make(&snapshot)).await?;
-            self.ledger.create(&namespace, draft).await
+            self.ledger.create(&namespace, &draft).await
         };
         match made.await {
-            Ok(snapshot) => Ok(self.driver.mounts(&snapshot)),
+            Ok(snapshot) => self.mounts_of(snapshot).await,
             Err(error) => {
                 self.discard(id).await;
                 Err(error)
@@ -172,8 +246,20 @@ impl<D: Driver> DriverPlugin<D> {
         }
     }
 
+    async fn mounts_of(&self, snapshot: Snapshot) -> Result<Vec<Mount>> {
+        if !D::IS_ATTACHING {
+            return Ok(self.driver.mounts(&snapshot));
+        }
+        let driver = Arc::clone(&self.driver);
+        blocking::run("attach the layers of a snapshot", move || {
+            driver.attach(&snapshot)?;
+            Ok(driver.mounts(&snapshot))
+        })
+        .await
+    }
+
     /// Removes what has no record. If that fails it is left to the next start.
-    async fn discard(&self, id: u64) {
+    pub(super) async fn discard(&self, id: u64) {
         let driver = Arc::clone(&self.driver);
         if let Err(error) = blocking::run("remove a snapshot", move || driver.remove(id)).await {
             warn!(plugin = D::INFO.id, id, %error, "a snapshot without a record is still on disk");
@@ -196,20 +282,36 @@ impl<D: Driver> DriverPlugin<D> {
     }
 
     async fn mounts(self, mounts: Mounts) -> Result<Vec<Mount>> {
-        let snapshot = self.ledger.get(&mounts.namespace, &mounts.key).await?;
+        let snapshot = self.ledger.use_(&mounts.namespace, &mounts.key).await?;
         if snapshot.info.kind == Kind::Committed {
             return Err(Error::precondition(format!(
                 "snapshot {:?} is committed: make a view of it",
                 mounts.key
             )));
         }
-        Ok(self.driver.mounts(&snapshot))
+        self.mounts_of(snapshot).await
     }
 
     async fn measure(self, measure: Measure) -> Result<Usage> {
         let snapshot = self.ledger.get(&measure.namespace, &measure.key).await?;
-        let path = self.driver.path(snapshot.id);
-        blocking::run("measure a snapshot", move || tree::measure(&path)).await
+        self.usage(&measure.namespace, snapshot).await
+    }
+
+    /// What a snapshot takes. A committed one is walked once.
+    pub(super) async fn usage(&self, namespace: &Namespace, snapshot: Snapshot) -> Result<Usage> {
+        if let Some(usage) = snapshot.usage {
+            return Ok(usage);
+        }
+        let (driver, measured) = (Arc::clone(&self.driver), snapshot.clone());
+        let usage =
+            blocking::run("measure a snapshot", move || driver.measure(&measured)).await?;
+        if snapshot.info.kind == Kind::Committed
+            && let Err(error) = self.ledger.keep_usage(namespace, &snapshot, usage).await
+        {
+            // It is walked again then; so it is when the disk is full.
+            debug!(plugin = D::INFO.id, key = snapshot.info.key, %error, "its usage is not kept");
+        }
+        Ok(usage)
     }
 }
 
@@ -246,8 +348,8 @@ impl<D: Driver> Handler<Remove> for DriverPlugin<D> {
     fn handle(&mut self, remove: Remove, _: &mut Cell<Self>) -> Self::Result {
         let plugin = self.clone();
         Box::pin(async move {
-            let snapshot = plugin.ledger.remove(&remove.namespace, &remove.key).await?;
-            plugin.discard(snapshot.id).await;
+            let going = plugin.ledger.remove(&remove.namespace, &remove.key).await?;
+            plugin.discard(going.snapshot.id).await;
             Ok(())
         })
     }
@@ -283,11 +385,65 @@ impl<D: Driver> Handler<Ask> for DriverPlugin<D> {
     }
 }
 
-crate::not_yet!({<D: Driver>} DriverPlugin<D>:
-    crate::contract::snapshotter::Label => SnapshotInfo,
-    crate::contract::snapshotter::Use => SnapshotInfo,
-    crate::contract::snapshotter::Collect => crate::contract::graph::Collected,
-    crate::contract::snapshotter::Nodes => Vec<crate::contract::graph::Node>,
-    crate::contract::snapshotter::Audit => Vec<crate::contract::graph::Finding>,
-    crate::contract::snapshotter::OwnLayer => Vec<Mount>,
-);
+impl<D: Driver> Handler<Label> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<SnapshotInfo>>;
+    fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { ledger.label(&label.namespace, &label.key, &label.labels).await })
+    }
+}
+
+impl<D: Driver> Handler<Use> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<SnapshotInfo>>;
+    fn handle(&mut self, message: Use, _: &mut Cell<Self>) -> Self::Result {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { Ok(ledger.use_(&message.namespace, &message.key).await?.info) })
+    }
+}
+
+impl<D: Driver> Handler<Collect> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Collected>>;
+    fn handle(&mut self, collect: Collect, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().collect(collect))
+    }
+}
+
+impl<D: Driver> Handler<Nodes> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Node>>>;
+    fn handle(&mut self, Nodes(namespace): Nodes, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().nodes(namespace))
+    }
+}
+
+impl<D: Driver> Handler<Audit> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Finding>>>;
+    fn handle(&mut self, audit: Audit, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().audit(audit))
+    }
+}
+
+impl<D: Driver> Handler<OwnLayer> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Mount>>>;
+    fn handle(&mut self, own: OwnLayer, _: &mut Cell<Self>) -> Self::Result {
+        let plugin = self.clone();
+        Box::pin(async move {
+            let snapshot = plugin.ledger.use_(&own.namespace, &own.key).await?;
+            plugin.driver.own_layer(&snapshot).map(|mount| vec![mount])
+        })
+    }
+}
+
+/// Before an orderly end.
+struct Settle;
+
+impl actix::Message for Settle {
+    type Result = Result<()>;
+}
+
+impl<D: Driver> Handler<Settle> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, _: Settle, _: &mut Cell<Self>) -> Self::Result {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { ledger.settle(None).await })
+    }
+}
