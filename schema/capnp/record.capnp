@@ -32,9 +32,9 @@ struct SnapshotRecord {
   updatedAtUnixNs @4 :Int64;
   labels @5 :List(Common.Label);
   parentIds @6 :List(UInt64);  # immediate parent first
-  lastUsedAtUnixNs @7 :Int64;  # written now and then; 0 = not known
-  measured @8 :Bool;           # whether the next two are known; only of committed ones
-  size @9 :UInt64;             # bytes of its own
+  sizeBytes @7 :UInt64;        # of its own
+  lastUsedAtUnixNs @8 :Int64;  # written now and then; 0 = not known
+  measured @9 :Bool;           # whether sizeBytes and inodes are known; only of committed ones
   inodes @10 :UInt64;
 }
 
@@ -71,6 +71,13 @@ struct IngestRecord {
   startedAtUnixNs @4 :Int64;
   labels @5 :List(Common.Label);  # for the blob
   algorithm @6 :Text;          # empty = that of `expected`, or sha256
+}
+
+struct LeaseRecord {
+  createdAtUnixNs @0 :Int64;
+  expiresAtUnixNs @1 :Int64;   # 0 = never
+  labels @2 :List(Common.Label);
+  resources @3 :List(Text);    # "content/..", "snapshot/..", "image/.."; sorted
 }
 
 struct DeliveryRecord {

@@ -22,9 +22,9 @@ impl LocalContent {
         let (blobs, ingests) = (self.blobs.clone(), self.ingests.clone());
         let (lying, strays) = blocking::run("audit the content store", move || {
             let lying = blobs.lying()?;
-            let mut strays = ingests.strays(audit.is_repair)?;
+            let mut strays = ingests.strays(audit.is_cleaning)?;
             for path in &lying.strays {
-                if audit.is_repair {
+                if audit.is_cleaning {
                     remove_any(path)?;
                 }
             }
@@ -32,7 +32,7 @@ impl LocalContent {
             Ok((lying, strays))
         })
         .await?;
-        findings.extend(strays.iter().map(|path| stray(path, audit.is_repair)));
+        findings.extend(strays.iter().map(|path| stray(path, audit.is_cleaning)));
         findings.extend(self.compare(&named, &lying, audit.is_full).await?);
         findings.extend(self.unnamed(&named, &lying, &audit).await?);
         Ok(findings)
@@ -57,12 +57,7 @@ impl LocalContent {
     }
 
     /// What is named and has no bytes, or wrong ones.
-    async fn compare(
-        &self,
-        named: &Named,
-        lying: &Lying,
-        is_full: bool,
-    ) -> Result<Vec<Finding>> {
+    async fn compare(&self, named: &Named, lying: &Lying, is_full: bool) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for (digest, owners) in named {
             let flaw_of = |recorded: u64| match lying.blobs.get(digest) {
@@ -139,12 +134,7 @@ impl LocalContent {
     }
 
     /// Files that no namespace names.
-    async fn unnamed(
-        &self,
-        named: &Named,
-        lying: &Lying,
-        audit: &Audit,
-    ) -> Result<Vec<Finding>> {
+    async fn unnamed(&self, named: &Named, lying: &Lying, audit: &Audit) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         let files = lying.blobs.keys().chain(&lying.damaged);
         for digest in files.filter(|digest| !named.contains_key(*digest)) {
@@ -154,7 +144,7 @@ impl LocalContent {
                 continue;
             }
             let mut detail = "no namespace has a record of it".to_owned();
-            if audit.is_repair {
+            if audit.is_cleaning {
                 self.remove_unnamed(digest).await?;
                 detail += "; removed";
             }

@@ -5,9 +5,8 @@ use capstan_sdk::contract::content::{BlobInfo, Collect, IngestInfo, Label};
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Collected, Node, Resource};
 use capstan_sdk::contract::metadata::{Commit, Scan, Step};
-use capstan_sdk::record::change_labels;
 use capstan_sdk::uses::BATCH;
-use capstan_sdk::{Class, Digest, Labels, Namespace, Result, blocking};
+use capstan_sdk::{Class, Digest, Labels, Namespace, Result, blocking, merge_labels};
 use tracing::warn;
 
 use crate::plugin::{LocalContent, missing};
@@ -25,7 +24,7 @@ impl LocalContent {
             let _shared = self.uses.shared().await;
             let found = self.find(&namespace, &digest).await?;
             let (mut blob, old) = found.ok_or_else(|| missing(&digest))?;
-            change_labels(&mut blob.info.labels, &labels);
+            merge_labels(&mut blob.info.labels, &labels);
             let key = record::key(&namespace, &digest);
             let guard = Step::unchanged(key.clone(), old);
             let steps = vec![guard, Step::Put { key, value: record::write(&blob) }];

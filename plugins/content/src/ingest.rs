@@ -102,7 +102,7 @@ impl Ingests {
     }
 
     /// What lies there and is no ingest, and has no writer that could make it one.
-    pub(crate) fn strays(&self, is_repair: bool) -> Result<Vec<PathBuf>> {
+    pub(crate) fn strays(&self, is_cleaning: bool) -> Result<Vec<PathBuf>> {
         let fail = |error| Error::io(format!("list {}", self.dir.display()), error);
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(fail)? {
@@ -116,7 +116,7 @@ impl Ingests {
             if !is_stray {
                 continue;
             }
-            if is_repair {
+            if is_cleaning {
                 remove_any(&path)?;
             }
             found.push(path);

@@ -12,11 +12,10 @@ use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Collected, Finding, Node};
 use capstan_sdk::contract::metadata::{Commit, Get, Scan, ScanAll, Step};
 use capstan_sdk::contract::{Content, Listed, Metadata};
-use capstan_sdk::record::change_labels;
 use capstan_sdk::uses::Uses;
 use capstan_sdk::{
     Algorithm, Class, Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin,
-    Result, blocking, clock, export_plugin, rpc,
+    Result, blocking, clock, export_plugin, merge_labels, rpc,
 };
 
 use crate::blobs::Blobs;
@@ -290,7 +289,7 @@ impl LocalContent {
             let is_same = old.is_some() && blob.info.size == size;
             blob.info.size = size;
             blob.used_at_unix_ns = now;
-            change_labels(&mut blob.info.labels, labels);
+            merge_labels(&mut blob.info.labels, labels);
             let key = record::key(namespace, digest);
             let gone = Error::aborted(format!("blob {digest} was recorded meanwhile"));
             let guard = match old {

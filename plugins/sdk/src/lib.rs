@@ -42,7 +42,7 @@ pub use actix;
 pub use answers::{Answered, Answers};
 pub use capstan_schema::{
     Algorithm, Class, ContainerId, Descriptor, Digest, Error, Labels, Mount, Namespace, Platform,
-    Reference, Result,
+    Reference, Result, merge_labels,
 };
 pub use context::Context;
 pub use export::{Ask, Care, Exports, Peer, Scope, Service};

@@ -3,7 +3,7 @@
 use capnp::message::{Builder, HeapAllocator, Reader};
 use capnp::serialize::OwnedSegments;
 use capnp::traits::Owned;
-use capstan_schema::{Error, Labels, Result};
+use capstan_schema::{Error, Result};
 
 /// Encodes a record that `fill` writes.
 pub fn encode<T: Owned>(fill: impl FnOnce(T::Builder<'_>)) -> Vec<u8>
@@ -45,16 +45,5 @@ impl Record {
         T::Reader<'a>: capnp::traits::FromPointerReader<'a>,
     {
         self.0.get_root().map_err(|error| Error::corrupt(format!("stored record: {error}")))
-    }
-}
-
-/// Sets labels and keeps the others; an empty value removes the key.
-pub fn change_labels(labels: &mut Labels, changes: &Labels) {
-    for (key, value) in changes {
-        if value.is_empty() {
-            labels.remove(key);
-        } else {
-            labels.insert(key.clone(), value.clone());
-        }
     }
 }

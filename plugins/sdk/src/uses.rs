@@ -94,7 +94,8 @@ impl Uses {
     ) -> Result<()> {
         let noted: Vec<_> = {
             let times = self.times();
-            let here = times.iter().filter(|((where_, _), _)| namespace.is_none_or(|n| n == where_));
+            let here =
+                times.iter().filter(|((where_, _), _)| namespace.is_none_or(|n| n == where_));
             here.map(|((where_, name), &at)| (where_.clone(), name.clone(), at)).collect()
         };
         for batch in noted.chunks(BATCH) {

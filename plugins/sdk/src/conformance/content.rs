@@ -99,13 +99,23 @@ impl Suite {
         format!("bytes of case {}\n", self.namespace).into_bytes()
     }
 
-    pub(super) async fn ingest(&self, name: &str, expected: Option<&Digest>, total: u64) -> Result<Ingest> {
+    pub(super) async fn ingest(
+        &self,
+        name: &str,
+        expected: Option<&Digest>,
+        total: u64,
+    ) -> Result<Ingest> {
         let expected = expected.cloned();
         self.link.send(OpenIngest { expected, total, ..OpenIngest::new(&self.ns(), name) }).await
     }
 
     /// As [`Suite::ingest`], where the writer before may still be on its way out.
-    pub(super) async fn next(&self, name: &str, expected: Option<&Digest>, total: u64) -> Result<Ingest> {
+    pub(super) async fn next(
+        &self,
+        name: &str,
+        expected: Option<&Digest>,
+        total: u64,
+    ) -> Result<Ingest> {
         loop {
             match self.ingest(name, expected, total).await {
                 Err(error) if error.class() == Class::Unavailable => {

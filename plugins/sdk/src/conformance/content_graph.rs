@@ -220,8 +220,8 @@ impl Suite {
     pub(super) async fn nothing_to_find(self) {
         let digest = self.store(&self.bytes()).await;
         let writer = self.ingest("busy", None, 0).await.expect("ingest");
-        for (is_full, is_repair) in [(false, false), (true, false), (true, true)] {
-            let findings = self.link.send(Audit { is_full, is_repair }).await.expect("audit");
+        for (is_full, is_cleaning) in [(false, false), (true, false), (true, true)] {
+            let findings = self.link.send(Audit { is_full, is_cleaning }).await.expect("audit");
             assert!(findings.is_empty(), "{findings:?}");
         }
         self.open(&digest).await.expect("open");

@@ -182,14 +182,14 @@ pub struct Nodes(pub Namespace);
 /// loses its name: its file is put aside, so that [`Open`] and [`Use`] say `NotFound` until it comes again. [`Stat`]
 /// still tells its record, with the labels that say where it came from.
 ///
-/// With `is_repair` the files that nothing names are removed; they are findings all the same, and their detail
+/// With `is_cleaning` the files that nothing names are removed; they are findings all the same, and their detail
 /// ends with `; removed`.
 #[derive(Clone, Debug)]
 pub struct Audit {
     /// Hash all bytes.
     pub is_full: bool,
     /// Remove what nothing names.
-    pub is_repair: bool,
+    pub is_cleaning: bool,
 }
 
 crate::contract! {

@@ -205,13 +205,13 @@ pub struct Nodes(pub Namespace);
 
 /// Compares records with what lies on disk, of all namespaces.
 ///
-/// With `is_repair` what nothing names is removed; it is found all the same, and its detail ends with `; removed`.
+/// With `is_cleaning` what nothing names is removed; it is found all the same, and its detail ends with `; removed`.
 #[derive(Clone, Debug)]
 pub struct Audit {
     /// Also what takes reading all of it, where the snapshotter knows what it should be.
     pub is_full: bool,
     /// Remove what nothing names.
-    pub is_repair: bool,
+    pub is_cleaning: bool,
 }
 
 /// Asks for a mount of a snapshot's own layer, writable, whatever its kind: for who checks or repairs files. Where

@@ -332,7 +332,10 @@ impl Handler<Collect> for This {
                 let mut request = client.collect_request();
                 let mut params = request.get();
                 params.set_unused_since_unix_ns(collect.unused_since_unix_ns);
-                write_texts(&names.iter().map(Digest::as_str).collect::<Vec<_>>(), params.init_digests(length(names)));
+                write_texts(
+                    &names.iter().map(Digest::as_str).collect::<Vec<_>>(),
+                    params.init_digests(length(names)),
+                );
                 let some = call!(far, request, |results| Ok(Collected {
                     removed: read_texts(results.get_removed()?)?,
                     freed: results.get_freed(),
@@ -368,7 +371,7 @@ impl Handler<Audit> for This {
             let mut request = client.audit_request();
             let mut params = request.get();
             params.set_full(audit.is_full);
-            params.set_repair(audit.is_repair);
+            params.set_repair(audit.is_cleaning);
             let findings = call!(far, request, |results| Ok(results.get_findings()?))?;
             graph::findings(&far, findings).await
         })

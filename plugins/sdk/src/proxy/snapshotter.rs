@@ -246,7 +246,7 @@ impl Handler<Audit> for This {
             let mut request = client.audit_request();
             let mut params = request.get();
             params.set_full(audit.is_full);
-            params.set_repair(audit.is_repair);
+            params.set_repair(audit.is_cleaning);
             let findings = call!(far, request, |results| Ok(results.get_findings()?))?;
             graph::findings(&far, findings).await
         })

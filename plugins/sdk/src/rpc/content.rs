@@ -215,11 +215,7 @@ impl wire::content::Server for Server {
             let params = params.get()?;
             let message = Collect {
                 namespace: self.namespace.clone(),
-                digests: params
-                    .get_digests()?
-                    .iter()
-                    .map(digest)
-                    .collect::<Result<_>>()?,
+                digests: params.get_digests()?.iter().map(digest).collect::<Result<_>>()?,
                 unused_since_unix_ns: params.get_unused_since_unix_ns(),
             };
             self.link.send(message).await
@@ -246,8 +242,8 @@ impl wire::content::Server for Server {
     ) -> capnp::Result<()> {
         let work = async {
             let params = params.get()?;
-            let (is_full, is_repair) = (params.get_full(), params.get_repair());
-            self.link.send(Audit { is_full, is_repair }).await
+            let (is_full, is_cleaning) = (params.get_full(), params.get_repair());
+            self.link.send(Audit { is_full, is_cleaning }).await
         };
         answer!(results, work, |out, findings| out.set_findings(graph::findings(findings)))
     }

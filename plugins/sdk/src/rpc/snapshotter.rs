@@ -258,8 +258,8 @@ impl wire::snapshotter::Server for Server {
     ) -> capnp::Result<()> {
         let work = async {
             let params = params.get()?;
-            let (is_full, is_repair) = (params.get_full(), params.get_repair());
-            self.link.send(Audit { is_full, is_repair }).await
+            let (is_full, is_cleaning) = (params.get_full(), params.get_repair());
+            self.link.send(Audit { is_full, is_cleaning }).await
         };
         answer!(results, work, |out, findings| out.set_findings(graph::findings(findings)))
     }

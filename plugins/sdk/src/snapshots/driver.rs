@@ -303,8 +303,7 @@ impl<D: Driver> DriverPlugin<D> {
             return Ok(usage);
         }
         let (driver, measured) = (Arc::clone(&self.driver), snapshot.clone());
-        let usage =
-            blocking::run("measure a snapshot", move || driver.measure(&measured)).await?;
+        let usage = blocking::run("measure a snapshot", move || driver.measure(&measured)).await?;
         if snapshot.info.kind == Kind::Committed
             && let Err(error) = self.ledger.keep_usage(namespace, &snapshot, usage).await
         {

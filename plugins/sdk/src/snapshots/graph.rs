@@ -79,10 +79,9 @@ impl<D: Driver> DriverPlugin<D> {
     pub(super) async fn audit(self, audit: Audit) -> Result<Vec<Finding>> {
         let driver = Arc::clone(&self.driver);
         // First what is on disk and nobody works on, then the records: by then what is new has one.
-        let (mut numbers, strays) = blocking::run("list the snapshots", move || {
-            Ok((driver.numbers()?, driver.strays()?))
-        })
-        .await?;
+        let (mut numbers, strays) =
+            blocking::run("list the snapshots", move || Ok((driver.numbers()?, driver.strays()?)))
+                .await?;
         numbers.retain(|&id| !self.ledger.is_busy(id));
         let (records, mut findings) = self.records().await?;
         let names: HashSet<(&Namespace, &str)> =
@@ -108,7 +107,7 @@ impl<D: Driver> DriverPlugin<D> {
         for id in numbers.into_iter().filter(|id| still.contains(id)) {
             let what = self.driver.path(id).display().to_string();
             let mut detail = "no record names it".to_owned();
-            if audit.is_repair {
+            if audit.is_cleaning {
                 let driver = Arc::clone(&self.driver);
                 blocking::run("remove a snapshot", move || driver.remove(id)).await?;
                 detail += "; removed";
@@ -118,7 +117,7 @@ impl<D: Driver> DriverPlugin<D> {
         for path in strays {
             let what = path.display().to_string();
             let mut detail = "it is no snapshot".to_owned();
-            if audit.is_repair {
+            if audit.is_cleaning {
                 blocking::run("remove a stray file", move || match fs::symlink_metadata(&path) {
                     Ok(about) if !about.is_dir() => fs::remove_file(&path).map_err(|error| {
                         capstan_schema::Error::io(format!("remove {}", path.display()), error)

@@ -11,13 +11,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use capstan_schema::{Class, Error, Labels, Namespace, Result};
+use capstan_schema::{Class, Error, Labels, Namespace, Result, merge_labels};
 
 use crate::contract::events::NewEvent;
 use crate::contract::metadata::{Commit, Get, Key, Scan, ScanAll, Step};
 use crate::contract::snapshotter::{Kind, SnapshotInfo, Usage};
 use crate::contract::{Listed, Metadata, Page};
-use crate::record::change_labels;
 use crate::uses::Uses;
 use crate::{Link, clock};
 
@@ -355,9 +354,7 @@ impl Ledger {
         }
         let name = self.key(namespace, key);
         let steps = vec![Step::unchanged(name.clone(), old), Step::Delete(name)];
-        self.metadata
-            .send(Commit { steps, events: vec![self.removed(namespace, key)] })
-            .await?;
+        self.metadata.send(Commit { steps, events: vec![self.removed(namespace, key)] }).await?;
         Ok(self.gone(namespace, snapshot))
     }
 
@@ -430,7 +427,7 @@ impl Ledger {
     ) -> Result<SnapshotInfo> {
         let changed = self
             .change(namespace, key, |snapshot| {
-                change_labels(&mut snapshot.info.labels, labels);
+                merge_labels(&mut snapshot.info.labels, labels);
                 snapshot.info.updated_at_unix_ns = clock::now_unix_ns();
                 true
             })

@@ -21,7 +21,7 @@ pub(super) fn write(snapshot: &Snapshot) -> Vec<u8> {
         out.set_last_used_at_unix_ns(snapshot.used_at_unix_ns);
         if let Some(usage) = snapshot.usage {
             out.set_measured(true);
-            out.set_size(usage.size);
+            out.set_size_bytes(usage.size);
             out.set_inodes(usage.inodes);
         }
         let count = u32::try_from(snapshot.info.labels.len()).expect("labels are few");
@@ -56,7 +56,7 @@ pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Snapshot> {
         used_at_unix_ns: record.get_last_used_at_unix_ns().max(record.get_created_at_unix_ns()),
         usage: record
             .get_measured()
-            .then(|| Usage { size: record.get_size(), inodes: record.get_inodes() }),
+            .then(|| Usage { size: record.get_size_bytes(), inodes: record.get_inodes() }),
         parent_ids: record.get_parent_ids()?.iter().collect(),
     })
 }
