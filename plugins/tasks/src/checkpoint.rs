@@ -426,12 +426,7 @@ impl Checkpoints {
         media_type: &str,
         write: impl FnOnce(&mut Feed) -> Result<()> + Send + 'static,
     ) -> Result<Descriptor> {
-        let open = OpenIngest {
-            namespace: namespace.clone(),
-            reference: format!("{INGEST}{name}"),
-            expected: None,
-            total: 0,
-        };
+        let open = OpenIngest::new(namespace, format!("{INGEST}{name}"));
         let ingest = self.content.send(open).await?;
         let (chunks, mut taken) = mpsc::channel(CHUNKS);
         let writer = tokio::spawn(blocking::run("write to the content store", move || {

@@ -164,10 +164,9 @@ async fn open(
     let mut wait = FIRST_WAIT;
     loop {
         let message = OpenIngest {
-            namespace: namespace.clone(),
-            reference: item_name(descriptor),
             expected: Some(descriptor.digest.clone()),
             total: descriptor.size,
+            ..OpenIngest::new(namespace, item_name(descriptor))
         };
         match content.send(message).await {
             Ok(ingest) => return Ok(Some(ingest)),
