@@ -7,6 +7,7 @@ mod cli;
 mod matrix;
 mod outside;
 mod plugins;
+mod powercut;
 mod pull;
 mod python;
 mod replace;

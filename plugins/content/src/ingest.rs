@@ -10,7 +10,7 @@ use bytes::Bytes;
 use capstan_sdk::contract::content::{
     Ingest, IngestCommand, IngestInfo, IngestProgress, OpenIngest,
 };
-use capstan_sdk::{Algorithm, Digest, Error, Namespace, Result, clock};
+use capstan_sdk::{Algorithm, Digest, Error, Namespace, Result, clock, failpoint};
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -325,8 +325,10 @@ impl Writer {
             }
             return Err(error);
         }
+        failpoint::at("ingest:verified");
         file.sync_data()
             .map_err(|error| Error::io(format!("sync {:?}", record.reference), error))?;
+        failpoint::at("ingest:synced");
         let data = path.join("data");
         name(&Verified {
             namespace: &record.namespace,

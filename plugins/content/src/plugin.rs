@@ -13,7 +13,7 @@ use capstan_sdk::contract::metadata::{Commit, Get, Scan, ScanAll, Step};
 use capstan_sdk::contract::{Content, Listed, Metadata};
 use capstan_sdk::{
     Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, blocking,
-    clock, export_plugin, rpc,
+    clock, export_plugin, failpoint, rpc,
 };
 
 use crate::blobs::Blobs;
@@ -179,6 +179,7 @@ impl LocalContent {
     async fn name(&self, verified: &Verified<'_>) -> Result<()> {
         let _shared = self.hold(false).await?;
         self.blobs.name(&verified.data, &verified.digest)?;
+        failpoint::at("blob:named");
         if let Some(info) = self.stat(verified.namespace, &verified.digest).await?
             && info.size == verified.size
         {
@@ -194,6 +195,7 @@ impl LocalContent {
         let steps = vec![Step::present(key.clone(), missing(&digest)), Step::Delete(key)];
         let event = NewEvent::new(&namespace, "/content/delete").with("digest", &digest);
         self.metadata.send(Commit { steps, events: vec![event] }).await?;
+        failpoint::at("blob:forgotten");
         if self.recorded_anywhere(&digest).await? {
             return Ok(());
         }

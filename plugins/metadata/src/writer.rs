@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use capstan_schema::{event_capnp, record_capnp};
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::metadata::{Commit, Expect, Key, Step};
-use capstan_sdk::{Error, Namespace, Result, clock, record};
+use capstan_sdk::{Error, Namespace, Result, clock, failpoint, record};
 use redb::{Database, ReadableTable as _, Table, WriteTransaction};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -152,7 +152,9 @@ impl State {
                 answers.push(change.take(&request.order)?);
             }
         }
+        failpoint::at("metadata:filled");
         transaction.commit().map_err(fail)?;
+        failpoint::at("metadata:committed");
         self.newest = newest;
         self.known.extend(fresh);
         // Before the answers: who has one finds its event at the head of the log.

@@ -74,6 +74,13 @@ impl Driver for Trees {
         sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
     }
 
+    fn keep(&self, snapshot: &Snapshot) -> Result<()> {
+        match snapshot.parent_ids.first() {
+            Some(_) => self.sync(snapshot.id),
+            None => tree::sync_dirs([self.path(snapshot.id).as_path(), &self.dir]),
+        }
+    }
+
     fn mounts(&self, snapshot: &Snapshot) -> Vec<Mount> {
         let (id, mode) = match (snapshot.info.kind, snapshot.parent_ids.first()) {
             (Kind::View, Some(&parent)) => (parent, "ro"),

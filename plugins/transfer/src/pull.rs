@@ -12,7 +12,9 @@ use capstan_sdk::contract::transfer::{
     Item, ItemState, ProgressSender, Pull, Unpack as UnpackImage,
 };
 use capstan_sdk::oci::{Document, checkpoint_manifest, choose};
-use capstan_sdk::{Descriptor, Digest, Error, Link, Namespace, Platform, Reference, Result};
+use capstan_sdk::{
+    Descriptor, Digest, Error, Link, Namespace, Platform, Reference, Result, failpoint,
+};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tracing::info;
 
@@ -137,7 +139,9 @@ impl Job {
         self.layers(&manifest, target).await?;
         let namespace = self.namespace.clone();
         let put = Put { namespace: namespace.clone(), name: reference.to_string(), target: root };
+        failpoint::at("pull:unpacked");
         let image = images.send(put).await?;
+        failpoint::at("pull:named");
         let survey = Survey { namespace, target: image.target.clone() };
         let presence = images.send(survey).await?;
         Ok((image, presence))

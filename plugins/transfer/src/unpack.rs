@@ -10,7 +10,9 @@ use std::io::{self, Read};
 use std::rc::Rc;
 
 use capstan_sdk::contract::differ::{Applied, Apply, LayerStream, Pending, Settle, Whiteouts};
-use capstan_sdk::contract::snapshotter::{Ask, Commit, LABEL_OWNER, Prepare, Remove, Stat, View};
+use capstan_sdk::contract::snapshotter::{
+    Ask, Commit, LABEL_OWNER, LABEL_SCRATCH, Prepare, Remove, Stat, View,
+};
 use capstan_sdk::contract::{Differ, Snapshotter};
 use capstan_sdk::{
     Class, Descriptor, Digest, Error, Labels, Link, Mount, Namespace, Result, random,
@@ -98,7 +100,10 @@ impl Target {
 }
 
 fn owned() -> Labels {
-    BTreeMap::from([(LABEL_OWNER.to_owned(), OWNER.to_owned())])
+    BTreeMap::from([
+        (LABEL_OWNER.to_owned(), OWNER.to_owned()),
+        (LABEL_SCRATCH.to_owned(), "true".to_owned()),
+    ])
 }
 
 /// A key that no other unpack has, in this run of the daemon or another.
