@@ -74,18 +74,31 @@ impl Disk {
     /// # Errors
     /// It is in use, or cannot be mounted any more.
     pub fn remount(&mut self) -> Result<(), String> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while let Err(error) = umount2(&self.path, MntFlags::empty()) {
-            if Instant::now() > deadline {
-                return Err(format!("unmount {}: {error}", self.path.display()));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let tried = self.try_remount();
+            if tried.is_ok() || Instant::now() > deadline {
+                return tried;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(20));
         }
-        self.is_mounted = false;
+    }
+
+    fn try_remount(&mut self) -> Result<(), String> {
+        let place = self.path.display();
+        if self.is_mounted {
+            umount2(&self.path, MntFlags::empty())
+                .map_err(|error| format!("unmount {place}: {error}"))?;
+            self.is_mounted = false;
+        }
         let image = self.path.with_file_name("disk.img");
         attempt(Command::new(find("mount")).args(["-o", "loop"]).arg(&image).arg(&self.path))?;
         self.is_mounted = true;
-        Ok(())
+        // A mount namespace that somebody made meanwhile, in another test, may keep the old one alive for a
+        // moment: then this is the same, still shut down.
+        let probe = self.path.join("probe");
+        let works = File::create(&probe).and_then(|_| std::fs::remove_file(&probe));
+        works.map_err(|error| format!("mounted again, {place} does not work: {error}"))
     }
 
     /// Where it is.
