@@ -155,6 +155,20 @@ impl Fetcher {
     }
 }
 
+/// As [`open`], for bytes that can only be had from their beginning.
+pub(crate) async fn open_anew(
+    content: &Link<Content>,
+    namespace: &Namespace,
+    descriptor: &Descriptor,
+) -> Result<Option<Ingest>> {
+    loop {
+        match open(content, namespace, descriptor).await? {
+            Some(ingest) if ingest.info.offset > 0 => ingest.abort().await?,
+            opened => return Ok(opened),
+        }
+    }
+}
+
 /// The writer of a descriptor's ingest; `None` if the blob is there.
 async fn open(
     content: &Link<Content>,

@@ -6,9 +6,13 @@
 //!
 //! Invariant: a name appears only when everything under it is verified and on disk.
 
+mod archive;
 mod config;
+mod export;
 mod fetch;
 mod flight;
+mod import;
+mod layer;
 mod plugin;
 mod pull;
 mod registry;

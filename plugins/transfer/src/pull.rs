@@ -26,7 +26,7 @@ use crate::unpack::{Layer, Target, Unpack, Unpacker};
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Indexes in indexes: nobody makes more than two.
-const MAX_DEPTH: usize = 4;
+pub(crate) const MAX_DEPTH: usize = 4;
 
 /// What pulls work with.
 #[derive(Clone)]
@@ -85,15 +85,20 @@ impl Puller {
     ) -> Result<Option<Digest>> {
         let UnpackImage { namespace, image, platform, .. } = unpack;
         let (_, manifest) = self.images.send(Resolve { namespace, name: image, platform }).await?;
+        self.unpack_manifest(&manifest, &target).await?;
+        Ok(manifest.top_chain_id().cloned())
+    }
+
+    /// Makes the snapshots of layers that are present.
+    pub(crate) async fn unpack_manifest(&self, manifest: &Manifest, target: &Target) -> Result<()> {
         let mut hold = Hold::default();
-        for layer in layers(&manifest) {
+        for layer in layers(manifest) {
             let parent = hold.unpacks.last().cloned();
-            hold.unpacks.push(self.unpacker.unpack(&target, &layer, || None, parent));
+            hold.unpacks.push(self.unpacker.unpack(target, &layer, || None, parent));
         }
         let outcome = futures::future::try_join_all(hold.unpacks.iter().map(|u| u.wait())).await;
         hold.leave(outcome.is_err()).await;
-        outcome?;
-        Ok(manifest.top_chain_id().cloned())
+        outcome.map(drop)
     }
 }
 

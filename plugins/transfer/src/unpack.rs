@@ -89,7 +89,7 @@ impl Target {
         self.snapshotter.send(message).await
     }
 
-    async fn remove(&self, key: &str) {
+    pub(crate) async fn remove(&self, key: &str) {
         let message = Remove { namespace: self.namespace.clone(), key: key.into() };
         if let Err(error) = self.snapshotter.send(message).await
             && error.class() != Class::NotFound
@@ -99,7 +99,7 @@ impl Target {
     }
 }
 
-fn owned() -> Labels {
+pub(crate) fn owned() -> Labels {
     BTreeMap::from([
         (LABEL_OWNER.to_owned(), OWNER.to_owned()),
         (LABEL_SCRATCH.to_owned(), "true".to_owned()),

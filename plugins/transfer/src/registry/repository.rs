@@ -243,7 +243,7 @@ fn verify(what: &str, bytes: &[u8], want: &Digest) -> Result<()> {
     }
 }
 
-fn hash(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+pub(crate) fn hash(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     match algorithm {
         Algorithm::Sha256 => Digest::from_hash(algorithm, &Sha256::digest(bytes)),
         Algorithm::Sha384 => Digest::from_hash(algorithm, &Sha384::digest(bytes)),
