@@ -65,6 +65,14 @@ enum Command {
     /// Tenants
     #[command(subcommand, visible_alias = "namespace")]
     Namespaces(cmd::namespaces::Namespaces),
+    /// What keeps things from garbage collection that nothing else references yet
+    #[command(subcommand, visible_alias = "lease")]
+    Leases(cmd::leases::Leases),
+    /// Remove what nothing keeps
+    Gc(cmd::system::Gc),
+    /// What is stored: whether it is whole, what keeps it, what it takes
+    #[command(subcommand)]
+    System(cmd::system::System),
     /// What happened, and what happens
     Events(cmd::events::Events),
     /// What the daemon counts and measures, in Prometheus' text format
@@ -135,6 +143,9 @@ impl Args {
             Command::Containers(containers) => containers.run(&session).await,
             Command::Tasks(tasks) => tasks.run(&session).await,
             Command::Namespaces(namespaces) => namespaces.run(&session).await,
+            Command::Leases(leases) => leases.run(&session).await,
+            Command::Gc(gc) => gc.run(&session).await,
+            Command::System(system) => system.run(&session).await,
             Command::Events(events) => events.run(&session).await,
             Command::Metrics => cmd::metrics::run(&session).await,
             Command::Plugins(plugins) => plugins.run(&session).await,
@@ -144,7 +155,7 @@ impl Args {
 }
 
 /// `500ms`, `30s`, `5m`, `2h`; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("{text:?} is no duration: write 500ms, 30s, 5m or 2h");
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..digits].parse().map_err(|_| bad())?;

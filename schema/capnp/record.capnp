@@ -31,6 +31,7 @@ struct SnapshotRecord {
   updatedAtUnixNs @4 :Int64;
   labels @5 :List(Common.Label);
   parentIds @6 :List(UInt64);  # immediate parent first
+  sizeBytes @7 :UInt64;        # of its own, at its commit; 0 = not measured
 }
 
 struct ContainerRecord {
@@ -64,6 +65,13 @@ struct IngestRecord {
   total @2 :UInt64;
   expected @3 :Text;
   startedAtUnixNs @4 :Int64;
+}
+
+struct LeaseRecord {
+  createdAtUnixNs @0 :Int64;
+  expiresAtUnixNs @1 :Int64;   # 0 = never
+  labels @2 :List(Common.Label);
+  resources @3 :List(Text);    # "content/..", "snapshot/..", "image/.."; sorted
 }
 
 struct DeliveryRecord {

@@ -26,6 +26,17 @@ pub fn read_labels(list: capnp::struct_list::Reader<'_, label::Owned>) -> Result
     Ok(labels)
 }
 
+/// Sets labels and keeps the others; an empty value removes the key.
+pub fn merge_labels(labels: &mut Labels, changes: &Labels) {
+    for (key, value) in changes {
+        if value.is_empty() {
+            labels.remove(key);
+        } else {
+            labels.insert(key.clone(), value.clone());
+        }
+    }
+}
+
 /// Fills a list that was made as long as `labels`.
 pub fn write_labels(labels: &Labels, mut list: capnp::struct_list::Builder<'_, label::Owned>) {
     for (index, (key, value)) in (0..).zip(labels) {

@@ -7,6 +7,7 @@ mod bounds;
 mod capability;
 mod config;
 mod devices;
+mod graph;
 mod hooks;
 mod mounts;
 mod namespaces;

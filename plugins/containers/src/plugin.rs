@@ -8,10 +8,11 @@ use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
 use capstan_sdk::contract::containers::{
-    Container, ContainerSpec, ContainersAddr, Create, Delete, Get, List, ListAll, MakeProcess,
-    MakeSpec, Rootfs,
+    Audit, Container, ContainerSpec, ContainersAddr, Create, Delete, Get, Label, List, ListAll,
+    MakeProcess, MakeSpec, Nodes, Rootfs,
 };
 use capstan_sdk::contract::events::NewEvent;
+use capstan_sdk::contract::graph::{Finding, Node};
 use capstan_sdk::contract::images::{Manifest, Resolve};
 use capstan_sdk::contract::metadata::{self, Commit, Scan, ScanAll, Step};
 use capstan_sdk::contract::restart::RestartPolicy;
@@ -41,9 +42,9 @@ const USUAL_STATE: &str = "/run/capstan";
 /// containers.local.
 #[derive(Clone)]
 pub struct LocalContainers {
-    context: Context,
+    pub(crate) context: Context,
     config: Arc<Config>,
-    metadata: Link<Metadata>,
+    pub(crate) metadata: Link<Metadata>,
     images: Link<Images>,
     transfer: Link<Transfer>,
     cgroup_parent: String,
@@ -552,8 +553,23 @@ impl Handler<MakeSpec> for LocalContainers {
     }
 }
 
-capstan_sdk::not_yet!({} LocalContainers:
-    capstan_sdk::contract::containers::Label => Container,
-    capstan_sdk::contract::containers::Nodes => Vec<capstan_sdk::contract::graph::Node>,
-    capstan_sdk::contract::containers::Audit => Vec<capstan_sdk::contract::graph::Finding>,
-);
+impl Handler<Label> for LocalContainers {
+    type Result = ResponseFuture<Result<Container>>;
+    fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().label(label))
+    }
+}
+
+impl Handler<Nodes> for LocalContainers {
+    type Result = ResponseFuture<Result<Vec<Node>>>;
+    fn handle(&mut self, Nodes(namespace): Nodes, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().nodes(namespace))
+    }
+}
+
+impl Handler<Audit> for LocalContainers {
+    type Result = ResponseFuture<Result<Vec<Finding>>>;
+    fn handle(&mut self, Audit(namespace): Audit, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().audit(namespace))
+    }
+}

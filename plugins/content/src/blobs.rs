@@ -6,25 +6,31 @@ use std::path::{Path, PathBuf};
 
 use capstan_sdk::{Algorithm, Digest, Error, Result};
 
-/// `blobs/`, with one directory per algorithm.
+/// `blobs/`, with one directory per algorithm, and `damaged/`.
 #[derive(Clone, Debug)]
 pub(crate) struct Blobs {
     dir: PathBuf,
+    /// Files that were found not to be what their name says, until the right bytes come.
+    damaged: PathBuf,
 }
 
 impl Blobs {
     /// Opens it, or makes it.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        let dir = root.join("blobs");
-        for algorithm in Algorithm::ALL {
-            let path = dir.join(algorithm.name());
+        let (dir, damaged) = (root.join("blobs"), root.join("damaged"));
+        let dirs = Algorithm::ALL.map(|algorithm| dir.join(algorithm.name()));
+        for path in dirs.iter().chain([&damaged]) {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
-                .create(&path)
+                .create(path)
                 .map_err(|error| Error::io(format!("make {}", path.display()), error))?;
         }
-        Ok(Self { dir })
+        Ok(Self { dir, damaged })
+    }
+
+    pub(crate) fn algorithm_dir(&self, algorithm: Algorithm) -> PathBuf {
+        self.dir.join(algorithm.name())
     }
 
     /// Holds off whoever would hold the names in another way: `alone` to remove a file, shared to add a record for one.
@@ -70,16 +76,45 @@ impl Blobs {
         fs::set_permissions(data, Permissions::from_mode(0o444)).map_err(fail)?;
         fs::rename(data, &path).map_err(fail)?;
         let dir = path.parent().expect("a blob is in a directory");
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)?;
+        // The right bytes are here: nobody needs the wrong ones to look at any more.
+        match fs::remove_file(self.aside(digest)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(fail(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn aside(&self, digest: &Digest) -> PathBuf {
+        self.damaged.join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
+    }
+
+    /// Takes the name from a file whose bytes are not what it says.
+    pub(crate) fn put_aside(&self, digest: &Digest) -> Result<()> {
+        let path = self.path(digest);
+        let fail = |error| Error::io(format!("put damaged blob {digest} aside"), error);
+        match fs::rename(&path, self.aside(digest)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            moved => moved.map_err(fail)?,
+        }
+        let dir = path.parent().expect("a blob is in a directory");
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)
+    }
+
+    /// Whether a blob's bytes were put aside.
+    pub(crate) fn has_damaged(&self, digest: &Digest) -> bool {
+        self.aside(digest).exists()
     }
 
     /// Removes a file; that it is not there is fine.
     pub(crate) fn remove(&self, digest: &Digest) -> Result<()> {
-        match fs::remove_file(self.path(digest)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("remove blob {digest}"), error))
+        for path in [self.path(digest), self.aside(digest)] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(format!("remove blob {digest}"), error));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }

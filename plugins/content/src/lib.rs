@@ -13,7 +13,9 @@
 //!
 //! It never parses what it stores and never reaches the network.
 
+mod audit;
 mod blobs;
+mod collect;
 mod hasher;
 mod ingest;
 mod plugin;

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::content::{
-    Abort, BlobInfo, ContentAddr, Delete, Ingest, IngestInfo, Ingests as ListIngests, List, Open,
-    OpenBlob, OpenIngest, Stat,
+    Abort, Audit, BlobInfo, Collect, ContentAddr, Delete, Ingest, IngestInfo,
+    Ingests as ListIngests, Label, List, Nodes, Open, OpenBlob, OpenIngest, Stat, Use,
 };
 use capstan_sdk::contract::events::NewEvent;
+use capstan_sdk::contract::graph::{Collected, Finding, Node};
 use capstan_sdk::contract::metadata::{Commit, Get, Scan, ScanAll, Step};
 use capstan_sdk::contract::{Content, Listed, Metadata};
 use capstan_sdk::{
-    Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, blocking,
-    clock, export_plugin, failpoint, rpc,
+    Context, Digest, Error, Exports, Info, Labels, LastUse, Link, Namespace, Plugin, Result,
+    blocking, clock, export_plugin, failpoint, rpc,
 };
 
 use crate::blobs::Blobs;
@@ -23,9 +24,10 @@ use crate::record;
 /// content.local.
 #[derive(Clone, Debug)]
 pub struct LocalContent {
-    metadata: Link<Metadata>,
-    blobs: Blobs,
-    ingests: Ingests,
+    pub(crate) metadata: Link<Metadata>,
+    pub(crate) blobs: Blobs,
+    pub(crate) ingests: Ingests,
+    pub(crate) uses: LastUse,
 }
 
 export_plugin!(LocalContent);
@@ -52,7 +54,7 @@ impl Plugin for LocalContent {
             Ok((Blobs::open(&root)?, Ingests::open(&root)?))
         })
         .await?;
-        Ok(Self { metadata, blobs, ingests })
+        Ok(Self { metadata, blobs, ingests, uses: LastUse::default() })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -66,12 +68,16 @@ impl Actor for LocalContent {
     type Context = Cell<Self>;
 }
 
-fn missing(digest: &Digest) -> Error {
+pub(crate) fn missing(digest: &Digest) -> Error {
     Error::not_found(format!("blob {digest} is not in this namespace"))
 }
 
 impl LocalContent {
-    async fn stat(&self, namespace: &Namespace, digest: &Digest) -> Result<Option<BlobInfo>> {
+    pub(crate) async fn stat(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+    ) -> Result<Option<BlobInfo>> {
         let bytes = self.metadata.send(Get(record::key(namespace, digest))).await?;
         bytes.map(|bytes| record::read(digest.as_str(), &bytes)).transpose()
     }
@@ -79,6 +85,7 @@ impl LocalContent {
     async fn open(self, open: Open) -> Result<OpenBlob> {
         let digest = open.digest;
         let info = self.stat(&open.namespace, &digest).await?.ok_or_else(|| missing(&digest))?;
+        self.uses.note(&open.namespace, digest.as_str());
         blocking::run("open a blob", move || {
             let (file, size) = self.blobs.find(&digest)?.ok_or_else(|| {
                 Error::corrupt(format!(
@@ -120,7 +127,7 @@ impl LocalContent {
     }
 
     /// Shared by whoever adds a record for a file, alone for whoever removes a file.
-    async fn hold(&self, is_alone: bool) -> Result<File> {
+    pub(crate) async fn hold(&self, is_alone: bool) -> Result<File> {
         let blobs = self.blobs.clone();
         blocking::run("wait for the names of blobs", move || blobs.hold(is_alone)).await
     }
@@ -137,6 +144,8 @@ impl LocalContent {
             // Recorded or not, the bytes must come again.
             return Ok(false);
         };
+        // Before the look: the lock keeps a collection from coming between.
+        self.uses.note(namespace, digest.as_str());
         match self.stat(namespace, digest).await? {
             Some(info) if info.size == size => Ok(true),
             // A file of another size is damaged: it is written anew.
@@ -150,12 +159,15 @@ impl LocalContent {
         }
     }
 
+    /// All namespaces.
+    pub(crate) async fn namespaces(&self) -> Result<Vec<Namespace>> {
+        let rows = self.metadata.send(ScanAll("namespaces".into())).await?;
+        Ok(rows.iter().filter_map(|(key, _)| Namespace::parse(&key.name).ok()).collect())
+    }
+
     async fn recorded_anywhere(&self, digest: &Digest) -> Result<bool> {
-        let namespaces = self.metadata.send(ScanAll("namespaces".into())).await?;
-        for (key, _) in namespaces {
-            if let Ok(namespace) = Namespace::parse(&key.name)
-                && self.stat(&namespace, digest).await?.is_some()
-            {
+        for namespace in self.namespaces().await? {
+            if self.stat(&namespace, digest).await?.is_some() {
                 return Ok(true);
             }
         }
@@ -178,6 +190,7 @@ impl LocalContent {
     /// Gives verified bytes their name: file first, then record.
     async fn name(&self, verified: &Verified<'_>) -> Result<()> {
         let _shared = self.hold(false).await?;
+        self.uses.note(verified.namespace, verified.digest.as_str());
         self.blobs.name(&verified.data, &verified.digest)?;
         failpoint::at("blob:named");
         if let Some(info) = self.stat(verified.namespace, &verified.digest).await?
@@ -195,12 +208,19 @@ impl LocalContent {
         let steps = vec![Step::present(key.clone(), missing(&digest)), Step::Delete(key)];
         let event = NewEvent::new(&namespace, "/content/delete").with("digest", &digest);
         self.metadata.send(Commit { steps, events: vec![event] }).await?;
+        self.uses.forget(&namespace, digest.as_str());
         failpoint::at("blob:forgotten");
-        if self.recorded_anywhere(&digest).await? {
-            return Ok(());
+        self.remove_bytes(&digest).await.map(drop)
+    }
+
+    /// Removes a blob's file if no namespace has it any more; answers whether it did. The caller holds the
+    /// names alone.
+    pub(crate) async fn remove_bytes(&self, digest: &Digest) -> Result<bool> {
+        if self.recorded_anywhere(digest).await? {
+            return Ok(false);
         }
-        let blobs = self.blobs.clone();
-        blocking::run("remove a blob", move || blobs.remove(&digest)).await
+        let (blobs, digest) = (self.blobs.clone(), digest.clone());
+        blocking::run("remove a blob", move || blobs.remove(&digest)).await.map(|()| true)
     }
 }
 
@@ -270,10 +290,37 @@ impl Handler<Delete> for LocalContent {
     }
 }
 
-capstan_sdk::not_yet!({} LocalContent:
-    capstan_sdk::contract::content::Label => BlobInfo,
-    capstan_sdk::contract::content::Use => BlobInfo,
-    capstan_sdk::contract::content::Collect => capstan_sdk::contract::graph::Collected,
-    capstan_sdk::contract::content::Nodes => Vec<capstan_sdk::contract::graph::Node>,
-    capstan_sdk::contract::content::Audit => Vec<capstan_sdk::contract::graph::Finding>,
-);
+impl Handler<Label> for LocalContent {
+    type Result = ResponseFuture<Result<BlobInfo>>;
+    fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().label(label))
+    }
+}
+
+impl Handler<Use> for LocalContent {
+    type Result = ResponseFuture<Result<BlobInfo>>;
+    fn handle(&mut self, use_: Use, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().use_(use_))
+    }
+}
+
+impl Handler<Collect> for LocalContent {
+    type Result = ResponseFuture<Result<Collected>>;
+    fn handle(&mut self, collect: Collect, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().collect(collect))
+    }
+}
+
+impl Handler<Nodes> for LocalContent {
+    type Result = ResponseFuture<Result<Vec<Node>>>;
+    fn handle(&mut self, Nodes(namespace): Nodes, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().nodes(namespace))
+    }
+}
+
+impl Handler<Audit> for LocalContent {
+    type Result = ResponseFuture<Result<Vec<Finding>>>;
+    fn handle(&mut self, audit: Audit, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().audit(audit))
+    }
+}

@@ -2,14 +2,16 @@
 
 use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::events::NewEvent;
+use capstan_sdk::contract::graph::{Finding, Flaw, Node, Resource};
 use capstan_sdk::contract::images::{
-    Delete, Get, Image, ImagesAddr, List, Manifest, Presence, Put, Resolve, ResolveTarget, Survey,
+    Audit, Delete, Get, Image, ImagesAddr, Label, List, Manifest, Nodes, Presence, Put, Resolve,
+    ResolveTarget, Survey, Tag,
 };
-use capstan_sdk::contract::metadata::{self, Commit, Scan, Step};
-use capstan_sdk::contract::{Content, Images, Listed, Metadata};
+use capstan_sdk::contract::metadata::{self, Commit, Expect, Key, Scan, Step};
+use capstan_sdk::contract::{Content, Images, Listed, Metadata, Page};
 use capstan_sdk::{
-    Class, Context, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, clock,
-    export_plugin, rpc,
+    Class, Context, Descriptor, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result,
+    clock, export_plugin, merge_labels, rpc,
 };
 
 use crate::record;
@@ -74,17 +76,31 @@ impl LocalImages {
 
     async fn put(self, put: Put) -> Result<Image> {
         let Put { namespace, name, target } = put;
+        self.point(&namespace, &name, &target, None).await
+    }
+
+    /// Makes a name, or moves it; `guard` has to hold at that moment.
+    async fn point(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        target: &Descriptor,
+        guard: Option<(Key, Vec<u8>, Error)>,
+    ) -> Result<Image> {
+        if name.is_empty() {
+            return Err(Error::invalid("an image needs a name"));
+        }
         loop {
             let now = clock::now_unix_ns();
             let fresh = Image {
-                name: name.clone(),
+                name: name.to_owned(),
                 target: target.clone(),
                 created_at_unix_ns: now,
                 updated_at_unix_ns: now,
                 labels: Labels::new(),
             };
-            let key = record::key(&namespace, &name);
-            let (stored, guard, topic) = match self.stored(&namespace, &name).await {
+            let key = record::key(namespace, name);
+            let (stored, step, topic) = match self.stored(namespace, name).await {
                 Ok((old, bytes)) => {
                     let stored = Image {
                         created_at_unix_ns: old.created_at_unix_ns,
@@ -100,8 +116,11 @@ impl LocalImages {
                 Err(error) => return Err(error),
             };
             let event =
-                NewEvent::new(&namespace, topic).with("name", &name).with("digest", &target.digest);
-            let steps = vec![guard, Step::Put { key, value: record::write(&stored) }];
+                NewEvent::new(namespace, topic).with("name", name).with("digest", &target.digest);
+            let mut steps = vec![step, Step::Put { key, value: record::write(&stored) }];
+            if let Some((key, value, error)) = guard.clone() {
+                steps.push(Step::Guard { key, expect: Expect::Equals(value), error });
+            }
             match self.metadata.send(Commit { steps, events: vec![event] }).await {
                 // Somebody else put the name between our look and our change: look again.
                 Err(error) if error.class() == Class::Aborted => {}
@@ -109,6 +128,86 @@ impl LocalImages {
                 Ok(_) => return Ok(stored),
             }
         }
+    }
+
+    /// Its target has this name too, from one moment to the next: a collection never finds it without one.
+    async fn tag(self, tag: Tag) -> Result<Image> {
+        let Tag { namespace, name, new_name } = tag;
+        let (image, bytes) = self.stored(&namespace, &name).await?;
+        let key = record::key(&namespace, &name);
+        let changed =
+            Error::unavailable(format!("image {name:?} was changed meanwhile; try again"));
+        self.point(&namespace, &new_name, &image.target, Some((key, bytes, changed))).await
+    }
+
+    async fn label(self, label: Label) -> Result<Image> {
+        let Label { namespace, name, labels } = label;
+        let key = record::key(&namespace, &name);
+        loop {
+            let (mut image, old) = self.stored(&namespace, &name).await?;
+            merge_labels(&mut image.labels, &labels);
+            image.updated_at_unix_ns = clock::now_unix_ns();
+            let put = Step::Put { key: key.clone(), value: record::write(&image) };
+            let event = NewEvent::new(&namespace, "/images/update")
+                .with("name", &name)
+                .with("digest", &image.target.digest);
+            let steps = vec![Step::unchanged(key.clone(), old), put];
+            match self.metadata.send(Commit { steps, events: vec![event] }).await {
+                // Somebody else was faster: on top of that, then.
+                Err(error) if error.class() == Class::Aborted => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(image),
+            }
+        }
+    }
+
+    /// All images of a namespace.
+    async fn all(&self, namespace: &Namespace) -> Result<Vec<Image>> {
+        let (bucket, page) = (record::BUCKET.into(), Page::all());
+        let scan = Scan { bucket, namespace: Some(namespace.clone()), page };
+        let rows = self.metadata.send(scan).await?;
+        Ok(Listed::decode(&rows, usize::MAX, record::read)?.items)
+    }
+
+    async fn nodes(self, namespace: Namespace) -> Result<Vec<Node>> {
+        let mut nodes = Vec::new();
+        for image in self.all(&namespace).await? {
+            let closure = self.reader(&namespace).closure(&image.target).await?;
+            let mut references: Vec<Resource> =
+                closure.content.into_keys().map(Resource::Content).collect();
+            references.extend(closure.chain_ids.into_iter().map(|chain_id| Resource::Snapshot {
+                snapshotter: "*".into(),
+                key: chain_id.to_string(),
+            }));
+            nodes.push(Node {
+                resource: Resource::Image(image.name),
+                references,
+                root: "it is an image".into(),
+                size: 0,
+                created_at_unix_ns: image.created_at_unix_ns,
+                used_at_unix_ns: image.updated_at_unix_ns,
+                labels: image.labels,
+            });
+        }
+        Ok(nodes)
+    }
+
+    async fn audit(self, namespace: Namespace) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        for image in self.all(&namespace).await? {
+            let closure = self.reader(&namespace).closure(&image.target).await?;
+            // An index names platforms that nobody asked for: only what is there in part is broken.
+            let broken = closure.broken.into_iter().collect::<Vec<_>>().join(", ");
+            if !broken.is_empty() {
+                findings.push(Finding {
+                    namespace: Some(namespace.clone()),
+                    what: Resource::Image(image.name).to_string(),
+                    flaw: Flaw::Missing,
+                    detail: format!("it needs {broken}; pull it again, or heal"),
+                });
+            }
+        }
+        Ok(findings)
     }
 
     async fn list(self, list: List) -> Result<Listed<(Image, Presence)>> {
@@ -198,8 +297,30 @@ impl Handler<Survey> for LocalImages {
     }
 }
 
-capstan_sdk::not_yet!({} LocalImages:
-    capstan_sdk::contract::images::Label => Image,
-    capstan_sdk::contract::images::Nodes => Vec<capstan_sdk::contract::graph::Node>,
-    capstan_sdk::contract::images::Audit => Vec<capstan_sdk::contract::graph::Finding>,
-);
+impl Handler<Label> for LocalImages {
+    type Result = ResponseFuture<Result<Image>>;
+    fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().label(label))
+    }
+}
+
+impl Handler<Tag> for LocalImages {
+    type Result = ResponseFuture<Result<Image>>;
+    fn handle(&mut self, tag: Tag, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().tag(tag))
+    }
+}
+
+impl Handler<Nodes> for LocalImages {
+    type Result = ResponseFuture<Result<Vec<Node>>>;
+    fn handle(&mut self, Nodes(namespace): Nodes, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().nodes(namespace))
+    }
+}
+
+impl Handler<Audit> for LocalImages {
+    type Result = ResponseFuture<Result<Vec<Finding>>>;
+    fn handle(&mut self, Audit(namespace): Audit, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().audit(namespace))
+    }
+}

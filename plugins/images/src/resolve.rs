@@ -1,6 +1,6 @@
 //! From a descriptor to what stands behind it: manifest, configuration, layers, sizes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Open, Stat};
@@ -143,6 +143,65 @@ impl Reader {
         Ok(Presence { size: sizes.values().sum(), platforms })
     }
 
+    /// All content under `target`, present or not, with what stands in the way of using it.
+    pub(crate) async fn closure(&self, target: &Descriptor) -> Result<Closure> {
+        let mut closure = Closure::default();
+        let mut open = vec![(target.clone(), 0, true)];
+        while let Some((descriptor, depth, is_needed)) = open.pop() {
+            closure.content.insert(descriptor.digest.clone(), descriptor.size);
+            if depth > MAX_DEPTH {
+                continue;
+            }
+            let bytes = match self.document(&descriptor).await {
+                Ok(bytes) => bytes,
+                Err(error) if is_gap(&error) => {
+                    if is_needed {
+                        closure.broken.insert(format!("content/{}", descriptor.digest));
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match Document::parse(&descriptor.media_type, &bytes) {
+                Err(_) => {}
+                Ok(Document::Index(list)) => {
+                    open.extend(list.into_iter().rev().map(|child| (child, depth + 1, false)));
+                }
+                Ok(Document::Manifest { config, layers }) => {
+                    self.parts(&mut closure, &config, &layers).await?;
+                }
+            }
+        }
+        Ok(closure)
+    }
+
+    async fn parts(
+        &self,
+        closure: &mut Closure,
+        config: &Descriptor,
+        layers: &[Descriptor],
+    ) -> Result<()> {
+        for part in layers.iter().chain([config]) {
+            closure.content.insert(part.digest.clone(), part.size);
+            if !self.has(part).await? {
+                closure.broken.insert(format!("content/{}", part.digest));
+            }
+        }
+        let bytes = match self.document(config).await {
+            Ok(bytes) => bytes,
+            Err(error) if is_gap(&error) => {
+                closure.broken.insert(format!("content/{}", config.digest));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        // What is no image, such as an artifact, has no snapshots.
+        if let Ok(config) = ImageConfig::parse(&bytes) {
+            closure.chain_ids.extend(chain_ids(&config.diff_ids).pop());
+        }
+        Ok(())
+    }
+
     async fn platform(&self, manifest: &Descriptor, config: &Descriptor) -> Option<Platform> {
         if let Some(platform) = &manifest.platform {
             return Some(platform.clone());
@@ -150,6 +209,18 @@ impl Reader {
         let bytes = self.document(config).await.ok()?;
         Some(ImageConfig::parse(&bytes).ok()?.platform)
     }
+}
+
+/// What an image consists of.
+#[derive(Debug, Default)]
+pub(crate) struct Closure {
+    /// Digests with their sizes.
+    pub(crate) content: BTreeMap<Digest, u64>,
+    /// Of the top layers, of all platforms whose configuration is there.
+    pub(crate) chain_ids: Vec<Digest>,
+    /// What is not there and should be: what the image's own documents name, but for platforms of an index of which
+    /// there is not even the manifest.
+    pub(crate) broken: BTreeSet<String>,
 }
 
 /// Whether something is simply not there, or not whole.

@@ -9,7 +9,7 @@ use capstan_sdk::contract::namespaces::{
 use capstan_sdk::contract::{Listed, Metadata, Namespaces};
 use capstan_sdk::{
     Class, Context, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, clock,
-    export_plugin, rpc,
+    export_plugin, merge_labels, rpc,
 };
 
 use crate::record;
@@ -91,13 +91,7 @@ async fn read(metadata: &Link<Metadata>, name: &Namespace) -> Result<(NamespaceI
 async fn label(metadata: Link<Metadata>, label: Label) -> Result<NamespaceInfo> {
     loop {
         let (mut info, old) = read(&metadata, &label.name).await?;
-        for (key, value) in &label.labels {
-            if value.is_empty() {
-                info.labels.remove(key);
-            } else {
-                info.labels.insert(key.clone(), value.clone());
-            }
-        }
+        merge_labels(&mut info.labels, &label.labels);
         let steps = vec![
             Step::unchanged(key(&info.name), old),
             Step::Put { key: key(&info.name), value: record::write(&info) },

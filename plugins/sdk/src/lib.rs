@@ -21,6 +21,7 @@ pub mod contract;
 mod export;
 pub mod failpoint;
 mod kernel;
+mod last_use;
 mod latency;
 mod link;
 pub mod mount;
@@ -42,11 +43,12 @@ pub use actix;
 pub use answers::{Answered, Answers};
 pub use capstan_schema::{
     Algorithm, Class, ContainerId, Descriptor, Digest, Error, Labels, Mount, Namespace, Platform,
-    Reference, Result,
+    Reference, Result, merge_labels,
 };
 pub use context::Context;
 pub use export::{Ask, Care, Exports, Peer, Scope, Service};
 pub use kernel::{Control, DaemonInfo, Kernel, PluginState, PluginStatus};
+pub use last_use::LastUse;
 pub use latency::Latency;
 pub use link::{Absent, Call, Carries, Contract, Handles, Link, Lookup, PATIENCE, Provider, Stats};
 pub use outside::remote;

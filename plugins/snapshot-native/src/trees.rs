@@ -50,6 +50,10 @@ impl Driver for Trees {
         self.dir.join(id.to_string())
     }
 
+    fn needs_directory(snapshot: &Snapshot) -> bool {
+        snapshot.info.kind != Kind::View || snapshot.parent_ids.is_empty()
+    }
+
     /// A copy of the parent, or an empty tree. A view of a parent has none of its own.
     fn make(&self, snapshot: &Snapshot) -> Result<()> {
         let to = self.path(snapshot.id);

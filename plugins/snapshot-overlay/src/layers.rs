@@ -150,7 +150,7 @@ mod tests {
             updated_at_unix_ns: 0,
             labels: labels.iter().map(|&l| (l.to_owned(), "1".to_owned())).collect(),
         };
-        let snapshot = Snapshot { info, id: 9, parent_ids: parent_ids.to_vec() };
+        let snapshot = Snapshot { info, id: 9, parent_ids: parent_ids.to_vec(), size: 0 };
         let mounts = Layers { dir: "/s".into() }.mounts(&snapshot);
         let [Mount { kind, source, options }] = mounts.as_slice() else { panic!("one mount") };
         assert_eq!(format!("{kind} {source} {}", options.join(",")), want);

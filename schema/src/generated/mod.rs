@@ -25,6 +25,8 @@ pub mod differ_capnp;
 #[rustfmt::skip]
 pub mod event_capnp;
 #[rustfmt::skip]
+pub mod gc_capnp;
+#[rustfmt::skip]
 pub mod gc_policy_capnp;
 #[rustfmt::skip]
 pub mod health_capnp;
@@ -32,6 +34,8 @@ pub mod health_capnp;
 pub mod image_capnp;
 #[rustfmt::skip]
 pub mod introspection_capnp;
+#[rustfmt::skip]
+pub mod leases_capnp;
 #[rustfmt::skip]
 pub mod metadata_capnp;
 #[rustfmt::skip]

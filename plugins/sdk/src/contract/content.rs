@@ -164,6 +164,8 @@ pub struct Nodes(pub Namespace);
 pub struct Audit {
     /// Hash all bytes.
     pub is_full: bool,
+    /// Remove the orphans that are found: files that no record names, and what a crash left of ingests.
+    pub is_cleaning: bool,
 }
 
 crate::contract! {

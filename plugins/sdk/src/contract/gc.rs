@@ -53,8 +53,8 @@ pub struct Report {
 pub struct Why {
     /// Where.
     pub namespace: Namespace,
-    /// What.
-    pub resource: Resource,
+    /// What: a [`Resource`]; or what people have at hand: a digest, an image's name, a container's id, a snapshot's key.
+    pub what: String,
 }
 
 /// A way from a root to the thing: each keeps the next. The first entry says in `why` what makes it a root.
@@ -118,11 +118,11 @@ pub struct Last;
 crate::contract! {
     /// The contract of kind `gc`.
     Gc ("gc") as GcAddr {
-        collect: Collect => Report,
+        collect: Collect => Report [lasting],
         last: Last => Option<(i64, Report)> [again],
         why: Why => Vec<Chain> [again],
         usage: Usage => BTreeMap<String, Room> [again],
-        audit: Audit => Vec<Finding> [again],
-        heal: Heal => Vec<Healed>,
+        audit: Audit => Vec<Finding> [again, lasting],
+        heal: Heal => Vec<Healed> [lasting],
     }
 }

@@ -138,6 +138,17 @@ pub struct Label {
     pub labels: Labels,
 }
 
+/// Gives an image a second name, or moves that one to it. `NotFound`: the image.
+#[derive(Clone, Debug)]
+pub struct Tag {
+    /// Where.
+    pub namespace: Namespace,
+    /// The image.
+    pub name: String,
+    /// What it is called as well.
+    pub new_name: String,
+}
+
 /// The images of a namespace, each a root with all content under its target, present or not, and the snapshots
 /// of its chain ids.
 #[derive(Clone, Debug)]
@@ -158,6 +169,7 @@ crate::contract! {
         resolve_target: ResolveTarget => Manifest [again],
         survey: Survey => Presence [again],
         label: Label => Image,
+        tag: Tag => Image,
         nodes: Nodes => Vec<Node> [again],
         audit: Audit => Vec<Finding> [again],
     }

@@ -66,7 +66,8 @@ pub struct Delete {
     pub id: String,
 }
 
-/// Has a lease keep something, or not any more. `NotFound`: the lease, or with `is_kept` the resource.
+/// Has a lease keep something, which need not be there yet, or not any more. `NotFound`: the lease.
+/// `InvalidArgument`: something that is kept by itself.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// Where.

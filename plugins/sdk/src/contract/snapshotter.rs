@@ -212,6 +212,8 @@ pub struct Nodes(pub Namespace);
 pub struct Audit {
     /// Also what takes reading all of it, where the snapshotter knows what it should be.
     pub is_full: bool,
+    /// Remove the orphans that are found: directories without a record.
+    pub is_cleaning: bool,
 }
 
 /// Asks for a mount of a snapshot's own layer, writable, whatever its kind: for who checks or repairs files. Where

@@ -12,9 +12,11 @@ use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
 use super::ledger::{Ledger, Snapshot};
+use crate::contract::graph::{Collected, Finding, Flaw, Node, Resource};
 use crate::contract::snapshotter::{
-    Abilities, Ask, Commit, Kind, LABEL_EPHEMERAL, LABEL_SCRATCH, List, Measure, Mounts, Prepare,
-    Remove, SnapshotInfo, SnapshotterAddr, Stat, Usage, View,
+    Abilities, Ask, Audit, Collect, Commit, Kind, LABEL_EPHEMERAL, LABEL_SCRATCH, Label, List,
+    Measure, Mounts, Nodes, OwnLayer, Prepare, Remove, SnapshotInfo, SnapshotterAddr, Stat, Usage,
+    Use, View,
 };
 use crate::contract::{Listed, Metadata, Snapshotter};
 use crate::{Context, Exports, Info, Plugin, blocking, failpoint, rpc, tree};
@@ -76,6 +78,19 @@ pub trait Driver: Send + Sync + Sized + 'static {
 
     /// The snapshot's own files.
     fn path(&self, id: u64) -> PathBuf;
+
+    /// Whether a snapshot has a directory of its own.
+    fn needs_directory(_snapshot: &Snapshot) -> bool {
+        true
+    }
+
+    /// What is wrong with what lies on disk of a snapshot, as far as the driver can tell; `None` if nothing is.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn check(&self, _snapshot: &Snapshot) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 /// Whether who has the key of a snapshot expects it to be there after a power cut.
@@ -98,6 +113,9 @@ pub fn numbers(dir: &Path) -> Result<Vec<u64>> {
     }
     Ok(numbers)
 }
+
+/// Snapshots that a collection removes in one commit, while none is made on them.
+const BATCH: usize = 64;
 
 /// A driver as a plugin.
 pub struct DriverPlugin<D> {
@@ -176,6 +194,7 @@ impl<D: Driver> DriverPlugin<D> {
         let draft = self.ledger.draft(&namespace, &key, &parent, kind, labels).await?;
         let (driver, snapshot) = (Arc::clone(&self.driver), draft.snapshot.clone());
         let id = snapshot.id;
+        let _busy = draft.busy.clone();
         let made = async {
             blocking::run("make a snapshot", move || {
                 driver.make(&snapshot)?;
@@ -214,13 +233,18 @@ impl<D: Driver> DriverPlugin<D> {
         let driver = Arc::clone(&self.driver);
         // Data first, then the name (DESIGN.md, section 6).
         failpoint::at("snapshot:filled");
-        blocking::run("sync a snapshot", move || driver.sync(snapshot.id)).await?;
+        let usage = blocking::run("sync a snapshot", move || {
+            driver.sync(snapshot.id)?;
+            tree::measure(&driver.path(snapshot.id))
+        });
+        let size = usage.await?.size;
         failpoint::at("snapshot:synced");
-        self.ledger.commit(&namespace, &name, &key, rebase.as_deref(), labels).await
+        self.ledger.commit(&namespace, &name, &key, rebase.as_deref(), labels, size).await
     }
 
     async fn mounts(self, mounts: Mounts) -> Result<Vec<Mount>> {
         let snapshot = self.ledger.get(&mounts.namespace, &mounts.key).await?;
+        self.ledger.note(&mounts.namespace, &mounts.key);
         if snapshot.info.kind == Kind::Committed {
             return Err(Error::precondition(format!(
                 "snapshot {:?} is committed: make a view of it",
@@ -235,6 +259,102 @@ impl<D: Driver> DriverPlugin<D> {
         let path = self.driver.path(snapshot.id);
         blocking::run("measure a snapshot", move || tree::measure(&path)).await
     }
+}
+
+impl<D: Driver> DriverPlugin<D> {
+    async fn collect(self, collect: Collect) -> Result<Collected> {
+        let Collect { namespace, keys, unused_since_unix_ns } = collect;
+        let mut collected = Collected::default();
+        for batch in keys.chunks(BATCH) {
+            let gone = self.ledger.collect(&namespace, batch, unused_since_unix_ns).await?;
+            for (snapshot, _busy) in gone {
+                let path = self.driver.path(snapshot.id);
+                let size = blocking::run("measure a snapshot", move || tree::measure(&path)).await;
+                self.discard(snapshot.id).await;
+                collected.freed += size.unwrap_or_default().size;
+                collected.removed.push(snapshot.info.key);
+            }
+        }
+        Ok(collected)
+    }
+
+    async fn nodes(self, namespace: Namespace) -> Result<Vec<Node>> {
+        let name = short_name::<D>();
+        let snapshot = |key: &str| Resource::Snapshot { snapshotter: name.into(), key: key.into() };
+        let mut nodes = Vec::new();
+        for found in self.ledger.all(&namespace).await? {
+            let info = found.info;
+            let parent = Some(&info.parent).filter(|parent| !parent.is_empty());
+            nodes.push(Node {
+                resource: snapshot(&info.key),
+                references: parent.map(|parent| snapshot(parent)).into_iter().collect(),
+                root: match info.kind {
+                    Kind::Active => "it is active".into(),
+                    Kind::View => "it is a view".into(),
+                    Kind::Committed => String::new(),
+                },
+                size: found.size,
+                created_at_unix_ns: info.created_at_unix_ns,
+                used_at_unix_ns: self
+                    .ledger
+                    .used_at(&namespace, &info.key)
+                    .unwrap_or(info.updated_at_unix_ns),
+                labels: info.labels,
+            });
+        }
+        Ok(nodes)
+    }
+
+    async fn audit(self, audit: Audit) -> Result<Vec<Finding>> {
+        let driver = Arc::clone(&self.driver);
+        // In this order: what is on disk by then has a record by the time that records are read, or is busy.
+        let on_disk = blocking::run("list the snapshots", move || driver.numbers()).await?;
+        let busy = self.ledger.busy();
+        let recorded = self.ledger.everything().await?;
+        let mut findings = Vec::new();
+        for (namespace, snapshot) in &recorded {
+            let (driver, snapshot) = (Arc::clone(&self.driver), snapshot.clone());
+            let key = snapshot.info.key.clone();
+            let flaw = blocking::run("look at a snapshot", move || check(&*driver, &snapshot));
+            let Some((flaw, detail)) = flaw.await? else { continue };
+            // Removed meanwhile: nothing is wrong then.
+            if self.ledger.get(namespace, &key).await.is_err() {
+                continue;
+            }
+            let what = Resource::Snapshot { snapshotter: short_name::<D>().into(), key };
+            let (namespace, what) = (Some(namespace.clone()), what.to_string());
+            findings.push(Finding { namespace, what, flaw, detail });
+        }
+        let known: HashSet<u64> = recorded.iter().map(|(_, snapshot)| snapshot.id).collect();
+        for id in on_disk.into_iter().filter(|id| !known.contains(id) && !busy.contains(id)) {
+            let path = self.driver.path(id);
+            let size = blocking::run("measure an orphan", move || tree::measure(&path)).await?.size;
+            if audit.is_cleaning {
+                self.discard(id).await;
+            }
+            findings.push(Finding {
+                namespace: None,
+                what: format!("snapshot/{}/#{id}", short_name::<D>()),
+                flaw: Flaw::Orphan,
+                detail: format!("{size} bytes without a record"),
+            });
+        }
+        Ok(findings)
+    }
+}
+
+/// What is wrong with what lies on disk of a snapshot.
+fn check<D: Driver>(driver: &D, snapshot: &Snapshot) -> Result<Option<(Flaw, String)>> {
+    if D::needs_directory(snapshot) && !driver.path(snapshot.id).exists() {
+        let detail = "its files are gone; heal, or unpack the image again";
+        return Ok(Some((Flaw::Missing, detail.into())));
+    }
+    Ok(driver.check(snapshot)?.map(|detail| (Flaw::Damaged, detail)))
+}
+
+/// `overlay` of `snapshotter.overlay`.
+fn short_name<D: Driver>() -> &'static str {
+    D::INFO.id.strip_prefix("snapshotter.").unwrap_or(D::INFO.id)
 }
 
 impl<D: Driver> Handler<Prepare> for DriverPlugin<D> {
@@ -270,7 +390,7 @@ impl<D: Driver> Handler<Remove> for DriverPlugin<D> {
     fn handle(&mut self, remove: Remove, _: &mut Cell<Self>) -> Self::Result {
         let plugin = self.clone();
         Box::pin(async move {
-            let snapshot = plugin.ledger.remove(&remove.namespace, &remove.key).await?;
+            let (snapshot, _busy) = plugin.ledger.remove(&remove.namespace, &remove.key).await?;
             failpoint::at("snapshot:forgotten");
             plugin.discard(snapshot.id).await;
             Ok(())
@@ -308,11 +428,54 @@ impl<D: Driver> Handler<Ask> for DriverPlugin<D> {
     }
 }
 
-crate::not_yet!({<D: Driver>} DriverPlugin<D>:
-    crate::contract::snapshotter::Label => SnapshotInfo,
-    crate::contract::snapshotter::Use => SnapshotInfo,
-    crate::contract::snapshotter::Collect => crate::contract::graph::Collected,
-    crate::contract::snapshotter::Nodes => Vec<crate::contract::graph::Node>,
-    crate::contract::snapshotter::Audit => Vec<crate::contract::graph::Finding>,
-    crate::contract::snapshotter::OwnLayer => Vec<Mount>,
-);
+impl<D: Driver> Handler<Label> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<SnapshotInfo>>;
+    fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { ledger.label(&label.namespace, &label.key, &label.labels).await })
+    }
+}
+
+impl<D: Driver> Handler<Use> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<SnapshotInfo>>;
+    fn handle(&mut self, use_: Use, _: &mut Cell<Self>) -> Self::Result {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { ledger.use_(&use_.namespace, &use_.key).await })
+    }
+}
+
+impl<D: Driver> Handler<Collect> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Collected>>;
+    fn handle(&mut self, collect: Collect, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().collect(collect))
+    }
+}
+
+impl<D: Driver> Handler<Nodes> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Node>>>;
+    fn handle(&mut self, Nodes(namespace): Nodes, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().nodes(namespace))
+    }
+}
+
+impl<D: Driver> Handler<Audit> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Finding>>>;
+    fn handle(&mut self, audit: Audit, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().audit(audit))
+    }
+}
+
+impl<D: Driver> Handler<OwnLayer> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Mount>>>;
+    fn handle(&mut self, own: OwnLayer, _: &mut Cell<Self>) -> Self::Result {
+        let plugin = self.clone();
+        Box::pin(async move {
+            let snapshot = plugin.ledger.get(&own.namespace, &own.key).await?;
+            Ok(vec![Mount {
+                kind: "bind".into(),
+                source: plugin.driver.path(snapshot.id).to_string_lossy().into_owned(),
+                options: vec!["rw".into(), "rbind".into()],
+            }])
+        })
+    }
+}

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use capstan_schema::record_capnp::snapshot_record;
-use capstan_schema::{Error, Labels, Namespace, Result, read_labels, write_labels};
+use capstan_schema::{
+    Class, Error, Labels, Namespace, Result, merge_labels, read_labels, write_labels,
+};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use crate::contract::events::NewEvent;
@@ -20,7 +22,7 @@ use crate::contract::metadata::{Commit, Get, Key, Scan, ScanAll, Step};
 use crate::contract::snapshotter::{Kind, SnapshotInfo};
 use crate::contract::{Listed, Metadata, Page};
 use crate::record::{Record, encode};
-use crate::{Link, clock};
+use crate::{LastUse, Link, clock};
 
 /// A snapshot's record.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct Snapshot {
     pub id: u64,
     /// Of the snapshots below it, immediate parent first.
     pub parent_ids: Vec<u64>,
+    /// Bytes of its own, as they were when it was committed; 0 before that.
+    pub size: u64,
 }
 
 /// A snapshot that has a number but no record yet. Until it is dropped its parent cannot be removed.
@@ -40,6 +44,24 @@ pub(super) struct Draft {
     pub(super) snapshot: Snapshot,
     parent: Option<Key>,
     _hold: OwnedRwLockReadGuard<()>,
+    /// To be held until its directory has a record, or is gone.
+    pub(super) busy: Busy,
+}
+
+/// Has an audit pass over the directory of a snapshot that is being made or removed. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Busy(#[expect(dead_code, reason = "its drop is what counts")] Arc<BusyMark>);
+
+#[derive(Debug)]
+struct BusyMark {
+    id: u64,
+    busy: Arc<Mutex<HashSet<u64>>>,
+}
+
+impl Drop for BusyMark {
+    fn drop(&mut self) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
 }
 
 /// The ledger of one driver.
@@ -52,6 +74,9 @@ pub(super) struct Ledger {
     children: Arc<Mutex<HashMap<u64, usize>>>,
     /// Held shared while a child is made, alone while a parent is removed.
     gate: Arc<RwLock<()>>,
+    uses: LastUse,
+    /// Numbers of those that are being made or removed.
+    busy: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Ledger {
@@ -81,6 +106,8 @@ impl Ledger {
             next_id: Arc::new(AtomicU64::new(highest + 1)),
             children: Arc::new(Mutex::new(children)),
             gate: Arc::default(),
+            uses: LastUse::default(),
+            busy: Arc::default(),
         };
         Ok((ledger, known))
     }
@@ -149,6 +176,7 @@ impl Ledger {
                 if found.info.kind != Kind::Committed {
                     return Err(not_committed(parent));
                 }
+                self.uses.note(namespace, parent);
                 let mut ids = vec![found.id];
                 ids.extend(found.parent_ids);
                 (Some(self.key(namespace, parent)), ids)
@@ -164,8 +192,19 @@ impl Ledger {
             labels,
         };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let snapshot = Snapshot { info, id, parent_ids };
-        Ok(Draft { snapshot, parent: parent_record, _hold: hold })
+        let busy = self.mark_busy(id);
+        let snapshot = Snapshot { info, id, parent_ids, size: 0 };
+        Ok(Draft { snapshot, parent: parent_record, _hold: hold, busy })
+    }
+
+    fn mark_busy(&self, id: u64) -> Busy {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        Busy(Arc::new(BusyMark { id, busy: Arc::clone(&self.busy) }))
+    }
+
+    /// The numbers of those that are being made or removed.
+    pub(super) fn busy(&self) -> HashSet<u64> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn taken(&self, key: &str) -> Error {
@@ -177,7 +216,7 @@ impl Ledger {
     /// # Errors
     /// `AlreadyExists`: somebody was faster. The driver then removes its directories.
     pub(super) async fn create(&self, namespace: &Namespace, draft: Draft) -> Result<Snapshot> {
-        let Draft { snapshot, parent, _hold } = draft;
+        let Draft { snapshot, parent, _hold, busy: _busy } = draft;
         let info = &snapshot.info;
         let key = self.key(namespace, &info.key);
         let mut steps = vec![Step::absent(key.clone(), self.taken(&info.key))];
@@ -191,6 +230,7 @@ impl Ledger {
             .with("snapshotter", self.bucket);
         let events = if info.kind == Kind::Active { vec![event] } else { Vec::new() };
         self.metadata.send(Commit { steps, events }).await?;
+        self.uses.note(namespace, &snapshot.info.key);
         self.count(&snapshot.parent_ids, true);
         Ok(snapshot)
     }
@@ -245,6 +285,7 @@ impl Ledger {
         key: &str,
         rebase: Option<&str>,
         labels: Labels,
+        size: u64,
     ) -> Result<()> {
         let _hold = self.gate.read().await;
         let (mut snapshot, old) = self.find(namespace, key).await?;
@@ -263,11 +304,13 @@ impl Ledger {
             }
             steps.push(Step::present(self.key(namespace, parent), self.missing(parent)));
             snapshot.info.parent = parent.into();
+            self.uses.note(namespace, parent);
             snapshot.parent_ids = vec![below.id];
             snapshot.parent_ids.extend(below.parent_ids);
         }
         snapshot.info.key = name.into();
         snapshot.info.kind = Kind::Committed;
+        snapshot.size = size;
         snapshot.info.updated_at_unix_ns = clock::now_unix_ns();
         snapshot.info.labels = labels;
         if name != key {
@@ -279,7 +322,11 @@ impl Ledger {
             .with("key", key)
             .with("name", name)
             .with("snapshotter", self.bucket);
+        // Before the record: nothing may collect it in between.
+        self.uses.note(namespace, name);
         self.metadata.send(Commit { steps, events: vec![event] }).await?;
+        self.uses.forget(namespace, key);
+        self.uses.note(namespace, name);
         if rebase.is_some() {
             self.count(&snapshot.parent_ids, true);
         }
@@ -290,7 +337,11 @@ impl Ledger {
     ///
     /// # Errors
     /// `NotFound`. `FailedPrecondition`: it has children.
-    pub(super) async fn remove(&self, namespace: &Namespace, key: &str) -> Result<Snapshot> {
+    pub(super) async fn remove(
+        &self,
+        namespace: &Namespace,
+        key: &str,
+    ) -> Result<(Snapshot, Busy)> {
         let _alone = self.gate.write().await;
         let (snapshot, old) = self.find(namespace, key).await?;
         let children = {
@@ -303,13 +354,139 @@ impl Ledger {
             )));
         }
         let name = self.key(namespace, key);
+        let busy = self.mark_busy(snapshot.id);
         let steps = vec![Step::unchanged(name.clone(), old), Step::Delete(name)];
         let event = NewEvent::new(namespace, "/snapshot/remove")
             .with("key", key)
             .with("snapshotter", self.bucket);
         self.metadata.send(Commit { steps, events: vec![event] }).await?;
+        self.uses.forget(namespace, key);
         self.count(&snapshot.parent_ids, false);
-        Ok(snapshot)
+        Ok((snapshot, busy))
+    }
+
+    /// Sets labels and keeps the others; an empty value removes the key.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub(super) async fn label(
+        &self,
+        namespace: &Namespace,
+        key: &str,
+        labels: &Labels,
+    ) -> Result<SnapshotInfo> {
+        let _hold = self.gate.read().await;
+        loop {
+            let (mut snapshot, old) = self.find(namespace, key).await?;
+            merge_labels(&mut snapshot.info.labels, labels);
+            snapshot.info.updated_at_unix_ns = clock::now_unix_ns();
+            let name = self.key(namespace, key);
+            let put = Step::Put { key: name.clone(), value: write(&snapshot) };
+            let event = NewEvent::new(namespace, "/snapshot/update")
+                .with("key", key)
+                .with("snapshotter", self.bucket);
+            let steps = vec![Step::unchanged(name, old), put];
+            match self.metadata.send(Commit { steps, events: vec![event] }).await {
+                // Somebody else was faster: on top of that, then.
+                Err(error) if error.class() == Class::Aborted => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(snapshot.info),
+            }
+        }
+    }
+
+    /// Looks a snapshot up, and notes that it is used.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub(super) async fn use_(&self, namespace: &Namespace, key: &str) -> Result<SnapshotInfo> {
+        // No collection comes between the look and the note.
+        let _hold = self.gate.read().await;
+        let info = self.get(namespace, key).await?.info;
+        self.uses.note(namespace, key);
+        Ok(info)
+    }
+
+    pub(super) fn note(&self, namespace: &Namespace, key: &str) {
+        self.uses.note(namespace, key);
+    }
+
+    pub(super) fn used_at(&self, namespace: &Namespace, key: &str) -> Option<i64> {
+        self.uses.of(namespace, key)
+    }
+
+    /// All snapshots of a namespace.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(super) async fn all(&self, namespace: &Namespace) -> Result<Vec<Snapshot>> {
+        let page = Page::all();
+        let scan = Scan { bucket: self.bucket.into(), namespace: Some(namespace.clone()), page };
+        let rows = self.metadata.send(scan).await?;
+        rows.iter().map(|(name, bytes)| read(name, bytes).map_err(|e| e.at(name))).collect()
+    }
+
+    /// All snapshots of all namespaces.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(super) async fn everything(&self) -> Result<Vec<(Namespace, Snapshot)>> {
+        let rows = self.metadata.send(ScanAll(self.bucket.into())).await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for (key, bytes) in rows {
+            let snapshot = read(&key.name, &bytes).map_err(|error| error.at(&key.name))?;
+            found.extend(key.namespace.map(|namespace| (namespace, snapshot)));
+        }
+        Ok(found)
+    }
+
+    /// Removes the records of those that were not used since then and have no children, in one commit. The driver removes
+    /// the directories afterwards.
+    ///
+    /// # Errors
+    /// Those of the metadata plugin; then none is removed.
+    pub(super) async fn collect(
+        &self,
+        namespace: &Namespace,
+        keys: &[String],
+        unused_since_unix_ns: i64,
+    ) -> Result<Vec<(Snapshot, Busy)>> {
+        let _alone = self.gate.write().await;
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut gone = Vec::new();
+        let (mut steps, mut events) = (Vec::new(), Vec::new());
+        for key in keys {
+            if !self.uses.is_unused_since(namespace, key, unused_since_unix_ns) {
+                continue;
+            }
+            let snapshot = match self.get(namespace, key).await {
+                Err(error) if error.class() == Class::NotFound => continue,
+                found => found?,
+            };
+            if children.get(&snapshot.id).copied().unwrap_or(0) > 0 {
+                continue;
+            }
+            if let Some(count) = snapshot.parent_ids.first().and_then(|id| children.get_mut(id)) {
+                *count = count.saturating_sub(1);
+            }
+            steps.push(Step::Delete(self.key(namespace, key)));
+            events.push(
+                NewEvent::new(namespace, "/snapshot/remove")
+                    .with("key", key)
+                    .with("snapshotter", self.bucket),
+            );
+            let busy = self.mark_busy(snapshot.id);
+            gone.push((snapshot, busy));
+        }
+        if gone.is_empty() {
+            return Ok(gone);
+        }
+        self.metadata.send(Commit { steps, events }).await?;
+        for (snapshot, _) in &gone {
+            self.uses.forget(namespace, &snapshot.info.key);
+            self.count(&snapshot.parent_ids, false);
+        }
+        Ok(gone)
     }
 }
 
@@ -326,6 +503,7 @@ fn write(snapshot: &Snapshot) -> Vec<u8> {
             Kind::View => 1,
             Kind::Committed => 2,
         });
+        out.set_size_bytes(snapshot.size);
         out.set_created_at_unix_ns(snapshot.info.created_at_unix_ns);
         out.set_updated_at_unix_ns(snapshot.info.updated_at_unix_ns);
         let count = u32::try_from(snapshot.info.labels.len()).expect("labels are few");
@@ -358,5 +536,6 @@ fn read(name: &str, bytes: &[u8]) -> Result<Snapshot> {
         },
         id: record.get_id(),
         parent_ids: record.get_parent_ids()?.iter().collect(),
+        size: record.get_size_bytes(),
     })
 }

@@ -1,0 +1,103 @@
+//! Findings are repaired.
+
+use capstan_sdk::contract::gc::Healed;
+use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
+use capstan_sdk::contract::transfer::{Refetch, Unpack};
+use capstan_sdk::contract::{Page, images, snapshotter};
+use capstan_sdk::{Error, Namespace, Platform, Result};
+
+use crate::audit::{Depth, Found, audit};
+use crate::owners::Owners;
+
+/// Audits, and repairs what it finds. Blobs first: layers are put back from them.
+pub(crate) async fn heal(owners: &Owners, is_full: bool) -> Result<Vec<Healed>> {
+    let mut healed = Vec::new();
+    let mut fetched = Vec::new();
+    for Found { finding, .. } in audit(owners, Depth { is_full, is_healing: false }).await? {
+        if let Some((namespace, digest)) = blob(&finding) {
+            let refetch = Refetch { namespace, digest };
+            let outcome = owners.transfer.send(refetch).await;
+            let outcome = outcome.map(|()| "fetched again".to_owned());
+            fetched.push(finding.what.clone());
+            healed.push(Healed { finding, outcome: outcome.map_err(|error| told(&error)) });
+        }
+    }
+    for Found { finding, is_mended } in audit(owners, Depth { is_full, is_healing: true }).await? {
+        if fetched.contains(&finding.what) {
+            continue;
+        }
+        let outcome = match is_mended {
+            true if finding.flaw == Flaw::Orphan => Ok("removed".to_owned()),
+            true => Ok("put back from its layer".to_owned()),
+            false => mend(owners, &finding).await.map_err(|error| told(&error)),
+        };
+        healed.push(Healed { finding, outcome });
+    }
+    Ok(healed)
+}
+
+fn told(error: &Error) -> String {
+    format!("{}: {}", error.class().name(), error.message())
+}
+
+/// The blob that is missing or damaged.
+fn blob(finding: &Finding) -> Option<(Namespace, capstan_sdk::Digest)> {
+    let namespace = finding.namespace.clone()?;
+    match finding.what.parse() {
+        Ok(Resource::Content(digest)) if finding.flaw != Flaw::Orphan => Some((namespace, digest)),
+        _ => None,
+    }
+}
+
+/// Mends what is no blob.
+async fn mend(owners: &Owners, finding: &Finding) -> Result<String> {
+    let by_hand = || Error::precondition("it cannot be healed; what to do is in the detail");
+    let namespace = finding.namespace.clone().ok_or_else(by_hand)?;
+    match finding.what.parse() {
+        Ok(Resource::Snapshot { snapshotter, key }) if finding.flaw == Flaw::Missing => {
+            unpack_again(owners, namespace, &snapshotter, key).await
+        }
+        _ => Err(by_hand()),
+    }
+}
+
+/// Has the image of a chain id unpacked again.
+async fn unpack_again(
+    owners: &Owners,
+    namespace: Namespace,
+    name: &str,
+    key: String,
+) -> Result<String> {
+    let list = images::List { namespace: namespace.clone(), page: Page::all() };
+    for (image, presence) in owners.images.send(list).await?.items {
+        for platform in presence.platforms {
+            let resolve = images::ResolveTarget {
+                namespace: namespace.clone(),
+                target: image.target.clone(),
+                platform: platform.clone(),
+            };
+            let manifest = owners.images.send(resolve).await?;
+            if manifest.chain_ids.iter().any(|chain_id| chain_id.as_str() == key) {
+                let remove = snapshotter::Remove { namespace: namespace.clone(), key };
+                owners.snapshotter(name)?.send(remove).await.map_err(|error| {
+                    error.at("remove what stands on it, then pull the image again")
+                })?;
+                return unpack(owners, namespace, image.name, platform, name).await;
+            }
+        }
+    }
+    Err(Error::precondition("no image has this layer; remove the snapshot"))
+}
+
+async fn unpack(
+    owners: &Owners,
+    namespace: Namespace,
+    image: String,
+    platform: Platform,
+    snapshotter: &str,
+) -> Result<String> {
+    let told = format!("unpacked again from {image}");
+    let snapshotter = snapshotter.to_owned();
+    owners.transfer.send(Unpack { namespace, image, platform, snapshotter }).await?;
+    Ok(told)
+}
