@@ -1,5 +1,6 @@
 //! The tests against the real binaries. One module per theme.
 
+mod archive;
 mod bad_input;
 mod checkpoint;
 mod churn;

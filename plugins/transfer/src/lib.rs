@@ -15,6 +15,7 @@ mod import;
 mod layer;
 mod plugin;
 mod pull;
+mod refetch;
 mod registry;
 mod sweep;
 mod unpack;

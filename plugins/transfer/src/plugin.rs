@@ -6,10 +6,11 @@ use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
 use capstan_sdk::contract::images::{Image, Presence};
+use capstan_sdk::contract::leases::TakeHold;
 use capstan_sdk::contract::transfer::{
     Apply, Diff, Export, Import, Imported, Pull, Refetch, Stored, TransferAddr, Unpack,
 };
-use capstan_sdk::contract::{Content, Differ, Images, Namespaces, Snapshotter, Transfer};
+use capstan_sdk::contract::{Content, Differ, Images, Leases, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{
     Context, Digest, Error, Exports, Info, Link, Namespace, Plugin, Result, export_plugin, rpc,
 };
@@ -22,6 +23,7 @@ use crate::fetch::Fetcher;
 use crate::import::Importer;
 use crate::layer::Layers;
 use crate::pull::Puller;
+use crate::refetch;
 use crate::registry::Registry;
 use crate::sweep::{self, Leftover};
 use crate::unpack::{Target, Unpacker};
@@ -31,6 +33,7 @@ pub struct LocalTransfer {
     context: Context,
     config: Config,
     content: Link<Content>,
+    leases: Link<Leases>,
     puller: Puller,
     leftovers: Vec<Leftover>,
     /// Whether it is about to end.
@@ -61,7 +64,7 @@ impl Plugin for LocalTransfer {
         id: "transfer.local",
         version: env!("CARGO_PKG_VERSION"),
         about: "images from registries into content and snapshots",
-        requires: &["content", "differ", "images", "namespaces", "snapshotter"],
+        requires: &["content", "differ", "images", "leases", "namespaces", "snapshotter"],
         rank: 0,
     };
     type Config = Config;
@@ -75,7 +78,8 @@ impl Plugin for LocalTransfer {
         let snapshotters = snapshotters(&context)?;
         let leftovers = sweep::find(&snapshotters, &context.link::<Namespaces>()?).await?;
         let is_ending = watch::Sender::new(false);
-        Ok(Self { context, config, content, puller, leftovers, is_ending })
+        let leases = context.link::<Leases>()?;
+        Ok(Self { context, config, content, leases, puller, leftovers, is_ending })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -120,17 +124,24 @@ impl LocalTransfer {
         Layers { content: self.content.clone(), differ: self.puller.unpacker.differ.clone() }
     }
 
-    /// Works until it is done, or until the plugin is about to end.
-    fn until_end<T: 'static>(
+    /// Works until it is done, or until the plugin is about to end. What the work uses in the namespace is kept
+    /// meanwhile; should that not be so any more, it is broken off, to be done anew.
+    fn held<T: 'static>(
         &self,
+        (namespace, owner): (Namespace, String),
         work: impl Future<Output = Result<T>> + 'static,
     ) -> ResponseFuture<Result<T>> {
         let end = ending(self.is_ending.subscribe());
+        let leases = self.leases.clone();
         Box::pin(async move {
+            let hold = leases.send(TakeHold { namespace, owner }).await?;
             tokio::select! {
                 biased;
                 outcome = work => outcome,
                 error = end => Err(error),
+                () = hold.broken() => {
+                    Err(Error::broken_off("the leases plugin was restarted; try again"))
+                }
             }
         })
     }
@@ -166,7 +177,8 @@ impl Handler<Pull> for LocalTransfer {
         // One client per pull: its idle connections close with it.
         let registry = Registry::new(self.config.registry());
         let puller = self.puller.clone();
-        self.until_end(async move { puller.pull(registry, pull, target?).await })
+        let held = (pull.namespace.clone(), format!("pull {}", pull.reference));
+        self.held(held, async move { puller.pull(registry, pull, target?).await })
     }
 }
 
@@ -175,7 +187,8 @@ impl Handler<Unpack> for LocalTransfer {
     fn handle(&mut self, unpack: Unpack, _: &mut Cell<Self>) -> Self::Result {
         let target = self.target(&unpack.namespace, &unpack.snapshotter);
         let puller = self.puller.clone();
-        self.until_end(async move { puller.unpack(unpack, target?).await })
+        let held = (unpack.namespace.clone(), format!("unpack {}", unpack.image));
+        self.held(held, async move { puller.unpack(unpack, target?).await })
     }
 }
 
@@ -191,7 +204,8 @@ impl Handler<Import> for LocalTransfer {
             content: self.content.clone(),
             max_document_bytes: self.config.max_manifest_bytes,
         };
-        self.until_end(async move { importer.import(import, target?).await })
+        let held = (import.namespace.clone(), "import".to_owned());
+        self.held(held, async move { importer.import(import, target?).await })
     }
 }
 
@@ -205,7 +219,8 @@ impl Handler<Export> for LocalTransfer {
             namespace: export.namespace.clone(),
             platform: export.platform.clone(),
         };
-        self.until_end(exporter.export(export))
+        let held = (export.namespace.clone(), format!("export {}", export.names.join(" ")));
+        self.held(held, exporter.export(export))
     }
 }
 
@@ -214,7 +229,8 @@ impl Handler<Diff> for LocalTransfer {
     fn handle(&mut self, diff: Diff, _: &mut Cell<Self>) -> Self::Result {
         let target = self.target(&diff.namespace, &diff.snapshotter);
         let layers = self.layers();
-        self.until_end(async move { layers.diff(diff, target?).await })
+        let held = (diff.namespace.clone(), format!("diff of snapshot {}", diff.key));
+        self.held(held, async move { layers.diff(diff, target?).await })
     }
 }
 
@@ -223,10 +239,17 @@ impl Handler<Apply> for LocalTransfer {
     fn handle(&mut self, apply: Apply, _: &mut Cell<Self>) -> Self::Result {
         let target = self.target(&apply.namespace, &apply.snapshotter);
         let layers = self.layers();
-        self.until_end(async move { layers.apply(apply, target?).await })
+        let held = (apply.namespace.clone(), format!("apply to snapshot {}", apply.key));
+        self.held(held, async move { layers.apply(apply, target?).await })
     }
 }
 
-capstan_sdk::not_yet!({} LocalTransfer:
-    Refetch => (),
-);
+impl Handler<Refetch> for LocalTransfer {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, refetch: Refetch, _: &mut Cell<Self>) -> Self::Result {
+        let registry = Registry::new(self.config.registry());
+        let held = (refetch.namespace.clone(), format!("refetch {}", refetch.digest));
+        let content = self.content.clone();
+        self.held(held, async move { refetch::refetch(content, registry, refetch).await })
+    }
+}

@@ -19,6 +19,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tracing::info;
 
 use crate::fetch::{Fetch, Fetcher, item_name};
+use crate::refetch;
 use crate::registry::{Registry, Repository, Scheme};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
 
@@ -58,6 +59,8 @@ impl Puller {
             platform: pull.platform,
             repository,
             board: Board::default(),
+            source: format!("{}://{}/{}", scheme.name(), reference.host(), reference.repository()),
+            stored: RefCell::default(),
             concurrency: usize::try_from(pull.concurrency).unwrap_or(0),
         };
         let work = job.run(&reference, target);
@@ -124,6 +127,10 @@ struct Job {
     repository: Repository,
     board: Board,
     concurrency: usize,
+    /// `http://host/repository`.
+    source: String,
+    /// What was stored or found besides the manifest's own parts.
+    stored: RefCell<Vec<Digest>>,
 }
 
 impl Job {
@@ -142,6 +149,7 @@ impl Job {
             })
             .await?;
         self.layers(&manifest, target).await?;
+        self.note_sources(&manifest).await?;
         let namespace = self.namespace.clone();
         let put = Put { namespace: namespace.clone(), name: reference.to_string(), target: root };
         failpoint::at("pull:unpacked");
@@ -150,6 +158,17 @@ impl Job {
         let survey = Survey { namespace, target: image.target.clone() };
         let presence = images.send(survey).await?;
         Ok((image, presence))
+    }
+
+    /// Notes at each blob where it can be had again. Also from now on all of them were used.
+    async fn note_sources(&self, manifest: &Manifest) -> Result<()> {
+        let stored = self.stored.take();
+        let parts = manifest.layers.iter().chain([&manifest.config]).map(|part| &part.digest);
+        let content = &self.puller.fetcher.content;
+        let notes = parts
+            .chain(&stored)
+            .map(|digest| refetch::note(content, &self.namespace, digest, &self.source));
+        futures::future::try_join_all(notes).await.map(drop)
     }
 
     /// Fetches what describes the image: index, manifest, configuration. Answers the top one.
@@ -214,6 +233,7 @@ impl Job {
                 ItemState::Done
             }
         };
+        self.stored.borrow_mut().push(descriptor.digest.clone());
         let (offset, total) = (descriptor.size, descriptor.size);
         self.board.add(Watched::Fixed(Item { name, state, offset, total }));
         Ok(())
