@@ -116,7 +116,7 @@ async fn list(session: &Session, service: &content::Client, quiet: bool) -> Outc
 }
 
 /// Reads ahead by one chunk, so that the daemon reads while we write.
-async fn get(session: &Session, service: &content::Client, digest: &str) -> Outcome {
+pub(crate) async fn get(session: &Session, service: &content::Client, digest: &str) -> Outcome {
     let mut request = service.open_request();
     request.get().set_digest(digest);
     let response = call!(session, request);

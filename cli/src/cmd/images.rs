@@ -7,6 +7,8 @@ use capstan_client::schema::transfer_capnp::transfer;
 use capstan_client::schema::{Platform, Reference};
 use clap::Subcommand;
 
+use super::archive::{Export, Import};
+use super::image_mount::{MountImage, UnmountImage};
 use crate::exit::Outcome;
 use crate::print::{self, Listing, PullProgress};
 use crate::session::{Session, call};
@@ -34,6 +36,10 @@ pub(crate) enum Images {
         #[arg(long)]
         platform: Option<String>,
     },
+    Import(Import),
+    Export(Export),
+    Mount(MountImage),
+    Umount(UnmountImage),
     /// Make the snapshots of an image that is present
     Unpack {
         #[arg(value_name = "REF")]
@@ -133,6 +139,10 @@ impl Images {
                 let response = call!(session, request);
                 print::json(response.get()?)
             }
+            Self::Import(import) => import.run(session).await,
+            Self::Export(export) => export.run(session).await,
+            Self::Mount(mount) => mount.run(session).await,
+            Self::Umount(umount) => umount.run(session).await,
             Self::Unpack { name, platform, snapshotter } => {
                 let service: transfer::Client = session.open("transfer");
                 let mut request = service.unpack_request();

@@ -9,6 +9,7 @@ use capstan_client::schema::common_capnp::mount;
 use capstan_client::schema::snapshot_capnp::{SnapshotKind, snapshotter};
 use clap::{Args, Subcommand};
 
+use super::layers::{Apply, Diff};
 use crate::exit::Outcome;
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
@@ -33,22 +34,39 @@ enum Command {
     /// Show snapshots below their parents
     Tree,
     /// Make a writable snapshot and print its mounts
-    Prepare { key: String, parent: Option<String> },
+    Prepare {
+        key: String,
+        parent: Option<String>,
+    },
     /// Make a read-only snapshot and print its mounts
-    View { key: String, parent: Option<String> },
+    View {
+        key: String,
+        parent: Option<String>,
+    },
     /// Make an active snapshot immutable under a name
-    Commit { name: String, key: String },
+    Commit {
+        name: String,
+        key: String,
+    },
     /// Print the mounts of an active snapshot
-    Mounts { key: String },
+    Mounts {
+        key: String,
+    },
     /// Remove snapshots
     Rm {
         #[arg(required = true)]
         keys: Vec<String>,
     },
     /// Show what is known of a snapshot
-    Inspect { key: String },
+    Inspect {
+        key: String,
+    },
+    Diff(Diff),
+    Apply(Apply),
     /// Measure snapshots; all of them if none is named
-    Usage { keys: Vec<String> },
+    Usage {
+        keys: Vec<String>,
+    },
 }
 
 /// A snapshot, as far as lists and trees need it.
@@ -115,6 +133,8 @@ impl Snapshots {
                 let response = call!(session, request);
                 print::json(response.get()?.get_info()?)
             }
+            Command::Diff(diff) => diff.run(session, self.snapshotter.as_deref()).await,
+            Command::Apply(apply) => apply.run(session, self.snapshotter.as_deref()).await,
             Command::Usage { keys } => usage(session, &service, keys).await,
         }
     }

@@ -1,5 +1,6 @@
 //! The tests against the real binaries. One module per theme.
 
+mod archive;
 mod bad_input;
 mod checkpoint;
 mod churn;
@@ -8,6 +9,7 @@ mod gc;
 mod matrix;
 mod outside;
 mod plugins;
+mod powercut;
 mod pull;
 mod python;
 mod replace;

@@ -15,7 +15,7 @@ use capstan_sdk::contract::{Content, Listed, Metadata};
 use capstan_sdk::uses::Uses;
 use capstan_sdk::{
     Algorithm, Class, Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin,
-    Result, blocking, clock, export_plugin, merge_labels, rpc,
+    Result, blocking, clock, export_plugin, failpoint, merge_labels, rpc,
 };
 
 use crate::blobs::Blobs;
@@ -312,6 +312,7 @@ impl LocalContent {
     async fn name(&self, verified: &Verified<'_>) -> Result<()> {
         let _shared = self.hold(false).await?;
         self.blobs.name(&verified.data, &verified.digest)?;
+        failpoint::at("blob:named");
         let Verified { namespace, digest, size, labels, .. } = verified;
         self.record(namespace, digest, *size, labels).await
     }
@@ -324,6 +325,7 @@ impl LocalContent {
         let event = NewEvent::new(&namespace, "/content/delete").with("digest", &digest);
         self.metadata.send(Commit { steps, events: vec![event] }).await?;
         self.uses.forget(&namespace, digest.as_str());
+        failpoint::at("blob:forgotten");
         self.remove_unnamed(&digest).await.map(drop)
     }
 

@@ -309,7 +309,7 @@ fn empty(dir: BorrowedFd<'_>, path: &[u8], keep: &dyn Fn(&[u8]) -> Keep) -> Resu
     Ok(())
 }
 
-fn joined(path: &[u8], base: &[u8]) -> Vec<u8> {
+pub(crate) fn joined(path: &[u8], base: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
     [path, slash, base].concat()
 }

@@ -1,4 +1,4 @@
-//! differ.tar: unpacks layer archives (OCI image-spec, layer.md) into trees.
+//! differ.tar: layer archives (OCI image-spec, layer.md) in and out of trees.
 //!
 //! It never leaves the tree: every path is opened beneath a root descriptor, by the kernel's own
 //! rules, and no link is ever followed out of it. It never guesses: a record that is malformed, or
@@ -18,6 +18,10 @@
 //! | `beneath` | directories below the root, opened and kept; removal |
 //! | `attributes` | owner, mode, times, extended attributes |
 //! | `settle` | what a layer takes from its parents |
+//! | `upper` | which directory has the changes of a tree |
+//! | `changes` | what a tree has and its parent has not |
+//! | `diff` | changes as entries of an archive; files with several names |
+//! | `writer`, `pack` | from entries to bytes, and to compressed ones |
 //! | `plugin`, `config` | the actor and its limits |
 //!
 //! Invariant: `beneath` and `attributes` alone name files; all else works on what they opened.
@@ -26,20 +30,27 @@ mod apply;
 mod archive;
 mod attributes;
 mod beneath;
+mod changes;
 mod config;
+mod diff;
 mod error;
 mod form;
 mod header;
 mod media_type;
 mod name;
+mod pack;
 mod pax;
 mod pipe;
 mod plugin;
 mod settle;
 mod sparse;
 mod stream;
+mod upper;
+mod writer;
 
 pub use apply::apply;
+pub use changes::Shape;
 pub use config::Config;
+pub use diff::diff;
 pub use plugin::TarDiffer;
 pub use settle::settle;

@@ -19,6 +19,7 @@ pub mod conformance;
 mod context;
 pub mod contract;
 mod export;
+pub mod failpoint;
 mod kernel;
 mod latency;
 mod link;

@@ -100,6 +100,12 @@ impl Driver for Layers {
         sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
     }
 
+    fn keep(&self, snapshot: &Snapshot) -> Result<()> {
+        let layer = self.layer(snapshot.id);
+        let dirs = [layer.join("work"), layer.join("fs"), layer, self.dir.clone()];
+        tree::sync_dirs(dirs.iter().map(PathBuf::as_path))
+    }
+
     fn path(&self, id: u64) -> PathBuf {
         self.fs(id)
     }

@@ -1,7 +1,9 @@
 //! The public face: layers in, trees out. Needs root, as the daemon does.
 
 mod bytes;
+mod changes;
 mod conformance;
+mod diff;
 mod forms;
 mod gnu_tar;
 mod hostile;

@@ -5,6 +5,7 @@
 //! handled fails that call and nothing else.
 
 pub(crate) mod answer;
+mod archive;
 pub mod containers;
 pub mod content;
 pub mod differ;
