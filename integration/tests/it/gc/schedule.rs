@@ -76,7 +76,7 @@ fn a_collection_comes_when_space_is_short() {
 fn a_setting_that_cannot_be_is_refused() {
     let mut host = Host::without_daemon(64);
     for (wrong, said) in [
-        ("interval_seconds = -1", "interval_seconds"),
+        ("interval_seconds = -1", "-1"),
         ("below_free_percent = 101", "below_free_percent"),
         ("every = 5", "every"),
     ] {
