@@ -3,6 +3,7 @@
 pub(crate) mod containers;
 pub(crate) mod content;
 pub(crate) mod events;
+pub(crate) mod filter;
 pub(crate) mod foreground;
 pub(crate) mod health;
 pub(crate) mod images;

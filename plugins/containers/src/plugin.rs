@@ -8,12 +8,12 @@ use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
 use capstan_sdk::contract::containers::{
-    Container, ContainerSpec, ContainersAddr, Create, Delete, Get, List, ListAll, MakeProcess,
-    MakeSpec, Rootfs,
+    Container, ContainerSpec, ContainersAddr, Create, Delete, Get, Label, List, ListAll,
+    MakeProcess, MakeSpec, Rootfs, Update,
 };
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::images::{Manifest, Resolve};
-use capstan_sdk::contract::metadata::{self, Commit, Scan, ScanAll, Step};
+use capstan_sdk::contract::metadata::{self, Commit, ScanAll, Step};
 use capstan_sdk::contract::restart::RestartPolicy;
 use capstan_sdk::contract::snapshotter::{
     LABEL_EPHEMERAL, LABEL_OWNER, Mounts, Prepare, Remove, Stat, View,
@@ -42,8 +42,8 @@ const USUAL_STATE: &str = "/run/capstan";
 #[derive(Clone)]
 pub struct LocalContainers {
     context: Context,
-    config: Arc<Config>,
-    metadata: Link<Metadata>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) metadata: Link<Metadata>,
     images: Link<Images>,
     transfer: Link<Transfer>,
     cgroup_parent: String,
@@ -141,7 +141,7 @@ impl Actor for LocalContainers {
     }
 }
 
-fn missing(id: &ContainerId) -> Error {
+pub(crate) fn missing(id: &ContainerId) -> Error {
     Error::not_found(format!("container {id} does not exist; see `capstan containers ls`"))
 }
 
@@ -162,7 +162,12 @@ impl LocalContainers {
 
     /// Below the parent that the user named, if so; two daemons share no cgroup there either. That it
     /// is a good path is checked with the whole spec.
-    fn cgroups_path(&self, namespace: &Namespace, id: &ContainerId, parent: &str) -> String {
+    pub(crate) fn cgroups_path(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        parent: &str,
+    ) -> String {
         format!("{}{}/{namespace}/{id}", parent.trim_end_matches('/'), self.cgroup_parent)
     }
 
@@ -498,13 +503,8 @@ impl Handler<List> for LocalContainers {
     fn handle(&mut self, list: List, _: &mut Cell<Self>) -> Self::Result {
         let metadata = self.metadata.clone();
         Box::pin(async move {
-            let limit = list.page.limit;
-            let scan = Scan {
-                bucket: record::BUCKET.into(),
-                namespace: Some(list.namespace),
-                page: list.page,
-            };
-            Listed::decode(&metadata.send(scan).await?, limit, record::read)
+            let List { namespace, page } = list;
+            Listed::scan(&metadata, record::BUCKET, Some(namespace), page, record::read).await
         })
     }
 }
@@ -552,8 +552,21 @@ impl Handler<MakeSpec> for LocalContainers {
     }
 }
 
+impl Handler<Label> for LocalContainers {
+    type Result = ResponseFuture<Result<Container>>;
+    fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().label(label))
+    }
+}
+
+impl Handler<Update> for LocalContainers {
+    type Result = ResponseFuture<Result<Container>>;
+    fn handle(&mut self, update: Update, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().update(update))
+    }
+}
+
 capstan_sdk::not_yet!({} LocalContainers:
-    capstan_sdk::contract::containers::Label => Container,
     capstan_sdk::contract::containers::Nodes => Vec<capstan_sdk::contract::graph::Node>,
     capstan_sdk::contract::containers::Audit => Vec<capstan_sdk::contract::graph::Finding>,
 );

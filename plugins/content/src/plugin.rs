@@ -9,7 +9,7 @@ use capstan_sdk::contract::content::{
     OpenBlob, OpenIngest, Stat,
 };
 use capstan_sdk::contract::events::NewEvent;
-use capstan_sdk::contract::metadata::{Commit, Get, Scan, ScanAll, Step};
+use capstan_sdk::contract::metadata::{Commit, Get, ScanAll, Step};
 use capstan_sdk::contract::{Content, Listed, Metadata};
 use capstan_sdk::{
     Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, blocking,
@@ -218,13 +218,8 @@ impl Handler<List> for LocalContent {
     fn handle(&mut self, list: List, _: &mut Cell<Self>) -> Self::Result {
         let metadata = self.metadata.clone();
         Box::pin(async move {
-            let limit = list.page.limit;
-            let scan = Scan {
-                bucket: record::BUCKET.into(),
-                namespace: Some(list.namespace),
-                page: list.page,
-            };
-            Listed::decode(&metadata.send(scan).await?, limit, record::read)
+            let List { namespace, page } = list;
+            Listed::scan(&metadata, record::BUCKET, Some(namespace), page, record::read).await
         })
     }
 }

@@ -3,9 +3,10 @@
 use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::images::{
-    Delete, Get, Image, ImagesAddr, List, Manifest, Presence, Put, Resolve, ResolveTarget, Survey,
+    Check, Checked, Delete, Get, Image, ImagesAddr, Label, List, Manifest, Presence, Put, Resolve,
+    ResolveTarget, Survey, Update,
 };
-use capstan_sdk::contract::metadata::{self, Commit, Scan, Step};
+use capstan_sdk::contract::metadata::{self, Commit, Step};
 use capstan_sdk::contract::{Content, Images, Listed, Metadata};
 use capstan_sdk::{
     Class, Context, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, clock,
@@ -18,7 +19,7 @@ use crate::resolve::Reader;
 /// images.local.
 #[derive(Clone, Debug)]
 pub struct LocalImages {
-    metadata: Link<Metadata>,
+    pub(crate) metadata: Link<Metadata>,
     content: Link<Content>,
 }
 
@@ -63,7 +64,11 @@ impl LocalImages {
         Reader { content: self.content.clone(), namespace: namespace.clone() }
     }
 
-    async fn stored(&self, namespace: &Namespace, name: &str) -> Result<(Image, Vec<u8>)> {
+    pub(crate) async fn stored(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Result<(Image, Vec<u8>)> {
         if name.is_empty() {
             return Err(Error::invalid("which image? the name is empty"));
         }
@@ -112,14 +117,9 @@ impl LocalImages {
     }
 
     async fn list(self, list: List) -> Result<Listed<(Image, Presence)>> {
-        let limit = list.page.limit;
-        let namespace = list.namespace;
-        let scan = Scan {
-            bucket: record::BUCKET.into(),
-            namespace: Some(namespace.clone()),
-            page: list.page,
-        };
-        let stored = Listed::decode(&self.metadata.send(scan).await?, limit, record::read)?;
+        let List { namespace, page } = list;
+        let of = Some(namespace.clone());
+        let stored = Listed::scan(&self.metadata, record::BUCKET, of, page, record::read).await?;
         let mut items = Vec::with_capacity(stored.items.len());
         for image in stored.items {
             let presence = self.reader(&namespace).survey(&image.target).await?;
@@ -198,8 +198,32 @@ impl Handler<Survey> for LocalImages {
     }
 }
 
+impl Handler<Label> for LocalImages {
+    type Result = ResponseFuture<Result<Image>>;
+    fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().label(label))
+    }
+}
+
+impl Handler<Update> for LocalImages {
+    type Result = ResponseFuture<Result<Image>>;
+    fn handle(&mut self, update: Update, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().update(update))
+    }
+}
+
+impl Handler<Check> for LocalImages {
+    type Result = ResponseFuture<Result<Checked>>;
+    fn handle(&mut self, check: Check, _: &mut Cell<Self>) -> Self::Result {
+        let images = self.clone();
+        Box::pin(async move {
+            let (image, _) = images.stored(&check.namespace, &check.name).await?;
+            images.reader(&check.namespace).check(&image.target).await
+        })
+    }
+}
+
 capstan_sdk::not_yet!({} LocalImages:
-    capstan_sdk::contract::images::Label => Image,
     capstan_sdk::contract::images::Nodes => Vec<capstan_sdk::contract::graph::Node>,
     capstan_sdk::contract::images::Audit => Vec<capstan_sdk::contract::graph::Finding>,
 );

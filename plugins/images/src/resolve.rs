@@ -1,10 +1,10 @@
 //! From a descriptor to what stands behind it: manifest, configuration, layers, sizes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Open, Stat};
-use capstan_sdk::contract::images::{Manifest, Presence};
+use capstan_sdk::contract::images::{Checked, Manifest, Presence};
 use capstan_sdk::oci::media::Kind;
 use capstan_sdk::oci::{Document, ImageConfig, chain_ids, choose};
 use capstan_sdk::{Class, Descriptor, Digest, Error, Link, Namespace, Platform, Result, blocking};
@@ -143,12 +143,100 @@ impl Reader {
         Ok(Presence { size: sizes.values().sum(), platforms })
     }
 
+    /// What of all that `target` needs is not there or not readable.
+    ///
+    /// A manifest that an index names and that is not present is of a platform that was not pulled; that none of
+    /// them is there is a gap.
+    pub(crate) async fn check(&self, target: &Descriptor) -> Result<Checked> {
+        let mut checked = Checked::default();
+        let mut seen = BTreeSet::new();
+        let mut open = vec![(target.clone(), 0)];
+        while let Some((descriptor, depth)) = open.pop() {
+            if !seen.insert(descriptor.digest.clone()) {
+                continue;
+            }
+            let read = match self.document(&descriptor).await {
+                Ok(bytes) => Document::parse(&descriptor.media_type, &bytes),
+                Err(error) => Err(error),
+            };
+            let document = match read {
+                Ok(document) if depth <= MAX_DEPTH => document,
+                Ok(_) => {
+                    let deep = format!("more than {MAX_DEPTH} indexes deep");
+                    checked.missing.push((descriptor, deep));
+                    continue;
+                }
+                Err(error) if is_gap(&error) => {
+                    let text = reason(&error);
+                    checked.missing.push((descriptor, text));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            checked.size += descriptor.size;
+            match document {
+                Document::Index(list) => {
+                    let mut present = Vec::new();
+                    for child in &list {
+                        if self.has(child).await? {
+                            present.push((child.clone(), depth + 1));
+                        }
+                    }
+                    if present.is_empty() {
+                        let gaps = list.into_iter().map(|child| (child, MISSING.to_owned()));
+                        checked.missing.extend(gaps);
+                    }
+                    open.extend(present.into_iter().rev());
+                }
+                Document::Manifest { config, layers } => {
+                    for part in [config].into_iter().chain(layers) {
+                        if !seen.insert(part.digest.clone()) {
+                            continue;
+                        }
+                        match self.whole(&part).await {
+                            Ok(()) => checked.size += part.size,
+                            Err(error) if is_gap(&error) => {
+                                let text = reason(&error);
+                                checked.missing.push((part, text));
+                            }
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(checked)
+    }
+
+    /// Whether a blob can be opened and is as long as its descriptor says.
+    async fn whole(&self, part: &Descriptor) -> Result<()> {
+        let open = Open { namespace: self.namespace.clone(), digest: part.digest.clone() };
+        let blob = self.content.send(open).await?;
+        match blob.size == part.size {
+            true => Ok(()),
+            false => Err(Error::corrupt(format!(
+                "it has {} bytes, its descriptor says {}",
+                blob.size, part.size
+            ))),
+        }
+    }
+
     async fn platform(&self, manifest: &Descriptor, config: &Descriptor) -> Option<Platform> {
         if let Some(platform) = &manifest.platform {
             return Some(platform.clone());
         }
         let bytes = self.document(config).await.ok()?;
         Some(ImageConfig::parse(&bytes).ok()?.platform)
+    }
+}
+
+const MISSING: &str = "missing";
+
+/// What is wrong, for a table.
+fn reason(error: &Error) -> String {
+    match error.class() {
+        Class::NotFound => MISSING.into(),
+        _ => error.message().into(),
     }
 }
 

@@ -83,7 +83,11 @@ impl<'t> Change<'t> {
                 Step::Guard { key, expect, error } => match key::encode(key) {
                     Err(error) => Err(error),
                     Ok(bytes) => {
-                        if self.is_met(&bytes, expect)? { Ok(()) } else { Err(error.clone()) }
+                        if self.is_met(&bytes, expect)? {
+                            Ok(())
+                        } else {
+                            Err(error.clone())
+                        }
                     }
                 },
             };

@@ -99,9 +99,8 @@ pub(crate) fn walk(path: &Path, mut see: impl FnMut(&Entry)) -> io::Result<Walk>
                     has_base = true;
                 } else if entry.sequence != walk.sequence + 1 {
                     let (after, before) = (walk.sequence, entry.sequence);
-                    walk.flaws.push(format!(
-                        "transactions between {after} and {before} are missing"
-                    ));
+                    walk.flaws
+                        .push(format!("transactions between {after} and {before} are missing"));
                 }
             }
         }

@@ -82,9 +82,8 @@ impl Actor for RedbMetadata {
         if self.shared.is_large() {
             // It was not looked at when it was opened.
             let shared = Arc::clone(&self.shared);
-            let check = blocking::run("check the metadata", move || {
-                shared.with(store::check_records)
-            });
+            let check =
+                blocking::run("check the metadata", move || shared.with(store::check_records));
             cell.spawn(check.into_actor(self).map(|_, _, _| ()));
         }
     }

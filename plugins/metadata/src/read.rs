@@ -7,8 +7,8 @@ use capstan_sdk::record::Record;
 use capstan_sdk::{Error, Namespace, Result};
 use redb::{Database, ReadableDatabase as _, ReadableTable};
 
-use crate::{key, seal};
 use crate::store::{EVENTS, RECORDS, fail};
+use crate::{key, seal};
 
 pub(crate) fn get(database: &Database, wanted: &Key) -> Result<Option<Vec<u8>>> {
     let bytes = key::encode(wanted)?;

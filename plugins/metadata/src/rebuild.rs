@@ -175,7 +175,10 @@ fn rebuild(dir: &Path, config: &Config, why: &str) -> Result<Opened> {
     let database = match store::open(&beside, config, false) {
         Ok(database) => database,
         Err(Trouble::Damaged(why)) => {
-            return Err(Error::internal(format!("{}: a new file is damaged: {why}", beside.display())));
+            return Err(Error::internal(format!(
+                "{}: a new file is damaged: {why}",
+                beside.display()
+            )));
         }
         Err(Trouble::Other(error)) => return Err(error),
     };

@@ -52,7 +52,10 @@ fn free_name(file: &Path) -> PathBuf {
         PathBuf::from(name)
     };
     let is_free = |name: &PathBuf| !name.exists() && !report_of(name).exists();
-    (1..).map(|n| name(if n == 1 { String::new() } else { format!("-{n}") })).find(is_free).expect("numbers do not end")
+    (1..)
+        .map(|n| name(if n == 1 { String::new() } else { format!("-{n}") }))
+        .find(is_free)
+        .expect("numbers do not end")
 }
 
 /// One finding for each line of each report that is there.

@@ -21,7 +21,8 @@ pub(crate) struct Reserve {
 impl Reserve {
     pub(crate) fn new(dir: &Path, mib: u32) -> Self {
         let bytes = u64::from(mib) << 20;
-        let is_there = fs::metadata(path_in(dir)).is_ok_and(|meta| bytes > 0 && meta.len() == bytes);
+        let is_there =
+            fs::metadata(path_in(dir)).is_ok_and(|meta| bytes > 0 && meta.len() == bytes);
         Self { dir: dir.into(), bytes, is_there, is_refused: false }
     }
 
@@ -33,7 +34,8 @@ impl Reserve {
         let stat = statvfs(&self.dir)
             .map_err(|error| Error::io(format!("look at {}", self.dir.display()), error))?;
         // What is kept for root is ours too.
-        let blocks = if rustix::process::geteuid().is_root() { stat.f_bfree } else { stat.f_bavail };
+        let blocks =
+            if rustix::process::geteuid().is_root() { stat.f_bfree } else { stat.f_bavail };
         Ok(blocks.saturating_mul(stat.f_frsize))
     }
 
@@ -61,7 +63,10 @@ impl Reserve {
         self.is_there = false;
         match fs::remove_file(path_in(&self.dir)) {
             Ok(()) => {
-                warn!(bytes = self.bytes, "no space is left: the reserve of the metadata is given up");
+                warn!(
+                    bytes = self.bytes,
+                    "no space is left: the reserve of the metadata is given up"
+                );
                 true
             }
             Err(error) => {

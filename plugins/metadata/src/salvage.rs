@@ -9,8 +9,8 @@ use redb::{Builder, Database, ReadTransaction, ReadableDatabase as _, ReadableTa
 
 use crate::entry::Op;
 use crate::journal::{self, Walk};
-use crate::store::{EVENTS, FORMAT, RECORDS, SEQUENCE, fail, in_memory};
 use crate::seal;
+use crate::store::{EVENTS, FORMAT, RECORDS, SEQUENCE, fail, in_memory};
 
 /// Records and events.
 #[derive(Debug, Default)]

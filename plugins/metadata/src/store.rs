@@ -110,8 +110,8 @@ fn cache(config: &Config) -> usize {
 
 /// A database in memory with the bytes of the file, where that cannot be written. Nothing of it is kept.
 pub(crate) fn open_copy(path: &Path, config: &Config) -> Result<Database, Trouble> {
-    let bytes =
-        std::fs::read(path).map_err(|error| Error::io(format!("read {}", path.display()), error))?;
+    let bytes = std::fs::read(path)
+        .map_err(|error| Error::io(format!("read {}", path.display()), error))?;
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let mut builder = Database::builder();
         builder.set_cache_size(cache(config)).set_check_integrity_on_open(true);

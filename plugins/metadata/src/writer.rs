@@ -275,9 +275,8 @@ impl State {
     /// Opens the database anew after an error of the system.
     fn reopen(&mut self) -> Result<()> {
         self.shared.reopen(&mut self.reserve)?;
-        let (newest, sequence) = self
-            .shared
-            .with(|database| Ok((read::head(database)?, store::sequence(database)?)))?;
+        let (newest, sequence) =
+            self.shared.with(|database| Ok((read::head(database)?, store::sequence(database)?)))?;
         self.known.clear();
         if sequence != self.sequence {
             // A commit whose error came late, or a rebuild.

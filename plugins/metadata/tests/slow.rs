@@ -50,8 +50,9 @@ fn a_thousand_writers_share_a_few_slow_syncs_and_readers_do_not_wait() {
 
         let syncs = SYNCS.load(Ordering::Relaxed);
         let begun = Instant::now();
-        let writers: Vec<_> =
-            (0..WRITES).map(|number| tokio::task::spawn_local(write(link.clone(), number))).collect();
+        let writers: Vec<_> = (0..WRITES)
+            .map(|number| tokio::task::spawn_local(write(link.clone(), number)))
+            .collect();
         let meanwhile = read(&link, 300).await;
         for writer in writers {
             writer.await.unwrap();
@@ -64,7 +65,10 @@ fn a_thousand_writers_share_a_few_slow_syncs_and_readers_do_not_wait() {
         assert!(took * 10 <= Duration::from_millis(50) * 1000, "{took:?}");
         // Had one waited for a sync, and more than one in a hundred would, it would have taken 50 ms.
         let (alone, meanwhile) = (p99(&alone), p99(&meanwhile));
-        assert!(meanwhile < Duration::from_millis(25), "{meanwhile:?}, and {alone:?} without writers");
+        assert!(
+            meanwhile < Duration::from_millis(25),
+            "{meanwhile:?}, and {alone:?} without writers"
+        );
         println!("{syncs} syncs, {took:?}; reads: p99 {meanwhile:?}, without writers {alone:?}");
     });
 }

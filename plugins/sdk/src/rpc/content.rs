@@ -10,11 +10,11 @@ use capstan_schema::{
     Digest, Error, MAX_CHUNK_BYTES, Namespace, Result, content_capnp as wire, write_labels,
 };
 
-use super::{answer, length, text};
+use super::{answer, length, page, text};
+use crate::contract::Content;
 use crate::contract::content::{
     Abort, BlobInfo, Delete, Ingest, IngestInfo, Ingests, List, Open, OpenBlob, OpenIngest, Stat,
 };
-use crate::contract::{Content, Page};
 use crate::outside::Wire;
 use crate::{Link, blocking};
 
@@ -79,8 +79,7 @@ impl wire::content::Server for Server {
         mut results: wire::content::ListResults,
     ) -> capnp::Result<()> {
         let work = async {
-            let page = params.get()?.get_page()?;
-            let page = Page::new(text(page.get_after())?, page.get_limit());
+            let page = page(params.get()?.get_page())?;
             self.link.send(List { namespace: self.namespace.clone(), page }).await
         };
         answer!(results, work, |out, listed| {

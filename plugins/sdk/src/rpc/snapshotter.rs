@@ -5,12 +5,12 @@ use std::rc::Rc;
 use capnp::capability::Client;
 use capstan_schema::{Mount, Namespace, read_labels, snapshot_capnp as wire, write_labels};
 
-use super::{answer, length, text};
+use super::{answer, length, page, text};
 use crate::Link;
+use crate::contract::Snapshotter;
 use crate::contract::snapshotter::{
     Ask, Commit, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo, Stat, View,
 };
-use crate::contract::{Page, Snapshotter};
 
 struct Server {
     link: Link<Snapshotter>,
@@ -155,8 +155,7 @@ impl wire::snapshotter::Server for Server {
         mut results: wire::snapshotter::ListResults,
     ) -> capnp::Result<()> {
         let work = async {
-            let page = params.get()?.get_page()?;
-            let page = Page::new(text(page.get_after())?, page.get_limit());
+            let page = page(params.get()?.get_page())?;
             self.link.send(List { namespace: self.namespace.clone(), page }).await
         };
         answer!(results, work, |out, listed| {

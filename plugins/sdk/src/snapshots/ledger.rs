@@ -16,7 +16,7 @@ use capstan_schema::{Error, Labels, Namespace, Result, read_labels, write_labels
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use crate::contract::events::NewEvent;
-use crate::contract::metadata::{Commit, Get, Key, Scan, ScanAll, Step};
+use crate::contract::metadata::{Commit, Get, Key, ScanAll, Step};
 use crate::contract::snapshotter::{Kind, SnapshotInfo};
 use crate::contract::{Listed, Metadata, Page};
 use crate::record::{Record, encode};
@@ -116,10 +116,8 @@ impl Ledger {
         namespace: &Namespace,
         page: Page,
     ) -> Result<Listed<SnapshotInfo>> {
-        let limit = page.limit;
-        let scan = Scan { bucket: self.bucket.into(), namespace: Some(namespace.clone()), page };
-        let rows = self.metadata.send(scan).await?;
-        Listed::decode(&rows, limit, |name, bytes| Ok(read(name, bytes)?.info))
+        let decode = |name: &str, bytes: &[u8]| Ok(read(name, bytes)?.info);
+        Listed::scan(&self.metadata, self.bucket, Some(namespace.clone()), page, decode).await
     }
 
     /// Begins a snapshot: checks key and parent, gives it a number. The driver then makes its
