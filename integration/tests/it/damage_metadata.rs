@@ -45,7 +45,15 @@ fn stopped() -> (Host, FakeRegistry, String) {
         let label = format!("number={number}");
         let namespace = if number % 4 == 0 { "other" } else { "default" };
         host.ok(&[
-            "-n", namespace, "containers", "create", "--label", &label, &id, &reference, "true",
+            "-n",
+            namespace,
+            "containers",
+            "create",
+            "--label",
+            &label,
+            &id,
+            &reference,
+            "true",
         ]);
         host.ok(&["images", "tag", &reference, &format!("localhost/tag:{number}")]);
     }

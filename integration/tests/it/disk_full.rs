@@ -23,10 +23,8 @@ fn on_a_full_disk_removals_work_and_additions_are_refused() {
     let registry = FakeRegistry::start();
     let image = Image::new(vec![Layer::new().busybox()]);
     let reference = registry.offer("app", &image);
-    let more = registry.offer(
-        "more",
-        &Image::new(vec![Layer::new().file("big", 0o644, &vec![3; 2_000_000])]),
-    );
+    let more = registry
+        .offer("more", &Image::new(vec![Layer::new().file("big", 0o644, &vec![3; 2_000_000])]));
     // State and log are on another file system, as they are on a real host.
     let disk = Disk::ext4(192);
     let mut host = Host::without_daemon(512);

@@ -22,3 +22,4 @@ mod streams;
 mod survival;
 mod tasks;
 mod terminal;
+mod updates;
