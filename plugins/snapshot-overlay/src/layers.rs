@@ -52,7 +52,13 @@ impl Driver for Layers {
     type Config = Config;
 
     fn open(_config: Config, root: &Path) -> Result<Self> {
-        probe::overlay(root)?;
+        match probe::overlay(root) {
+            // There is no space to try it in: what is there can be read and removed all the same.
+            Err(error) if error.class() == capstan_sdk::Class::ResourceExhausted => {
+                tracing::warn!(%error, "whether overlayfs works is not known");
+            }
+            probed => probed?,
+        }
         let dir = root.join("snapshots");
         DirBuilder::new()
             .recursive(true)
