@@ -19,6 +19,7 @@ pub mod conformance;
 mod context;
 pub mod contract;
 mod export;
+mod frames;
 mod kernel;
 mod latency;
 mod link;
