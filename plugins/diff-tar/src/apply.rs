@@ -127,7 +127,7 @@ impl Applier<'_> {
             }
             Kind::Link(target) => self.link(&dir, name, target),
             Kind::Symlink(target) => {
-                self.check_target(name, target)?;
+                check_target(name, target, self.config)?;
                 self.replacing(&dir, name, || dir.make_symlink(name.base(), target))?;
                 self.form.describe(name);
                 attributes.give_entry(&dir, name.base(), true)
@@ -145,17 +145,6 @@ impl Applier<'_> {
                 let device = makedev(major, minor);
                 self.node(&dir, name, attributes, FileType::BlockDevice, device)
             }
-        }
-    }
-
-    fn check_target(&self, name: &Name, target: &[u8]) -> Result<()> {
-        let limit = self.config.max_path_bytes;
-        match target.len() {
-            0 => Err(Error::corrupt(format!("the symbolic link {name} has no target"))),
-            len if len > limit => {
-                Err(exceeded(&format!("the target of {name}"), "max_path_bytes", limit))
-            }
-            _ => Ok(()),
         }
     }
 
@@ -479,6 +468,18 @@ impl Applier<'_> {
             owed.imply(name)?;
         }
         Ok(dir)
+    }
+}
+
+/// What no symbolic link can lead to.
+pub(crate) fn check_target(name: &Name, target: &[u8], config: &Config) -> Result<()> {
+    let limit = config.max_path_bytes;
+    match target.len() {
+        0 => Err(Error::corrupt(format!("the symbolic link {name} has no target"))),
+        len if len > limit => {
+            Err(exceeded(&format!("the target of {name}"), "max_path_bytes", limit))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -28,6 +28,8 @@
 //!
 //! Invariant: `beneath` and `attributes` alone name files; all else works on what they opened.
 
+#[cfg(test)]
+mod agreement;
 mod apply;
 mod archive;
 mod attributes;

@@ -19,7 +19,7 @@ use rustix::fs::{FileType, Stat, makedev};
 use rustix::io::Errno;
 
 use crate::Config;
-use crate::apply::{MAX_LINKS, is_directory, is_symlink, is_whiteout};
+use crate::apply::{MAX_LINKS, check_target, is_directory, is_symlink, is_whiteout};
 use crate::archive::{Archive, Entry, Kind, Source};
 use crate::attributes::{Attributes, is_opaque, set_opaque};
 use crate::beneath::{Dir, Keep, Tree, joined};
@@ -303,8 +303,14 @@ impl Verifier<'_> {
         entry: &Entry,
         archive: &mut Archive<'_, S>,
     ) -> Result<()> {
-        if name.is_root() {
-            return self.directory(name, entry);
+        if name.is_root() && entry.kind != Kind::Directory {
+            return Err(Error::corrupt("the root of the layer is no directory"));
+        }
+        if let Kind::Symlink(target) = &entry.kind {
+            check_target(name, target, self.config)?;
+        }
+        if matches!(entry.kind, Kind::CharDevice(0, 0)) {
+            return Err(Error::corrupt(format!("{name} is a character device 0:0, not a device")));
         }
         if let Kind::Link(target) = &entry.kind {
             return self.link(name, target);
