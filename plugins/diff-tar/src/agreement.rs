@@ -71,23 +71,22 @@ for name in sorted(os.listdir(sys.argv[1])):
 "#;
 
 /// What Python's reader finds in each file of a directory, in the order of their names.
-fn python(dir: &Path) -> Vec<Option<Listing>> {
+fn python(dir: &Path) -> Vec<Listing> {
     let output = Command::new("python3").args(["-c", PYTHON]).arg(dir).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mut found: Vec<Option<Listing>> = Vec::new();
+    let mut found: Vec<Listing> = Vec::new();
     for line in String::from_utf8(output.stdout).unwrap().lines() {
         let words: Vec<&str> = line.split(' ').collect();
         match words[0] {
-            "archive" => found.push(Some(Listing::new())),
-            "failed" => *found.last_mut().unwrap() = None,
+            "archive" => found.push(Listing::new()),
+            // What it found before counts: at the end it complains where others do not.
+            "failed" => {}
             _ => {
                 let hex = words[3].trim_start_matches('-');
                 let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
                 let name = (0..hex.len()).step_by(2).map(byte).collect();
                 let entry = (words[1].as_bytes()[0], name, words[2].parse().unwrap());
-                if let Some(listing) = found.last_mut().unwrap() {
-                    listing.push(entry);
-                }
+                found.last_mut().unwrap().push(entry);
             }
         }
     }
@@ -227,12 +226,8 @@ fn what_is_accepted_is_what_others_read() {
     let python = python(dir.path());
     let mut wrong = Vec::new();
     for ((round, want), theirs) in accepted.iter().zip(python) {
-        if theirs.as_ref() != Some(want) {
-            wrong.push(format!(
-                "{round}: Python: {}\n  ours: {}",
-                theirs.as_ref().map_or("failed".into(), shown),
-                shown(want)
-            ));
+        if theirs != *want {
+            wrong.push(format!("{round}: Python: {}\n  ours: {}", shown(&theirs), shown(want)));
         }
         let (_, theirs) = gnu(&dir.path().join(format!("{round:08}")));
         let is_same = theirs.len() == want.len()
