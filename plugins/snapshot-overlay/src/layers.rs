@@ -51,7 +51,7 @@ impl Driver for Layers {
     const ABILITIES: Abilities = Abilities { can_rebase: true };
     type Config = Config;
 
-    fn open(_config: Config, root: &Path) -> Result<Self> {
+    fn open(_config: Config, root: &Path, _state: &Path) -> Result<Self> {
         probe::overlay(root)?;
         let dir = root.join("snapshots");
         DirBuilder::new()
