@@ -59,6 +59,9 @@ fn another_file_system_is_refused() {
         let error = bench.start::<BtrfsSnapshotter>("root = \"/proc\"").await.unwrap_err();
         assert_eq!(error.class(), Class::FailedPrecondition);
         assert!(error.message().contains("expected btrfs, got proc"), "{error}");
+        // Where nobody asked for it, it is only skipped.
+        let error = bench.start::<BtrfsSnapshotter>("").await.unwrap_err();
+        assert_eq!(error.class(), Class::Unimplemented, "{error}");
     });
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use capstan_sdk::contract::snapshotter::Usage;
-use capstan_sdk::{Algorithm, Digest, Error, Result, tool, tree};
+use capstan_sdk::{Algorithm, Class, Digest, Error, Result, tool, tree};
 use sha2::Digest as _;
 
 /// Images have none of their own: the same tree gives the same image.
@@ -52,9 +52,11 @@ impl Maker {
     /// Finds the program.
     ///
     /// # Errors
-    /// `FailedPrecondition`: it is not there.
+    /// `Unimplemented`: it is not there.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { program: tool::find("mkfs.erofs", "erofs-utils")? })
+        let program = tool::find("mkfs.erofs", "erofs-utils")
+            .map_err(|error| error.as_class(Class::Unimplemented))?;
+        Ok(Self { program })
     }
 
     /// Makes the image of a tree and its seal, both on disk when it answers. One that is there is replaced.

@@ -64,7 +64,7 @@ fn probe(root: &Path) -> Result<()> {
         Mount { kind: "erofs".into(), source: "/dev/null".into(), options: vec!["ro".into()] };
     // It fails in any case: how, is the answer.
     match RawMount::parse(&nothing)?.mount(root) {
-        Err(error) if error.message().contains("os error 19") => Err(Error::precondition(
+        Err(error) if error.message().contains("os error 19") => Err(Error::unimplemented(
             "the kernel has no erofs; use another snapshotter, or load the module erofs",
         )),
         _ => Ok(()),
@@ -190,6 +190,10 @@ impl Driver for Layers {
 
     fn adopt(&self, live: &[Snapshot]) -> Result<()> {
         self.mounts.adopt(live.iter().map(|snapshot| (snapshot.id, snapshot.parent_ids.clone())))
+    }
+
+    fn rest(&self) {
+        self.mounts.release_all();
     }
 
     fn mounts(&self, snapshot: &Snapshot) -> Vec<Mount> {

@@ -101,6 +101,16 @@ impl Mounts {
             }
         }
     }
+
+    /// Nobody needs anything more.
+    pub(crate) fn release_all(&self) {
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshots: HashSet<u64> = users.values().flatten().copied().collect();
+        drop(users);
+        for snapshot in snapshots {
+            self.release(snapshot);
+        }
+    }
 }
 
 /// Without the directory, an overlay of a layer that is not mounted fails, and does not show an empty one.

@@ -9,7 +9,8 @@ use capstan_sdk::contract::images::{Image, Presence};
 use capstan_sdk::contract::transfer::{Pull, TransferAddr, Unpack};
 use capstan_sdk::contract::{Content, Differ, Images, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{
-    Context, Digest, Error, Exports, Info, Link, Namespace, Plugin, Result, export_plugin, rpc,
+    Context, Digest, Error, Exports, Info, Link, Namespace, Plugin, PluginState, Result,
+    export_plugin, rpc,
 };
 
 use tokio::sync::watch;
@@ -88,7 +89,10 @@ impl Plugin for LocalTransfer {
 
 fn snapshotters(context: &Context) -> Result<Vec<Link<Snapshotter>>> {
     let plugins = context.kernel()?.plugins();
-    let names = plugins.iter().filter_map(|plugin| plugin.id.strip_prefix("snapshotter."));
+    let live = plugins
+        .iter()
+        .filter(|plugin| plugin.state.is_coming() || plugin.state == PluginState::Running);
+    let names = live.filter_map(|plugin| plugin.id.strip_prefix("snapshotter."));
     names.map(|name| context.link_named::<Snapshotter>(name)).collect()
 }
 

@@ -139,6 +139,9 @@ pub trait Driver: Send + Sync + Sized + 'static {
     fn adopt(&self, _live: &[Snapshot]) -> Result<()> {
         Ok(())
     }
+
+    /// Before an orderly end: lets go of all that is attached. The next instance attaches it again where it is asked.
+    fn rest(&self) {}
 }
 
 /// The entries of a directory that are no numbers.
@@ -479,7 +482,17 @@ impl actix::Message for Settle {
 impl<D: Driver> Handler<Settle> for DriverPlugin<D> {
     type Result = ResponseFuture<Result<()>>;
     fn handle(&mut self, _: Settle, _: &mut Cell<Self>) -> Self::Result {
-        let ledger = self.ledger.clone();
-        Box::pin(async move { ledger.settle(None).await })
+        let plugin = self.clone();
+        Box::pin(async move {
+            let settled = plugin.ledger.settle(None).await;
+            if D::IS_ATTACHING {
+                let rest = move || {
+                    plugin.driver.rest();
+                    Ok(())
+                };
+                blocking::run("let go of layers", rest).await?;
+            }
+            settled
+        })
     }
 }
