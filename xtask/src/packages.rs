@@ -51,6 +51,9 @@ const PACKAGES: &[(Set, &str)] = &[
     (Set::Ci, "libcapnp-dev"),
     // A file system with reflinks (integration/third-party/reflink).
     (Set::Ci, "xfsprogs"),
+    // The snapshotters btrfs and erofs.
+    (Set::Ci, "btrfs-progs"),
+    (Set::Ci, "erofs-utils"),
     // Other runtimes behind our shim.
     (Set::Ci, "crun"),
     (Set::Ci, "runc"),

@@ -36,7 +36,10 @@ pub mod snapshots;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "testing")]
+pub mod testing_disk;
+#[cfg(feature = "testing")]
 pub mod testing_metadata;
+pub mod tool;
 pub mod tree;
 pub mod uses;
 
