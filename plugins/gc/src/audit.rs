@@ -2,19 +2,12 @@
 
 use std::collections::HashSet;
 
-use capstan_sdk::contract::content::{self, Open};
-use capstan_sdk::contract::differ::{Verify, VerifyLayer, Whiteouts};
-use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
-use capstan_sdk::contract::images::{Manifest, ResolveTarget};
-use capstan_sdk::contract::snapshotter::{self, Ask, OwnLayer, Stat};
-use capstan_sdk::contract::{Page, Snapshotter, containers, images};
-use capstan_sdk::{Class, Link, Namespace, Result};
-use tracing::warn;
+use capstan_sdk::contract::graph::{Finding, Flaw};
+use capstan_sdk::contract::{containers, content, images, snapshotter};
+use capstan_sdk::{Class, Result};
 
 use crate::owners::Owners;
-
-/// Files of one layer that are named, at most.
-const NAMED: usize = 8;
+use crate::{layers, leftovers};
 
 /// What an audit does beyond looking.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +52,9 @@ pub(crate) async fn audit(owners: &Owners, depth: Depth) -> Result<Vec<Found>> {
             }
         }
     }
+    found.extend(leftovers::mounts(owners, is_healing).await?);
     for namespace in owners.namespaces(None).await? {
+        found.extend(leftovers::snapshots(owners, &namespace, is_healing).await?);
         for finding in owners.images.send(images::Audit(namespace.clone())).await? {
             found.push(Found::cleaned(finding, false));
         }
@@ -67,7 +62,15 @@ pub(crate) async fn audit(owners: &Owners, depth: Depth) -> Result<Vec<Found>> {
             found.push(Found::cleaned(finding, false));
         }
         if is_full {
-            found.extend(layers(owners, &namespace, is_healing).await?);
+            // What has no files at all is told above. Healing makes it anew.
+            let is_missing = |snapshot: &str| {
+                !is_healing
+                    && found.iter().any(|Found { finding, .. }| {
+                        finding.flaw == Flaw::Missing && finding.what == snapshot
+                    })
+            };
+            let layers = layers::compare(owners, &namespace, is_healing, is_missing).await?;
+            found.extend(layers);
         }
     }
     // Content and an image that needs it tell of the same blob.
@@ -75,110 +78,4 @@ pub(crate) async fn audit(owners: &Owners, depth: Depth) -> Result<Vec<Found>> {
     found
         .retain(|found| seen.insert((found.finding.namespace.clone(), found.finding.what.clone())));
     Ok(found)
-}
-
-/// Compares the unpacked layers of a namespace's images with their blobs.
-async fn layers(owners: &Owners, namespace: &Namespace, is_repair: bool) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
-    let mut seen = HashSet::new();
-    let list = images::List { namespace: namespace.clone(), page: Page::all() };
-    for (image, presence) in owners.images.send(list).await?.items {
-        for platform in presence.platforms {
-            let target = image.target.clone();
-            let resolve = ResolveTarget { namespace: namespace.clone(), target, platform };
-            // What is missing is told by the images plugin.
-            let Ok(manifest) = owners.images.send(resolve).await else { continue };
-            for (name, link) in owners.snapshotters()? {
-                let can_rebase = match link.send(Ask).await {
-                    Ok(abilities) => abilities.can_rebase,
-                    Err(_) => continue,
-                };
-                for top in 0..manifest.chain_ids.len() {
-                    // One that copies has the whole tree at the top, and the layers below share it with nobody.
-                    if !seen.insert((name.clone(), manifest.chain_ids[top].clone())) {
-                        continue;
-                    }
-                    let layer = Layer { owners, namespace, name: &name, link: &link };
-                    let outcome = layer.verify(&manifest, top, can_rebase, is_repair).await;
-                    match outcome {
-                        Ok(finding) => found.extend(finding),
-                        Err(error) => {
-                            warn!(image = image.name, snapshotter = name, %error, "not verified");
-                        }
-                    }
-                }
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Where the layers of one snapshotter are verified.
-struct Layer<'a> {
-    owners: &'a Owners,
-    namespace: &'a Namespace,
-    name: &'a str,
-    link: &'a Link<Snapshotter>,
-}
-
-impl Layer<'_> {
-    async fn verify(
-        &self,
-        manifest: &Manifest,
-        top: usize,
-        can_rebase: bool,
-        is_repair: bool,
-    ) -> Result<Option<Found>> {
-        let key = manifest.chain_ids[top].to_string();
-        let namespace = self.namespace;
-        let stat = Stat { namespace: namespace.clone(), key: key.clone() };
-        match self.link.send(stat).await {
-            Err(error) if error.class() == Class::NotFound => return Ok(None),
-            found => found.map(drop)?,
-        }
-        let own = OwnLayer { namespace: namespace.clone(), key: key.clone() };
-        let mounts = match self.link.send(own).await {
-            // It checks its layers by itself.
-            Err(error) if error.class() == Class::Unimplemented => return Ok(None),
-            mounts => mounts?,
-        };
-        let mut layers = Vec::new();
-        let lowest = if can_rebase { top } else { 0 };
-        for index in (lowest..=top).rev() {
-            let descriptor = &manifest.layers[index];
-            let open = Open { namespace: namespace.clone(), digest: descriptor.digest.clone() };
-            // Without its blob nothing can be said of it; that is told of the blob.
-            let Ok(blob) = self.owners.content.send(open).await else { return Ok(None) };
-            layers.push(VerifyLayer {
-                stream: capstan_sdk::contract::differ::LayerStream(Box::new(blob.reader())),
-                media_type: descriptor.media_type.clone(),
-            });
-        }
-        let whiteouts = if can_rebase { Whiteouts::Overlay } else { Whiteouts::Remove };
-        let verify = Verify { layers, mounts, whiteouts, is_repair };
-        let differences = match self.owners.differ.send(verify).await {
-            Err(error) if error.class() == Class::Unimplemented => return Ok(None),
-            differences => differences?,
-        };
-        if differences.is_empty() {
-            return Ok(None);
-        }
-        let mut named: Vec<String> = differences
-            .iter()
-            .take(NAMED)
-            .map(|difference| format!("/{} ({})", difference.path.display(), difference.what))
-            .collect();
-        if differences.len() > NAMED {
-            named.push(format!("and {} more", differences.len() - NAMED));
-        }
-        let what = Resource::Snapshot { snapshotter: self.name.into(), key };
-        let finding = Finding {
-            namespace: Some(namespace.clone()),
-            what: what.to_string(),
-            flaw: Flaw::Damaged,
-            detail: format!("not as its layer has it: {}", named.join(", ")),
-        };
-        let is_mended = differences.iter().all(|difference| difference.is_repaired);
-        Ok(Some(Found { finding, is_mended }))
-    }
 }

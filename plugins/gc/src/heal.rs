@@ -2,11 +2,12 @@
 
 use capstan_sdk::contract::gc::Healed;
 use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
+use capstan_sdk::contract::snapshotter;
 use capstan_sdk::contract::transfer::{Refetch, Unpack};
-use capstan_sdk::contract::{Page, images, snapshotter};
-use capstan_sdk::{Error, Namespace, Platform, Result};
+use capstan_sdk::{Error, Namespace, Result};
 
 use crate::audit::{Depth, Found, audit};
+use crate::layers::{self, Variant};
 use crate::owners::Owners;
 
 /// Audits, and repairs what it finds. Blobs first: layers are put back from them.
@@ -27,7 +28,9 @@ pub(crate) async fn heal(owners: &Owners, is_full: bool) -> Result<Vec<Healed>> 
             continue;
         }
         let outcome = match is_mended {
-            true if finding.flaw == Flaw::Orphan => Ok("removed".to_owned()),
+            true if matches!(finding.flaw, Flaw::Orphan | Flaw::Leftover) => {
+                Ok("removed".to_owned())
+            }
             true => Ok("put back from its layer".to_owned()),
             false => mend(owners, &finding).await.map_err(|error| told(&error)),
         };
@@ -55,49 +58,37 @@ async fn mend(owners: &Owners, finding: &Finding) -> Result<String> {
     let namespace = finding.namespace.clone().ok_or_else(by_hand)?;
     match finding.what.parse() {
         Ok(Resource::Snapshot { snapshotter, key }) if finding.flaw == Flaw::Missing => {
-            unpack_again(owners, namespace, &snapshotter, key).await
+            make_again(owners, namespace, &snapshotter, key).await
         }
         _ => Err(by_hand()),
     }
 }
 
-/// Has the image of a chain id unpacked again.
-async fn unpack_again(
+/// Makes a layer's files again in their place, so that what stands on it may stay; or has its image unpacked again.
+async fn make_again(
     owners: &Owners,
     namespace: Namespace,
     name: &str,
     key: String,
 ) -> Result<String> {
-    let list = images::List { namespace: namespace.clone(), page: Page::all() };
-    for (image, presence) in owners.images.send(list).await?.items {
-        for platform in presence.platforms {
-            let resolve = images::ResolveTarget {
-                namespace: namespace.clone(),
-                target: image.target.clone(),
-                platform: platform.clone(),
-            };
-            let manifest = owners.images.send(resolve).await?;
-            if manifest.chain_ids.iter().any(|chain_id| chain_id.as_str() == key) {
-                let remove = snapshotter::Remove { namespace: namespace.clone(), key };
-                owners.snapshotter(name)?.send(remove).await.map_err(|error| {
-                    error.at("remove what stands on it, then pull the image again")
-                })?;
-                return unpack(owners, namespace, image.name, platform, name).await;
-            }
+    if layers::restore(owners, &namespace, name, &key).await?.is_some() {
+        return Ok("put back from its layer".into());
+    }
+    for Variant { image, platform, manifest } in layers::variants(owners, &namespace).await? {
+        if manifest.chain_ids.iter().any(|chain_id| chain_id.as_str() == key) {
+            let remove = snapshotter::Remove { namespace: namespace.clone(), key };
+            owners
+                .snapshotter(name)?
+                .send(remove)
+                .await
+                .map_err(|error| error.at("remove what stands on it, then pull the image again"))?;
+            let told = format!("unpacked again from {}", image.name);
+            let (image, snapshotter) = (image.name, name.to_owned());
+            owners.transfer.send(Unpack { namespace, image, platform, snapshotter }).await?;
+            return Ok(told);
         }
     }
-    Err(Error::precondition("no image has this layer; remove the snapshot"))
-}
-
-async fn unpack(
-    owners: &Owners,
-    namespace: Namespace,
-    image: String,
-    platform: Platform,
-    snapshotter: &str,
-) -> Result<String> {
-    let told = format!("unpacked again from {image}");
-    let snapshotter = snapshotter.to_owned();
-    owners.transfer.send(Unpack { namespace, image, platform, snapshotter }).await?;
-    Ok(told)
+    Err(Error::precondition(
+        "no image has this layer; remove the snapshot, or the container whose it is",
+    ))
 }

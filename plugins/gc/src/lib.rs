@@ -11,6 +11,8 @@ mod audit;
 mod config;
 mod graph;
 mod heal;
+mod layers;
+mod leftovers;
 mod mark;
 mod owners;
 mod plugin;

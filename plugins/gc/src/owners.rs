@@ -1,14 +1,18 @@
 //! Everybody who has something.
 
 use capstan_sdk::contract::graph::Node;
+use capstan_sdk::contract::leases::Hold;
 use capstan_sdk::contract::{
     Containers, Content, Differ, GcPolicy, Images, Leases, Namespaces, Page, Snapshotter, Transfer,
     containers, content, images, leases, namespaces, snapshotter,
 };
-use capstan_sdk::{Class, Context, Error, Link, Namespace, Result, clock};
+use capstan_sdk::{Class, Context, DaemonInfo, Error, Link, Namespace, Result, clock};
 use tracing::debug;
 
 use crate::graph::Graph;
+
+/// The owner of an audit's holds.
+const AUDIT: &str = "audit";
 
 /// Links to all owners. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -56,6 +60,23 @@ impl Owners {
                 Ok(all.items.into_iter().map(|namespace| namespace.name).collect())
             }
         }
+    }
+
+    /// The daemon's directories, among others.
+    pub(crate) fn daemon(&self) -> Result<DaemonInfo> {
+        Ok(self.context.kernel()?.daemon())
+    }
+
+    /// What is used in a namespace while this is held is not collected.
+    pub(crate) async fn hold(&self, namespace: &Namespace) -> Result<Hold> {
+        let owner = AUDIT.into();
+        self.leases.send(leases::TakeHold { namespace: namespace.clone(), owner }).await
+    }
+
+    /// Whether an operation is under way in a namespace, other than an audit.
+    pub(crate) async fn is_held(&self, namespace: &Namespace) -> Result<bool> {
+        let held = self.leases.send(leases::Holds).await?;
+        Ok(held.iter().any(|held| held.namespace == *namespace && held.owner != AUDIT))
     }
 
     /// All snapshotters that run, by their name without kind. One that failed to start has nothing that could be asked

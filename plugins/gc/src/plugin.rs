@@ -8,16 +8,17 @@ use std::time::Instant;
 use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
-use capstan_sdk::contract::Gc;
+use capstan_sdk::contract::events::{NewEvent, Publish};
 use capstan_sdk::contract::gc::{
     Audit, Chain, Collect, GcAddr, Heal, Healed, Last, Report, Room, Usage, Why,
 };
 use capstan_sdk::contract::graph::{Finding, Resource};
+use capstan_sdk::contract::{Events, Gc};
 use capstan_sdk::{
-    Context, Digest, Error, Exports, Info, Namespace, Plugin, Reference, Result, clock,
+    Context, Digest, Error, Exports, Info, Link, Namespace, Plugin, Reference, Result, clock,
     export_plugin, rpc,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::Config;
 use crate::audit::{Depth, audit};
@@ -29,6 +30,7 @@ use crate::{heal, mark, schedule, sweep};
 #[derive(Clone, Debug)]
 pub struct LocalGc {
     config: Config,
+    events: Link<Events>,
     owners: Owners,
     /// Held while a collection runs: two would only be in each other's way.
     running: Rc<tokio::sync::Mutex<()>>,
@@ -46,6 +48,7 @@ impl Plugin for LocalGc {
             "containers",
             "content",
             "differ",
+            "events",
             "gc-policy?",
             "images",
             "leases",
@@ -58,8 +61,9 @@ impl Plugin for LocalGc {
     type Config = Config;
 
     async fn build(config: Config, context: Context) -> Result<Self> {
+        let events = context.link()?;
         let owners = Owners::new(context)?;
-        Ok(Self { config, owners, running: Rc::default(), last: Rc::default() })
+        Ok(Self { config, events, owners, running: Rc::default(), last: Rc::default() })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -73,7 +77,7 @@ impl Actor for LocalGc {
     type Context = Cell<Self>;
 
     fn started(&mut self, cell: &mut Cell<Self>) {
-        let work = schedule::run(self.clone(), self.config);
+        let work = schedule::run(self.clone(), self.config, self.events.clone());
         cell.spawn(work.into_actor(self));
     }
 }
@@ -97,8 +101,31 @@ impl LocalGc {
                 "garbage was collected"
             );
             self.last.replace(Some((clock::now_unix_ns(), report.clone())));
+            self.publish(&report).await;
         }
         Ok(report)
+    }
+
+    /// One event for a collection that removed something.
+    async fn publish(&self, report: &Report) {
+        if report.removed.is_empty() {
+            return;
+        }
+        let fields = [
+            ("removed", report.removed.len() as u64),
+            ("freed", report.freed),
+            ("kept", report.kept),
+            ("spared", report.spared),
+        ];
+        let event = NewEvent { namespace: None, topic: "/gc/collect".into(), fields: Vec::new() };
+        let event = fields.into_iter().fold(event, |event, (key, count)| event.with(key, count));
+        if let Err(error) = self.events.send(Publish(vec![event])).await {
+            warn!(%error, "the event of a collection is not in the log");
+        }
+    }
+
+    pub(crate) fn owners(&self) -> &Owners {
+        &self.owners
     }
 
     pub(crate) async fn audit(&self, is_full: bool) -> Result<Vec<Finding>> {

@@ -126,7 +126,7 @@ fn blobs_and_files_that_were_flipped_are_named_and_healed() {
     let silent = files.iter().filter(|file| !is_told(file)).count();
     assert!(silent < FILES, "no damaged file is named: {told:#?}");
     // What is damaged is not given out.
-    host.fails(&["content", "get", &blobs[0]], 10, "Corrupt", &[&blobs[0]]);
+    host.fails(&["content", "get", &blobs[0]], 3, "NotFound", &[&blobs[0]]);
 
     let healed = findings(&host, &["system", "heal", "--full"], 10);
     for (what, outcome) in &healed {

@@ -32,10 +32,12 @@ fn files_that_nobody_names_are_orphans_and_go() {
     fs::write(blob_file(&host, &stray), b"stray").unwrap();
     let dir = snapshot_dirs(&host)[0].with_file_name("4711");
     fs::create_dir_all(dir.join("fs/x")).unwrap();
-    let want =
-        [(format!("content/{stray}"), "orphan"), ("snapshot/overlay/#4711".into(), "orphan")];
-    let want = want.map(|(what, flaw)| (what, flaw.to_owned()));
-    assert_eq!(audit(&host), want);
+    let found = audit(&host);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().all(|(_, flaw)| flaw == "orphan"), "{found:?}");
+    for what in [format!("content/{stray}"), dir.display().to_string()] {
+        assert!(found.iter().any(|(found, _)| found.starts_with(&what)), "{what}: {found:?}");
+    }
     let table = host.capstan(&["system", "audit"]).stdout;
     assert!(table.starts_with("NAMESPACE"), "{table}");
     assert_eq!(table.lines().count(), 3, "{table}");
@@ -55,7 +57,8 @@ fn mounts_of_nobody_are_left_over_and_go() {
     host.ok(&["run", "-d", "--name", "web", &a, "sleep", "10000"]);
     // Those of a task that runs are somebody's.
     assert_sound(&host);
-    let mounted = ["root/left", "state/tasks.local/left", "state/left over"].map(|name| {
+    let names = ["root/left", "state/left over", "state/runtime.linux/tasks/default/gone/rootfs"];
+    let mounted = names.map(|name| {
         let dir = host.path(name);
         fs::create_dir_all(&dir).unwrap();
         let args = ["-t", "tmpfs", "-o", "size=64k", "none"];
@@ -65,10 +68,12 @@ fn mounts_of_nobody_are_left_over_and_go() {
     let mut want = mounted.to_vec();
     want.sort();
     assert_eq!(audit(&host), want);
-    let healed = host.ok(&["system", "heal"]);
-    assert_eq!(healed.lines().count(), 4, "{healed}");
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(&mounted[0].0), "{mounts}");
+    // What somebody mounted among what must not be lost is theirs: it is told, and stays.
+    let healed = host.capstan(&["system", "heal"]);
+    assert_eq!(healed.code, 10, "{healed:?}");
+    assert_eq!(healed.stdout.lines().count(), 4, "{healed:?}");
+    assert_eq!(audit(&host), mounted[..1]);
+    assert!(Command::new(find("umount")).arg(&mounted[0].0).status().unwrap().success());
     assert_sound(&host);
     assert_eq!(host.ok(&["tasks", "exec", "web", "cat", "/name"]), "a");
     host.remove("web");

@@ -219,7 +219,8 @@ pub struct Audit {
 }
 
 /// Asks for a mount of a snapshot's own layer, writable, whatever its kind: for who checks or repairs files. Where
-/// [`Abilities::can_rebase`] is false it is the whole tree. `NotFound`; `Unimplemented`: it has none that could be
+/// [`Abilities::can_rebase`] is false it is the whole tree. That of a committed snapshot whose files are gone is empty: [`Audit`]
+/// tells of those that are gone, so ask it first. `NotFound`; `Unimplemented`: it has none that could be
 /// mounted.
 #[derive(Clone, Debug)]
 pub struct OwnLayer {

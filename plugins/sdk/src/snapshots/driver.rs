@@ -123,6 +123,17 @@ pub trait Driver: Send + Sync + Sized + 'static {
         })
     }
 
+    /// Makes the place of a committed snapshot's own layer anew, empty, if it is gone: it is about to be put back from a
+    /// blob. Nothing else of the snapshot changes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn make_own_layer(&self, snapshot: &Snapshot) -> Result<()> {
+        let path = self.path(snapshot.id);
+        fs::create_dir_all(&path)
+            .map_err(|error| Error::io(format!("make directory {}", path.display()), error))
+    }
+
     /// What a snapshot's own data takes.
     ///
     /// # Errors
@@ -493,7 +504,13 @@ impl<D: Driver> Handler<OwnLayer> for DriverPlugin<D> {
         let plugin = self.clone();
         Box::pin(async move {
             let snapshot = plugin.ledger.use_(&own.namespace, &own.key).await?;
-            plugin.driver.own_layer(&snapshot).map(|mount| vec![mount])
+            let mount = plugin.driver.own_layer(&snapshot)?;
+            if snapshot.info.kind == Kind::Committed {
+                let driver = Arc::clone(&plugin.driver);
+                blocking::run("make a layer's place", move || driver.make_own_layer(&snapshot))
+                    .await?;
+            }
+            Ok(vec![mount])
         })
     }
 }
