@@ -5,6 +5,7 @@ mod bad_input;
 mod checkpoint;
 mod churn;
 mod cli;
+mod gc;
 mod matrix;
 mod outside;
 mod plugins;

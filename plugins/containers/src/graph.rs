@@ -51,10 +51,14 @@ impl LocalContainers {
             .into_iter()
             .map(|container| {
                 let image = Some(container.image).filter(|image| !image.is_empty());
-                let snapshot = (!container.snapshotter.is_empty()).then(|| Resource::Snapshot {
-                    snapshotter: container.snapshotter,
-                    key: container.snapshot_key,
-                });
+                // A container on a directory of somebody's has no snapshot.
+                let snapshot = match container.snapshotter.is_empty() {
+                    true => None,
+                    false => Some(Resource::Snapshot {
+                        snapshotter: container.snapshotter,
+                        key: container.snapshot_key,
+                    }),
+                };
                 Node {
                     resource: Resource::Container(container.id.to_string()),
                     references: image.map(Resource::Image).into_iter().chain(snapshot).collect(),
