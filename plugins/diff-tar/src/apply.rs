@@ -20,7 +20,7 @@ use crate::pipe::with_pipe;
 use crate::stream::Stream;
 
 /// As many links as the kernel follows in one path.
-const MAX_LINKS: u32 = 40;
+pub(crate) const MAX_LINKS: u32 = 40;
 
 /// Unpacks a layer into the tree below `root`, which must be writable for nobody else.
 ///
@@ -486,7 +486,7 @@ pub(crate) fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-fn is_symlink(stat: &Stat) -> bool {
+pub(crate) fn is_symlink(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
 }
 

@@ -198,7 +198,7 @@ pub(crate) fn marks(fd: impl AsFd, prefix: &str) -> Result<Marks, Errno> {
 }
 
 /// Whether overlayfs takes orders by this attribute: no layer may give it any.
-fn is_control(xattr: &[u8]) -> bool {
+pub(crate) fn is_control(xattr: &[u8]) -> bool {
     xattr.starts_with(b"trusted.overlay.") || xattr.starts_with(b"user.overlay.")
 }
 

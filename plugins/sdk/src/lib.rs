@@ -20,6 +20,7 @@ mod context;
 pub mod contract;
 mod export;
 pub mod failpoint;
+mod frames;
 mod kernel;
 mod last_use;
 mod latency;

@@ -13,4 +13,5 @@ mod plugin;
 mod settle;
 mod things;
 mod tree;
+mod verify;
 mod whiteouts;
