@@ -1,5 +1,6 @@
 @0xf0a4c27be9d35816;
 using Common = import "common.capnp";
+using Graph = import "graph.capnp";
 
 struct BlobInfo {
   digest @0 :Text;
@@ -29,9 +30,11 @@ interface Content {
   open @2 (digest :Text) -> (blob :Blob, size :UInt64, error :Common.Error);
   # NotFound. The blob stays readable while the capability is held, even if it is deleted meanwhile.
 
-  ingest @3 (ref :Text, expected :Text, total :UInt64)
+  ingest @3 (ref :Text, expected :Text, total :UInt64, labels :List(Common.Label), algorithm :Text)
       -> (ingest :Ingest, info :IngestInfo, error :Common.Error);
   # Opens the one writer of `ref`, or resumes it at `info.offset`. `expected` and `total` may be empty.
+  # `labels` are set on the blob when it gets its name, or now if it is there. `algorithm` is "sha256", "sha384",
+  # "sha512", or empty: that of `expected`, or else the store's own choice.
   # AlreadyExists: the expected blob is there. Unavailable: somebody else writes this ref.
   # FailedPrecondition: a resumed ingest was begun with another digest or size.
 
@@ -42,6 +45,23 @@ interface Content {
 
   delete @6 (digest :Text) -> (error :Common.Error);
   # Removes the blob from this namespace; its bytes go with the last namespace. NotFound.
+
+  label @7 (digest :Text, labels :List(Common.Label)) -> (info :BlobInfo, error :Common.Error);
+  # Sets these and keeps the others; an empty value removes the key. NotFound.
+
+  noteUse @8 (digest :Text) -> (info :BlobInfo, error :Common.Error);
+  # As info, and it is not collected by a run that has begun already. NotFound, also where the bytes are not there.
+
+  collect @9 (digests :List(Text), unusedSinceUnixNs :Int64)
+      -> (removed :List(Text), freed :UInt64, error :Common.Error);
+  # Removes those that nobody used since then.
+
+  nodes @10 () -> (nodes :Graph.Nodes, error :Common.Error);
+  # The blobs and ingests of this namespace, for the ownership graph.
+
+  audit @11 (full :Bool, repair :Bool) -> (findings :Graph.Findings, error :Common.Error);
+  # Compares records with files, of all namespaces. With `full` every byte is hashed, and what is damaged is put
+  # aside. With `repair` what nothing names is removed.
 }
 
 interface Blob {

@@ -14,6 +14,7 @@ struct BlobRecord {
   size @0 :UInt64;
   createdAtUnixNs @1 :Int64;
   labels @2 :List(Common.Label);
+  lastUsedAtUnixNs @3 :Int64;  # written now and then; 0 = not known
 }
 
 struct ImageRecord {
@@ -31,7 +32,10 @@ struct SnapshotRecord {
   updatedAtUnixNs @4 :Int64;
   labels @5 :List(Common.Label);
   parentIds @6 :List(UInt64);  # immediate parent first
-  sizeBytes @7 :UInt64;        # of its own, at its commit; 0 = not measured
+  sizeBytes @7 :UInt64;        # of its own
+  lastUsedAtUnixNs @8 :Int64;  # written now and then; 0 = not known
+  measured @9 :Bool;           # whether sizeBytes and inodes are known; only of committed ones
+  inodes @10 :UInt64;
 }
 
 struct ContainerRecord {
@@ -65,6 +69,8 @@ struct IngestRecord {
   total @2 :UInt64;
   expected @3 :Text;
   startedAtUnixNs @4 :Int64;
+  labels @5 :List(Common.Label);  # for the blob
+  algorithm @6 :Text;          # empty = that of `expected`, or sha256
 }
 
 struct LeaseRecord {

@@ -1,5 +1,6 @@
 @0xd97b3c60a1f8e245;
 using Common = import "common.capnp";
+using Graph = import "graph.capnp";
 
 enum SnapshotKind {
   active @0;      # writable, from prepare
@@ -50,4 +51,23 @@ interface Snapshotter {
   abilities @8 () -> (canRebase :Bool, error :Common.Error);
   # What it can do beyond the rest. canRebase: a tree that was prepared on nothing and filled with a layer in
   # overlay form can be put on a parent at commit.
+
+  label @9 (key :Text, labels :List(Common.Label)) -> (info :SnapshotInfo, error :Common.Error);
+  # Sets these and keeps the others; an empty value removes the key. NotFound.
+
+  noteUse @10 (key :Text) -> (info :SnapshotInfo, error :Common.Error);
+  # As stat, and it is not collected by a run that has begun already.
+
+  collect @11 (keys :List(Text), unusedSinceUnixNs :Int64)
+      -> (removed :List(Text), freed :UInt64, error :Common.Error);
+  # Removes those that nobody used since then and that have no children when their turn comes.
+
+  nodes @12 () -> (nodes :Graph.Nodes, error :Common.Error);
+  # The snapshots of this namespace, for the ownership graph.
+
+  audit @13 (full :Bool, repair :Bool) -> (findings :Graph.Findings, error :Common.Error);
+  # Compares records with what lies on disk, of all namespaces. With `repair` what nothing names is removed.
+
+  ownLayer @14 (key :Text) -> (mounts :List(Common.Mount), error :Common.Error);
+  # The snapshot's own layer, writable, whatever its kind. NotFound. Unimplemented: it has none that could be mounted.
 }

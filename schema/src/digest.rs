@@ -29,6 +29,16 @@ impl Algorithm {
         }
     }
 
+    /// From its name.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: it is none of them.
+    pub fn parse(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name).ok_or_else(|| {
+            Error::invalid(format!("algorithm {name:?}: want sha256, sha384 or sha512"))
+        })
+    }
+
     /// How many hexadecimal characters stand behind the colon.
     pub fn hex_len(self) -> usize {
         match self {

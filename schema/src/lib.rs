@@ -20,9 +20,10 @@ pub use digest::{Algorithm, Digest};
 pub use error::{Class, Error, Result};
 pub use generated::{
     common_capnp, container_capnp, content_capnp, differ_capnp, event_capnp, gc_capnp,
-    gc_policy_capnp, health_capnp, image_capnp, introspection_capnp, leases_capnp, metadata_capnp,
-    metrics_capnp, namespace_capnp, plugin_capnp, record_capnp, root_capnp, runtime_capnp,
-    shim_capnp, sink_capnp, snapshot_capnp, task_capnp, transfer_capnp, version_capnp,
+    gc_policy_capnp, graph_capnp, health_capnp, image_capnp, introspection_capnp, leases_capnp,
+    metadata_capnp, metrics_capnp, namespace_capnp, plugin_capnp, record_capnp, root_capnp,
+    runtime_capnp, shim_capnp, sink_capnp, snapshot_capnp, task_capnp, transfer_capnp,
+    version_capnp,
 };
 pub use identifier::{ContainerId, Namespace};
 pub use list::{read_texts, write_texts};

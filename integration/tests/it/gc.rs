@@ -44,7 +44,8 @@ fn snapshots(host: &Host) -> BTreeSet<String> {
 /// What went, or would go, of a table that `gc` printed.
 fn told(table: &str) -> Vec<String> {
     let rows = table.lines().skip(1);
-    rows.map(|row| row.split_whitespace().nth(1).expect("NAMESPACE RESOURCE SIZE").to_owned()).collect()
+    rows.map(|row| row.split_whitespace().nth(1).expect("NAMESPACE RESOURCE SIZE").to_owned())
+        .collect()
 }
 
 /// Collects; answers what went.
@@ -101,7 +102,10 @@ fn what_only_a_removed_image_had_goes_and_what_others_have_stays() {
     let foretold: BTreeSet<String> = told(&host.ok(&["gc", "--dry-run"])).into_iter().collect();
     assert!(as_resources(&own).is_subset(&foretold), "{foretold:?}");
     let (is_own, own) = (|what: &&String| what.starts_with("snapshot/overlay/sha256:"), own.len());
-    assert!(foretold.len() == own + 1 && foretold.iter().filter(is_own).count() == 1, "{foretold:?}");
+    assert!(
+        foretold.len() == own + 1 && foretold.iter().filter(is_own).count() == 1,
+        "{foretold:?}"
+    );
     assert_eq!(content(&host), before);
     assert_eq!((snapshots(&host).len(), snapshot_dirs(&host).len()), (3, 3));
 
@@ -120,7 +124,11 @@ fn what_only_a_removed_image_had_goes_and_what_others_have_stays() {
     assert_eq!((snapshots(&host).len(), snapshot_dirs(&host).len()), (0, 0));
     assert_sound(&host);
     let events = host.ok(&["events", "--no-follow", "/gc/", "/content/delete"]);
-    assert_eq!(events.lines().filter(|line| line.contains("/content/delete")).count(), 7, "{events}");
+    assert_eq!(
+        events.lines().filter(|line| line.contains("/content/delete")).count(),
+        7,
+        "{events}"
+    );
     assert!(events.contains("/gc/collect"), "{events}");
 }
 
@@ -227,7 +235,10 @@ fn why_names_what_keeps_a_thing_and_df_what_would_go() {
     let base = image("a").layers[0].clone();
     for shape in [base.clone(), format!("content/{base}")] {
         let why = host.ok(&["system", "why", &shape]);
-        assert!(why.contains(&format!("image/{a}")) && why.contains(&format!("image/{b}")), "{why}");
+        assert!(
+            why.contains(&format!("image/{a}")) && why.contains(&format!("image/{b}")),
+            "{why}"
+        );
     }
     let own = image("b").layers[1].clone();
     let why = host.ok(&["system", "why", &own]);
@@ -307,4 +318,3 @@ fn labels_keep_what_they_name() {
     assert_eq!(content(&host), BTreeSet::new());
     assert_sound(&host);
 }
-

@@ -170,12 +170,7 @@ async fn read() {
     let links = hosts.each_ref().map(Host::link::<Content>);
     let mut digests = Vec::new();
     for link in &links {
-        let open = OpenIngest {
-            namespace: namespace(),
-            reference: "blob".into(),
-            expected: None,
-            total: MIB as u64,
-        };
+        let open = OpenIngest { total: MIB as u64, ..OpenIngest::new(&namespace(), "blob") };
         let writer = link.send(open).await.expect("an ingest");
         writer.write(vec![7; MIB].into()).await.expect("bytes are taken");
         digests.push(writer.commit(None, MIB as u64).await.expect("a blob").0);

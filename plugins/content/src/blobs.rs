@@ -1,36 +1,125 @@
 //! The directory of blobs.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use capstan_sdk::{Algorithm, Digest, Error, Result};
 
+use crate::hasher::Hasher;
+
+/// What a disk says that cannot read.
+const EIO: i32 = 5;
+
 /// `blobs/`, with one directory per algorithm, and `damaged/`.
 #[derive(Clone, Debug)]
 pub(crate) struct Blobs {
     dir: PathBuf,
-    /// Files that were found not to be what their name says, until the right bytes come.
     damaged: PathBuf,
+}
+
+/// What lies in the directory of blobs.
+#[derive(Debug, Default)]
+pub(crate) struct Lying {
+    /// Files by digest, with their sizes.
+    pub(crate) blobs: HashMap<Digest, u64>,
+    /// Those that were put aside.
+    pub(crate) damaged: HashSet<Digest>,
+    /// Everything that is no blob.
+    pub(crate) strays: Vec<PathBuf>,
 }
 
 impl Blobs {
     /// Opens it, or makes it.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        let (dir, damaged) = (root.join("blobs"), root.join("damaged"));
-        let dirs = Algorithm::ALL.map(|algorithm| dir.join(algorithm.name()));
-        for path in dirs.iter().chain([&damaged]) {
+        let dir = root.join("blobs");
+        for algorithm in Algorithm::ALL {
+            let path = dir.join(algorithm.name());
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
-                .create(path)
+                .create(&path)
                 .map_err(|error| Error::io(format!("make {}", path.display()), error))?;
         }
-        Ok(Self { dir, damaged })
+        Ok(Self { dir, damaged: root.join("damaged") })
     }
 
-    pub(crate) fn algorithm_dir(&self, algorithm: Algorithm) -> PathBuf {
-        self.dir.join(algorithm.name())
+    fn aside(&self, digest: &Digest) -> PathBuf {
+        self.damaged.join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
+    }
+
+    /// Takes a blob whose bytes are wrong its name; the bytes are kept for people to look at.
+    pub(crate) fn put_aside(&self, digest: &Digest) -> Result<()> {
+        let fail = |error| Error::io(format!("put blob {digest} aside"), error);
+        let mut make = DirBuilder::new();
+        make.recursive(true).mode(0o700).create(&self.damaged).map_err(fail)?;
+        fs::rename(self.path(digest), self.aside(digest)).map_err(fail)?;
+        let dir = self.dir.join(digest.algorithm().name());
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)
+    }
+
+    /// Whether its bytes were found to be wrong, and it has not come again.
+    pub(crate) fn is_aside(&self, digest: &Digest) -> bool {
+        self.aside(digest).exists()
+    }
+
+    /// Looks at everything there is.
+    pub(crate) fn lying(&self) -> Result<Lying> {
+        let mut lying = Lying::default();
+        let fail = |error| Error::io(format!("list {}", self.dir.display()), error);
+        for entry in fs::read_dir(&self.dir).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if !Algorithm::ALL.iter().any(|algorithm| path.ends_with(algorithm.name())) {
+                lying.strays.push(path);
+            }
+        }
+        for algorithm in Algorithm::ALL {
+            for entry in fs::read_dir(self.dir.join(algorithm.name())).map_err(fail)? {
+                let entry = entry.map_err(fail)?;
+                let name = format!("{}:{}", algorithm.name(), entry.file_name().to_string_lossy());
+                match (Digest::parse(&name), entry.metadata()) {
+                    (Ok(digest), Ok(about)) if about.is_file() => {
+                        lying.blobs.insert(digest, about.len());
+                    }
+                    // It went while we looked.
+                    (_, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    _ => lying.strays.push(entry.path()),
+                }
+            }
+        }
+        match fs::read_dir(&self.damaged) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            entries => {
+                for entry in entries.map_err(fail)? {
+                    let entry = entry.map_err(fail)?;
+                    let name = entry.file_name().to_string_lossy().replacen('-', ":", 1);
+                    match Digest::parse(&name) {
+                        Ok(digest) => drop(lying.damaged.insert(digest)),
+                        Err(_) => lying.strays.push(entry.path()),
+                    }
+                }
+            }
+        }
+        Ok(lying)
+    }
+
+    /// Whether a file's bytes are those that its name says.
+    pub(crate) fn is_sound(&self, digest: &Digest) -> Result<bool> {
+        let fail = |error| Error::io(format!("hash blob {digest}"), error);
+        let mut file = File::open(self.path(digest)).map_err(fail)?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(hasher.finish() == *digest),
+                Ok(got) => hasher.update(&buffer[..got]),
+                // The disk does not give them back: that is damage, not a reason to stop looking.
+                Err(error) if error.raw_os_error() == Some(EIO) => return Ok(false),
+                Err(error) => return Err(fail(error)),
+            }
+        }
     }
 
     /// Holds off whoever would hold the names in another way: `alone` to remove a file, shared to add a record for one.
@@ -77,44 +166,26 @@ impl Blobs {
         fs::rename(data, &path).map_err(fail)?;
         let dir = path.parent().expect("a blob is in a directory");
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)?;
-        // The right bytes are here: nobody needs the wrong ones to look at any more.
+        self.forget_aside(digest)
+    }
+
+    fn forget_aside(&self, digest: &Digest) -> Result<()> {
         match fs::remove_file(self.aside(digest)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(fail(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove the damaged blob {digest}"), error))
+            }
             _ => Ok(()),
         }
     }
 
-    fn aside(&self, digest: &Digest) -> PathBuf {
-        self.damaged.join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
-    }
-
-    /// Takes the name from a file whose bytes are not what it says.
-    pub(crate) fn put_aside(&self, digest: &Digest) -> Result<()> {
-        let path = self.path(digest);
-        let fail = |error| Error::io(format!("put damaged blob {digest} aside"), error);
-        match fs::rename(&path, self.aside(digest)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            moved => moved.map_err(fail)?,
-        }
-        let dir = path.parent().expect("a blob is in a directory");
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)
-    }
-
-    /// Whether a blob's bytes were put aside.
-    pub(crate) fn has_damaged(&self, digest: &Digest) -> bool {
-        self.aside(digest).exists()
-    }
-
     /// Removes a file; that it is not there is fine.
     pub(crate) fn remove(&self, digest: &Digest) -> Result<()> {
-        for path in [self.path(digest), self.aside(digest)] {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io(format!("remove blob {digest}"), error));
-                }
-                _ => {}
+        self.forget_aside(digest)?;
+        match fs::remove_file(self.path(digest)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove blob {digest}"), error))
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

@@ -1,127 +1,138 @@
-//! What keeps blobs, and how those go that nothing keeps.
+//! The blobs in the ownership graph: what there is, when it was used, and what nobody keeps.
 
-use capstan_sdk::contract::content::{BlobInfo, Collect, Label, Use};
+use capstan_sdk::contract::Page;
+use capstan_sdk::contract::content::{BlobInfo, Collect, IngestInfo, Label};
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Collected, Node, Resource};
-use capstan_sdk::contract::metadata::{Commit, Get, Scan, Step};
-use capstan_sdk::contract::{Listed, Page};
-use capstan_sdk::{Class, Digest, Error, Labels, Namespace, Result, blocking, merge_labels};
+use capstan_sdk::contract::metadata::{Commit, Scan, Step};
+use capstan_sdk::uses::BATCH;
+use capstan_sdk::{Class, Digest, Labels, Namespace, Result, blocking, merge_labels};
+use tracing::warn;
 
 use crate::plugin::{LocalContent, missing};
 use crate::record;
 
-/// Blobs that go while the names are held: a few milliseconds.
-const BATCH: usize = 64;
-
 impl LocalContent {
-    pub(crate) async fn label(self, label: Label) -> Result<BlobInfo> {
-        let Label { namespace, digest, labels } = label;
-        let key = record::key(&namespace, &digest);
-        loop {
-            let old =
-                self.metadata.send(Get(key.clone())).await?.ok_or_else(|| missing(&digest))?;
-            let mut info = record::read(digest.as_str(), &old)?;
-            merge_labels(&mut info.labels, &labels);
-            let event = NewEvent::new(&namespace, "/content/update").with("digest", &digest);
-            let steps = vec![
-                Step::unchanged(key.clone(), old),
-                Step::Put { key: key.clone(), value: record::write(&info) },
-            ];
-            match self.metadata.send(Commit { steps, events: vec![event] }).await {
-                // Somebody else was faster: on top of that, then.
-                Err(error) if error.class() == Class::Aborted => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(info),
-            }
-        }
+    /// Writes the times of last use to the records.
+    pub(crate) async fn settle(&self, namespace: Option<&Namespace>) -> Result<()> {
+        self.uses.settle(&self.metadata, record::BUCKET, namespace, record::stamp).await
     }
 
-    pub(crate) async fn use_(self, use_: Use) -> Result<BlobInfo> {
-        let Use { namespace, digest } = use_;
-        let _shared = self.hold(false).await?;
-        let info = self.stat(&namespace, &digest).await?.ok_or_else(|| missing(&digest))?;
-        let found = blocking::run("look for a blob", {
-            let (blobs, digest) = (self.blobs.clone(), digest.clone());
-            move || blobs.find(&digest)
-        });
-        match found.await? {
-            Some((_, size)) if size == info.size => {
-                self.uses.note(&namespace, digest.as_str());
-                Ok(info)
+    pub(crate) async fn label(self, label: Label) -> Result<BlobInfo> {
+        let Label { namespace, digest, labels } = label;
+        loop {
+            let _shared = self.uses.shared().await;
+            let found = self.find(&namespace, &digest).await?;
+            let (mut blob, old) = found.ok_or_else(|| missing(&digest))?;
+            merge_labels(&mut blob.info.labels, &labels);
+            let key = record::key(&namespace, &digest);
+            let guard = Step::unchanged(key.clone(), old);
+            let steps = vec![guard, Step::Put { key, value: record::write(&blob) }];
+            let event = NewEvent::new(&namespace, "/content/update").with("digest", &digest);
+            match self.metadata.send(Commit { steps, events: vec![event] }).await {
+                // Somebody else changed it meanwhile.
+                Err(error) if error.class() == Class::Aborted => {}
+                answer => return answer.map(|_| blob.info),
             }
-            _ => Err(Error::not_found(format!(
-                "blob {digest} is recorded, but its bytes are gone or damaged; fetch it again"
-            ))),
         }
     }
 
     pub(crate) async fn collect(self, collect: Collect) -> Result<Collected> {
-        let Collect { namespace, digests, unused_since_unix_ns } = collect;
         let mut collected = Collected::default();
-        for batch in digests.chunks(BATCH) {
-            let _alone = self.hold(true).await?;
-            let mut going: Vec<(&Digest, u64)> = Vec::new();
-            let (mut steps, mut events) = (Vec::new(), Vec::new());
-            for digest in batch {
-                let is_unused =
-                    self.uses.is_unused_since(&namespace, digest.as_str(), unused_since_unix_ns);
-                if !is_unused {
-                    continue;
+        for batch in collect.digests.chunks(BATCH) {
+            let removed =
+                self.unname(&collect.namespace, batch, collect.unused_since_unix_ns).await?;
+            for (digest, size) in removed {
+                // The bytes go one by one, so that nobody waits for many.
+                let alone = self.hold(true).await?;
+                match self.remove_unnamed(&digest).await {
+                    Ok(true) => collected.freed += size,
+                    Ok(false) => {}
+                    Err(error) => warn!(%digest, %error, "a collected blob is still on disk"),
                 }
-                let Some(info) = self.stat(&namespace, digest).await? else { continue };
-                going.push((digest, info.size));
-                steps.push(Step::Delete(record::key(&namespace, digest)));
-                events.push(NewEvent::new(&namespace, "/content/delete").with("digest", digest));
-            }
-            if going.is_empty() {
-                continue;
-            }
-            self.metadata.send(Commit { steps, events }).await?;
-            for (digest, size) in going {
-                self.uses.forget(&namespace, digest.as_str());
-                if self.remove_bytes(digest).await? {
-                    collected.freed += size;
-                }
+                drop(alone);
                 collected.removed.push(digest.to_string());
             }
         }
         Ok(collected)
     }
 
+    /// Removes the records of those that nobody used since. Answers them with their sizes.
+    async fn unname(
+        &self,
+        namespace: &Namespace,
+        digests: &[Digest],
+        since_unix_ns: i64,
+    ) -> Result<Vec<(Digest, u64)>> {
+        // The first lock is for writers that an instance before us left.
+        let _alone = self.hold(true).await?;
+        let _unused = self.uses.alone().await;
+        let (mut steps, mut events, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        for digest in digests {
+            let Some((blob, old)) = self.find(namespace, digest).await? else { continue };
+            if !self.uses.is_unused(namespace, digest.as_str(), blob.used_at_unix_ns, since_unix_ns)
+            {
+                continue;
+            }
+            let key = record::key(namespace, digest);
+            steps.push(Step::unchanged(key.clone(), old));
+            steps.push(Step::Delete(key));
+            events.push(NewEvent::new(namespace, "/content/delete").with("digest", digest));
+            removed.push((digest.clone(), blob.info.size));
+        }
+        if !steps.is_empty() {
+            self.metadata.send(Commit { steps, events }).await?;
+        }
+        for (digest, _) in &removed {
+            self.uses.forget(namespace, digest.as_str());
+        }
+        Ok(removed)
+    }
+
     pub(crate) async fn nodes(self, namespace: Namespace) -> Result<Vec<Node>> {
+        if let Err(error) = self.settle(Some(&namespace)).await {
+            // A full disk must not keep a collection from making room.
+            warn!(%error, "times of last use could not be written; they are kept in memory");
+        }
         let scan = Scan {
             bucket: record::BUCKET.into(),
             namespace: Some(namespace.clone()),
             page: Page::all(),
         };
-        let rows = self.metadata.send(scan).await?;
-        let blobs = Listed::decode(&rows, usize::MAX, record::read)?.items;
-        let mut nodes: Vec<Node> = blobs
-            .into_iter()
-            .map(|info| Node {
-                used_at_unix_ns: self
-                    .uses
-                    .of(&namespace, info.digest.as_str())
-                    .unwrap_or(info.created_at_unix_ns),
-                resource: Resource::Content(info.digest),
+        let mut nodes = Vec::new();
+        for (name, bytes) in self.metadata.send(scan).await? {
+            let blob = record::read_blob(&name, &bytes).map_err(|error| error.at(&name))?;
+            nodes.push(Node {
+                resource: Resource::Content(blob.info.digest),
                 references: Vec::new(),
                 root: String::new(),
-                size: info.size,
-                created_at_unix_ns: info.created_at_unix_ns,
-                labels: info.labels,
-            })
-            .collect();
+                size: blob.info.size,
+                created_at_unix_ns: blob.info.created_at_unix_ns,
+                used_at_unix_ns: self.uses.last(&namespace, &name, blob.used_at_unix_ns),
+                labels: blob.info.labels,
+            });
+        }
         let ingests = self.ingests.clone();
-        let list = blocking::run("list ingests", move || ingests.list(&namespace)).await?;
-        nodes.extend(list.into_iter().map(|ingest| Node {
-            resource: Resource::Ingest(ingest.reference),
-            references: Vec::new(),
-            root: "it can be resumed".into(),
-            size: ingest.offset,
-            created_at_unix_ns: ingest.started_at_unix_ns,
-            used_at_unix_ns: ingest.updated_at_unix_ns,
-            labels: Labels::new(),
+        let (listed, written) = blocking::run("list ingests", move || {
+            Ok((ingests.list(&namespace)?, ingests.written(&namespace)?))
+        })
+        .await?;
+        nodes.extend(listed.into_iter().map(|info| {
+            let is_written = written.contains(&info.reference);
+            ingest_node(info, is_written)
         }));
         Ok(nodes)
+    }
+}
+
+fn ingest_node(info: IngestInfo, is_written: bool) -> Node {
+    Node {
+        resource: Resource::Ingest(info.reference),
+        references: Vec::new(),
+        root: if is_written { "it is being written".into() } else { String::new() },
+        size: info.offset,
+        created_at_unix_ns: info.started_at_unix_ns,
+        used_at_unix_ns: info.updated_at_unix_ns.max(info.started_at_unix_ns),
+        labels: Labels::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! Ingests: bytes on their way to become a blob.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use capstan_sdk::contract::content::{
     Ingest, IngestCommand, IngestInfo, IngestProgress, OpenIngest,
 };
-use capstan_sdk::{Algorithm, Digest, Error, Namespace, Result, clock, failpoint};
+use capstan_sdk::{Algorithm, Digest, Error, Labels, Namespace, Result, clock, failpoint};
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -91,18 +92,50 @@ impl Ingests {
         fs::remove_dir_all(&path).map_err(|error| Error::io(place(), error))
     }
 
-    /// Opens the writer of an ingest, hashing what an earlier writer left.
-    pub(crate) fn writer(&self, open: &OpenIngest) -> Result<Writer> {
+    /// The references of those that have a writer.
+    pub(crate) fn written(&self, namespace: &Namespace) -> Result<HashSet<String>> {
+        let listed = self.list(namespace)?;
+        // So that nobody who opens one now takes our look for a writer.
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_writer = |reference: &str| claim(&self.path(namespace, reference)).is_err();
+        Ok(listed.into_iter().map(|info| info.reference).filter(|name| has_writer(name)).collect())
+    }
+
+    /// What lies there and is no ingest, and has no writer that could make it one.
+    pub(crate) fn strays(&self, is_cleaning: bool) -> Result<Vec<PathBuf>> {
+        let fail = |error| Error::io(format!("list {}", self.dir.display()), error);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let path = entry.path();
+            let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_stray = match entry.file_type().map_err(fail)?.is_dir() {
+                false => true,
+                true => matches!(claim(&path), Ok(Some(_)) if open_left(&path).is_err()),
+            };
+            if !is_stray {
+                continue;
+            }
+            if is_cleaning {
+                remove_any(&path)?;
+            }
+            found.push(path);
+        }
+        Ok(found)
+    }
+
+    /// Opens the writer of an ingest, hashing what an earlier writer left. `algorithm`: if the caller has no wish.
+    pub(crate) fn writer(&self, open: &OpenIngest, algorithm: Algorithm) -> Result<Writer> {
         let path = self.path(&open.namespace, &open.reference);
         let at = |error: Error| error.at(format!("ingest {:?}", open.reference));
-        let (lock, record, file) = {
+        let (lock, mut record, file) = {
             let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-            begin_or_resume(&path, open).map_err(at)?
+            begin_or_resume(&path, open, algorithm).map_err(at)?
         };
+        record.labels.extend(open.labels.clone());
         let reader =
             File::open(path.join("data")).map_err(|error| at(Error::io("open it", error)))?;
-        let algorithm = record.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let mut hasher = Hasher::new(algorithm);
+        let mut hasher = Hasher::new(record.algorithm);
         let offset = rehash(&file, &mut hasher).map_err(at)?;
         Ok(Writer { record, path, file, reader: Arc::new(reader), hasher, offset, lock })
     }
@@ -133,7 +166,11 @@ fn claim(path: &Path) -> Result<Option<File>> {
     }
 }
 
-fn begin_or_resume(path: &Path, open: &OpenIngest) -> Result<(File, IngestRecord, File)> {
+fn begin_or_resume(
+    path: &Path,
+    open: &OpenIngest,
+    algorithm: Algorithm,
+) -> Result<(File, IngestRecord, File)> {
     if let Some(lock) = claim(path)? {
         match open_left(path) {
             Ok((record, file)) => {
@@ -147,7 +184,14 @@ fn begin_or_resume(path: &Path, open: &OpenIngest) -> Result<(File, IngestRecord
             }
         }
     }
-    begin(path, open)
+    begin(path, open, algorithm)
+}
+
+/// Removes a file or a tree.
+pub(crate) fn remove_any(path: &Path) -> Result<()> {
+    let is_dir = fs::symlink_metadata(path).is_ok_and(|about| about.is_dir());
+    let removed = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map_err(|error| Error::io(format!("remove {}", path.display()), error))
 }
 
 fn unix_ns(time: std::time::SystemTime) -> Option<i64> {
@@ -173,17 +217,24 @@ fn read_record(path: &Path) -> Result<IngestRecord> {
 }
 
 /// The data file first, the record last: a directory with a record is complete.
-fn begin(path: &Path, open: &OpenIngest) -> Result<(File, IngestRecord, File)> {
+fn begin(
+    path: &Path,
+    open: &OpenIngest,
+    algorithm: Algorithm,
+) -> Result<(File, IngestRecord, File)> {
     let fail = |error| Error::io("begin", error);
     DirBuilder::new().mode(0o700).create(path).map_err(fail)?;
     let lock = claim(path)?.ok_or_else(|| fail(ErrorKind::NotFound.into()))?;
     let file = options().create_new(true).open(path.join("data")).map_err(fail)?;
+    let expected = open.expected.as_ref().map(Digest::algorithm);
     let record = IngestRecord {
         namespace: open.namespace.clone(),
         reference: open.reference.clone(),
         total: open.total,
         expected: open.expected.clone(),
         started_at_unix_ns: clock::now_unix_ns(),
+        labels: open.labels.clone(),
+        algorithm: open.algorithm.or(expected).unwrap_or(algorithm),
     };
     fs::write(path.join("record.new"), record.write()).map_err(fail)?;
     fs::rename(path.join("record.new"), path.join("record")).map_err(fail)?;
@@ -207,6 +258,10 @@ fn check_same(record: &IngestRecord, open: &OpenIngest) -> Result<()> {
         && was != now
     {
         return Err(differs("digest", was.to_string()));
+    }
+    let wanted = open.algorithm.or(open.expected.as_ref().map(Digest::algorithm));
+    if wanted.is_some_and(|wanted| wanted != record.algorithm) {
+        return Err(differs("algorithm", record.algorithm.name().into()));
     }
     if record.total > 0 && open.total > 0 && record.total != open.total {
         return Err(differs("size", record.total.to_string()));
@@ -252,6 +307,7 @@ pub(crate) struct Verified<'w> {
     pub(crate) data: PathBuf,
     pub(crate) digest: Digest,
     pub(crate) size: u64,
+    pub(crate) labels: &'w Labels,
 }
 
 impl Writer {
@@ -335,6 +391,7 @@ impl Writer {
             data,
             digest: digest.clone(),
             size: offset,
+            labels: &record.labels,
         })?;
         if let Err(error) = fs::remove_dir_all(&path) {
             warn!(path = %path.display(), %error, "a committed ingest could not be removed");

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/content.local/blobs/<algorithm>/<hex>    a blob, mode 0444
+//! <root>/content.local/damaged/<algorithm>-<hex>  the bytes of a blob that an audit found to be wrong
 //! <root>/content.local/ingest/<hex>/data          bytes so far; <hex> = sha256 of namespace NUL ref
 //! <root>/content.local/ingest/<hex>/record        record.capnp IngestRecord
 //! ```
@@ -21,4 +22,4 @@ mod ingest;
 mod plugin;
 mod record;
 
-pub use plugin::LocalContent;
+pub use plugin::{Config, LocalContent, Sharing};

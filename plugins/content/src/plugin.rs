@@ -12,14 +12,15 @@ use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Collected, Finding, Node};
 use capstan_sdk::contract::metadata::{Commit, Get, Scan, ScanAll, Step};
 use capstan_sdk::contract::{Content, Listed, Metadata};
+use capstan_sdk::uses::Uses;
 use capstan_sdk::{
-    Context, Digest, Error, Exports, Info, Labels, LastUse, Link, Namespace, Plugin, Result,
-    blocking, clock, export_plugin, failpoint, rpc,
+    Algorithm, Class, Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin,
+    Result, blocking, clock, export_plugin, failpoint, merge_labels, rpc,
 };
 
 use crate::blobs::Blobs;
 use crate::ingest::{Ingests, Verified};
-use crate::record;
+use crate::record::{self, Blob};
 
 /// content.local.
 #[derive(Clone, Debug)]
@@ -27,15 +28,38 @@ pub struct LocalContent {
     pub(crate) metadata: Link<Metadata>,
     pub(crate) blobs: Blobs,
     pub(crate) ingests: Ingests,
-    pub(crate) uses: LastUse,
+    pub(crate) uses: Uses,
+    sharing: Sharing,
+    algorithm: Algorithm,
 }
 
 export_plugin!(LocalContent);
 
-/// It has none.
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
+/// Its section.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What a namespace gets that asks for a blob which only others have. Default: `shared`.
+    pub sharing: Sharing,
+    /// How bytes are hashed whose writer does not say: `sha256`, `sha384` or `sha512`. Default: `sha256`.
+    pub algorithm: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { sharing: Sharing::Shared, algorithm: Algorithm::Sha256.name().into() }
+    }
+}
+
+/// What a namespace gets that asks for a blob which only others have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// The blob, at once.
+    Shared,
+    /// Nothing: it must bring the bytes, so that nobody learns from a digest what others have.
+    Isolated,
+}
 
 impl Plugin for LocalContent {
     const INFO: Info = Info {
@@ -47,20 +71,28 @@ impl Plugin for LocalContent {
     };
     type Config = Config;
 
-    async fn build(_config: Config, context: Context) -> Result<Self> {
+    async fn build(config: Config, context: Context) -> Result<Self> {
+        let algorithm = Algorithm::parse(&config.algorithm)?;
         let metadata = context.link::<Metadata>()?;
         let root = context.root_dir()?;
         let (blobs, ingests) = blocking::run("open the content store", move || {
             Ok((Blobs::open(&root)?, Ingests::open(&root)?))
         })
         .await?;
-        Ok(Self { metadata, blobs, ingests, uses: LastUse::default() })
+        let (sharing, uses) = (config.sharing, Uses::default());
+        Ok(Self { metadata, blobs, ingests, uses, sharing, algorithm })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
         exports.contract::<Content>(ContentAddr::from(addr));
         let link = context.link_self::<Content>();
         exports.service(move |_peer, namespace| rpc::content::serve(link.clone(), namespace));
+        let addr = addr.clone();
+        exports.drain(move || {
+            let settled = addr.send(Settle);
+            // It fails only if the actor has ended already.
+            async move { settled.await.unwrap_or(Ok(())).map(|()| Vec::new()) }
+        });
     }
 }
 
@@ -72,26 +104,49 @@ pub(crate) fn missing(digest: &Digest) -> Error {
     Error::not_found(format!("blob {digest} is not in this namespace"))
 }
 
+fn put_aside(digest: &Digest) -> Error {
+    Error::not_found(format!(
+        "the bytes of blob {digest} were damaged and are put aside; fetch it again (capstan system heal)"
+    ))
+}
+
 impl LocalContent {
-    pub(crate) async fn stat(
+    pub(crate) async fn find(
         &self,
         namespace: &Namespace,
         digest: &Digest,
-    ) -> Result<Option<BlobInfo>> {
+    ) -> Result<Option<(Blob, Vec<u8>)>> {
         let bytes = self.metadata.send(Get(record::key(namespace, digest))).await?;
-        bytes.map(|bytes| record::read(digest.as_str(), &bytes)).transpose()
+        let Some(bytes) = bytes else { return Ok(None) };
+        let blob = record::read_blob(digest.as_str(), &bytes)
+            .map_err(|error| error.at(format!("blob {digest}")))?;
+        Ok(Some((blob, bytes)))
+    }
+
+    async fn stat(&self, namespace: &Namespace, digest: &Digest) -> Result<Option<BlobInfo>> {
+        Ok(self.find(namespace, digest).await?.map(|(blob, _)| blob.info))
+    }
+
+    /// The record of a blob that is used from now on.
+    async fn note(&self, namespace: &Namespace, digest: &Digest) -> Result<BlobInfo> {
+        let _shared = self.uses.shared().await;
+        let info = self.stat(namespace, digest).await?.ok_or_else(|| missing(digest))?;
+        self.uses.note(namespace, digest.as_str());
+        Ok(info)
     }
 
     async fn open(self, open: Open) -> Result<OpenBlob> {
         let digest = open.digest;
-        let info = self.stat(&open.namespace, &digest).await?.ok_or_else(|| missing(&digest))?;
-        self.uses.note(&open.namespace, digest.as_str());
+        let info = self.note(&open.namespace, &digest).await?;
         blocking::run("open a blob", move || {
-            let (file, size) = self.blobs.find(&digest)?.ok_or_else(|| {
-                Error::corrupt(format!(
+            let Some((file, size)) = self.blobs.find(&digest)? else {
+                if self.blobs.is_aside(&digest) {
+                    return Err(put_aside(&digest));
+                }
+                return Err(Error::corrupt(format!(
                     "blob {digest} is recorded, but its file is gone; fetch it again"
-                ))
-            })?;
+                )));
+            };
             if size != info.size {
                 return Err(Error::corrupt(format!(
                     "blob {digest} has {size} bytes, recorded are {}; fetch it again",
@@ -103,19 +158,39 @@ impl LocalContent {
         .await
     }
 
+    async fn use_(self, namespace: Namespace, digest: Digest) -> Result<BlobInfo> {
+        let info = self.note(&namespace, &digest).await?;
+        blocking::run("look at a blob", move || match self.blobs.find(&digest)? {
+            Some((_, size)) if size == info.size => Ok(info),
+            _ if self.blobs.is_aside(&digest) => Err(put_aside(&digest)),
+            _ => Err(Error::not_found(format!(
+                "blob {digest} is recorded, but its bytes are not there; fetch it again"
+            ))),
+        })
+        .await
+    }
+
     async fn open_ingest(self, open: OpenIngest) -> Result<Ingest> {
         if open.reference.is_empty() {
             return Err(Error::invalid("an ingest needs a name"));
         }
+        if let (Some(wanted), Some(expected)) = (open.algorithm, &open.expected)
+            && wanted != expected.algorithm()
+        {
+            return Err(Error::invalid(format!(
+                "{expected} cannot be what {} gives",
+                wanted.name()
+            )));
+        }
         if let Some(expected) = &open.expected
-            && self.is_there(&open.namespace, expected).await?
+            && self.is_there(&open.namespace, expected, &open.labels).await?
         {
             return Err(Error::already_exists(format!("blob {expected} exists")));
         }
         let (ingests, store) = (self.ingests.clone(), self.clone());
         let runtime = tokio::runtime::Handle::current();
         blocking::run("open an ingest", move || {
-            let writer = ingests.writer(&open)?;
+            let writer = ingests.writer(&open, store.algorithm)?;
             let (ingest, inbox) = writer.ends();
             let serve = runtime.clone();
             runtime.spawn_blocking(move || {
@@ -132,8 +207,13 @@ impl LocalContent {
         blocking::run("wait for the names of blobs", move || blobs.hold(is_alone)).await
     }
 
-    /// Whether a namespace has a blob; one that only others have is given to it.
-    async fn is_there(&self, namespace: &Namespace, digest: &Digest) -> Result<bool> {
+    /// Whether a namespace has a blob; one that only others have is given to it, where they share.
+    async fn is_there(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        labels: &Labels,
+    ) -> Result<bool> {
         let _shared = self.hold(false).await?;
         let found = blocking::run("look for a blob", {
             let (blobs, digest) = (self.blobs.clone(), digest.clone());
@@ -144,61 +224,97 @@ impl LocalContent {
             // Recorded or not, the bytes must come again.
             return Ok(false);
         };
-        // Before the look: the lock keeps a collection from coming between.
-        self.uses.note(namespace, digest.as_str());
         match self.stat(namespace, digest).await? {
-            Some(info) if info.size == size => Ok(true),
+            Some(info) if info.size == size => {
+                let has = |(key, value): (&String, &String)| match value.as_str() {
+                    "" => !info.labels.contains_key(key),
+                    _ => info.labels.get(key) == Some(value),
+                };
+                if labels.iter().all(has) {
+                    self.uses.note(namespace, digest.as_str());
+                    return Ok(true);
+                }
+            }
             // A file of another size is damaged: it is written anew.
-            Some(_) => Ok(false),
-            None => match self.recorded_anywhere(digest).await? {
-                true => self.record(namespace, digest, size).await.map(|()| true),
-                // A crash came between file and record. The file was synced and verified before it
-                // got its name, but nothing says so that can be checked cheaply: write it anew.
-                false => Ok(false),
-            },
+            Some(_) => return Ok(false),
+            None if self.sharing == Sharing::Isolated => return Ok(false),
+            // Without a record anywhere a crash came between file and record. The file was synced and verified
+            // before it got its name, but nothing says so that can be checked cheaply: it is written anew.
+            None if self.recorded_size(digest).await? != Some(size) => return Ok(false),
+            None => {}
         }
+        self.record(namespace, digest, size, labels).await?;
+        Ok(true)
     }
 
-    /// All namespaces.
-    pub(crate) async fn namespaces(&self) -> Result<Vec<Namespace>> {
-        let rows = self.metadata.send(ScanAll("namespaces".into())).await?;
-        Ok(rows.iter().filter_map(|(key, _)| Namespace::parse(&key.name).ok()).collect())
-    }
-
-    async fn recorded_anywhere(&self, digest: &Digest) -> Result<bool> {
+    /// How many bytes a blob has, by the record of any namespace.
+    pub(crate) async fn recorded_size(&self, digest: &Digest) -> Result<Option<u64>> {
         for namespace in self.namespaces().await? {
-            if self.stat(&namespace, digest).await?.is_some() {
-                return Ok(true);
+            if let Some(info) = self.stat(&namespace, digest).await? {
+                return Ok(Some(info.size));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
-    async fn record(&self, namespace: &Namespace, digest: &Digest, size: u64) -> Result<()> {
-        let info = BlobInfo {
-            digest: digest.clone(),
-            size,
-            created_at_unix_ns: clock::now_unix_ns(),
-            labels: Labels::new(),
-        };
-        let step = Step::Put { key: record::key(namespace, digest), value: record::write(&info) };
-        let event =
-            NewEvent::new(namespace, "/content/create").with("digest", digest).with("size", size);
-        self.metadata.send(Commit { steps: vec![step], events: vec![event] }).await.map(drop)
+    pub(crate) async fn namespaces(&self) -> Result<Vec<Namespace>> {
+        let known = self.metadata.send(ScanAll("namespaces".into())).await?;
+        Ok(known.iter().filter_map(|(key, _)| Namespace::parse(&key.name).ok()).collect())
+    }
+
+    /// Has a namespace name a file, or notes that it used the one that it names. Labels are added to those of before.
+    async fn record(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        size: u64,
+        labels: &Labels,
+    ) -> Result<()> {
+        loop {
+            let _shared = self.uses.shared().await;
+            let now = clock::now_unix_ns();
+            let old = self.find(namespace, digest).await?;
+            let mut blob = match &old {
+                Some((blob, _)) => blob.clone(),
+                None => Blob {
+                    info: BlobInfo {
+                        digest: digest.clone(),
+                        size,
+                        created_at_unix_ns: now,
+                        labels: Labels::new(),
+                    },
+                    used_at_unix_ns: now,
+                },
+            };
+            let is_same = old.is_some() && blob.info.size == size;
+            blob.info.size = size;
+            blob.used_at_unix_ns = now;
+            merge_labels(&mut blob.info.labels, labels);
+            let key = record::key(namespace, digest);
+            let gone = Error::aborted(format!("blob {digest} was recorded meanwhile"));
+            let guard = match old {
+                Some((_, bytes)) => Step::unchanged(key.clone(), bytes),
+                None => Step::absent(key.clone(), gone),
+            };
+            let put = Step::Put { key, value: record::write(&blob) };
+            let event = NewEvent::new(namespace, "/content/create")
+                .with("digest", digest)
+                .with("size", size);
+            let events = if is_same { Vec::new() } else { vec![event] };
+            match self.metadata.send(Commit { steps: vec![guard, put], events }).await {
+                Err(error) if error.class() == Class::Aborted => {}
+                answer => return answer.map(drop),
+            }
+        }
     }
 
     /// Gives verified bytes their name: file first, then record.
     async fn name(&self, verified: &Verified<'_>) -> Result<()> {
         let _shared = self.hold(false).await?;
-        self.uses.note(verified.namespace, verified.digest.as_str());
         self.blobs.name(&verified.data, &verified.digest)?;
         failpoint::at("blob:named");
-        if let Some(info) = self.stat(verified.namespace, &verified.digest).await?
-            && info.size == verified.size
-        {
-            return Ok(());
-        }
-        self.record(verified.namespace, &verified.digest, verified.size).await
+        let Verified { namespace, digest, size, labels, .. } = verified;
+        self.record(namespace, digest, *size, labels).await
     }
 
     async fn delete(self, delete: Delete) -> Result<()> {
@@ -210,17 +326,32 @@ impl LocalContent {
         self.metadata.send(Commit { steps, events: vec![event] }).await?;
         self.uses.forget(&namespace, digest.as_str());
         failpoint::at("blob:forgotten");
-        self.remove_bytes(&digest).await.map(drop)
+        self.remove_unnamed(&digest).await.map(drop)
     }
 
-    /// Removes a blob's file if no namespace has it any more; answers whether it did. The caller holds the
-    /// names alone.
-    pub(crate) async fn remove_bytes(&self, digest: &Digest) -> Result<bool> {
-        if self.recorded_anywhere(digest).await? {
+    /// Removes a file that no namespace names. The caller has the names alone.
+    pub(crate) async fn remove_unnamed(&self, digest: &Digest) -> Result<bool> {
+        if self.recorded_size(digest).await?.is_some() {
             return Ok(false);
         }
         let (blobs, digest) = (self.blobs.clone(), digest.clone());
-        blocking::run("remove a blob", move || blobs.remove(&digest)).await.map(|()| true)
+        blocking::run("remove a blob", move || blobs.remove(&digest)).await?;
+        Ok(true)
+    }
+}
+
+/// Before an orderly end.
+struct Settle;
+
+impl actix::Message for Settle {
+    type Result = Result<()>;
+}
+
+impl Handler<Settle> for LocalContent {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, _: Settle, _: &mut Cell<Self>) -> Self::Result {
+        let store = self.clone();
+        Box::pin(async move { store.settle(None).await })
     }
 }
 
@@ -299,8 +430,8 @@ impl Handler<Label> for LocalContent {
 
 impl Handler<Use> for LocalContent {
     type Result = ResponseFuture<Result<BlobInfo>>;
-    fn handle(&mut self, use_: Use, _: &mut Cell<Self>) -> Self::Result {
-        Box::pin(self.clone().use_(use_))
+    fn handle(&mut self, message: Use, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().use_(message.namespace, message.digest))
     }
 }
 

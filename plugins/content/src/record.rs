@@ -5,7 +5,7 @@ use capstan_schema::{read_labels, write_labels};
 use capstan_sdk::contract::content::BlobInfo;
 use capstan_sdk::contract::metadata::Key;
 use capstan_sdk::record::{Record, encode};
-use capstan_sdk::{Digest, Namespace, Result};
+use capstan_sdk::{Algorithm, Digest, Labels, Namespace, Result};
 
 /// The bucket of blobs.
 pub(crate) const BUCKET: &str = "content";
@@ -14,24 +14,45 @@ pub(crate) fn key(namespace: &Namespace, digest: &Digest) -> Key {
     Key::new(BUCKET, namespace, digest.as_str())
 }
 
-pub(crate) fn write(info: &BlobInfo) -> Vec<u8> {
+/// What is stored of a blob.
+#[derive(Clone, Debug)]
+pub(crate) struct Blob {
+    pub(crate) info: BlobInfo,
+    /// At least when it was made.
+    pub(crate) used_at_unix_ns: i64,
+}
+
+/// A record with another time of last use.
+pub(crate) fn stamp(digest: &str, bytes: &[u8], used_at_unix_ns: i64) -> Result<Vec<u8>> {
+    Ok(write(&Blob { used_at_unix_ns, ..read_blob(digest, bytes)? }))
+}
+
+pub(crate) fn write(blob: &Blob) -> Vec<u8> {
+    let info = &blob.info;
     encode::<blob_record::Owned>(|mut out| {
         out.set_size(info.size);
         out.set_created_at_unix_ns(info.created_at_unix_ns);
+        out.set_last_used_at_unix_ns(blob.used_at_unix_ns);
         let count = u32::try_from(info.labels.len()).expect("labels are few");
         write_labels(&info.labels, out.init_labels(count));
     })
 }
 
 pub(crate) fn read(digest: &str, bytes: &[u8]) -> Result<BlobInfo> {
+    Ok(read_blob(digest, bytes)?.info)
+}
+
+pub(crate) fn read_blob(digest: &str, bytes: &[u8]) -> Result<Blob> {
     let record = Record::decode(bytes)?;
     let record = record.get::<blob_record::Owned>()?;
-    Ok(BlobInfo {
+    let created_at_unix_ns = record.get_created_at_unix_ns();
+    let info = BlobInfo {
         digest: Digest::parse(digest)?,
         size: record.get_size(),
-        created_at_unix_ns: record.get_created_at_unix_ns(),
+        created_at_unix_ns,
         labels: read_labels(record.get_labels()?)?,
-    })
+    };
+    Ok(Blob { info, used_at_unix_ns: record.get_last_used_at_unix_ns().max(created_at_unix_ns) })
 }
 
 /// What an ingest was begun with.
@@ -42,6 +63,8 @@ pub(crate) struct IngestRecord {
     pub(crate) total: u64,
     pub(crate) expected: Option<Digest>,
     pub(crate) started_at_unix_ns: i64,
+    pub(crate) labels: Labels,
+    pub(crate) algorithm: Algorithm,
 }
 
 impl IngestRecord {
@@ -52,19 +75,31 @@ impl IngestRecord {
             out.set_total(self.total);
             out.set_expected(self.expected.as_ref().map(Digest::as_str).unwrap_or_default());
             out.set_started_at_unix_ns(self.started_at_unix_ns);
+            out.set_algorithm(self.algorithm.name());
+            let count = u32::try_from(self.labels.len()).expect("labels are few");
+            write_labels(&self.labels, out.init_labels(count));
         })
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Result<Self> {
         let record = Record::decode(bytes)?;
         let record = record.get::<ingest_record::Owned>()?;
-        let expected = record.get_expected()?.to_str()?;
+        let expected = match record.get_expected()?.to_str()? {
+            "" => None,
+            digest => Some(Digest::parse(digest)?),
+        };
+        let algorithm = match record.get_algorithm()?.to_str()? {
+            "" => expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm),
+            name => Algorithm::parse(name)?,
+        };
         Ok(Self {
             namespace: Namespace::parse(record.get_namespace()?.to_str()?)?,
             reference: record.get_ref()?.to_str()?.to_owned(),
             total: record.get_total(),
-            expected: if expected.is_empty() { None } else { Some(Digest::parse(expected)?) },
+            expected,
             started_at_unix_ns: record.get_started_at_unix_ns(),
+            labels: read_labels(record.get_labels()?)?,
+            algorithm,
         })
     }
 }

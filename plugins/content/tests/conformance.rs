@@ -36,12 +36,7 @@ fn an_ingest_whose_store_ends_breaks_off() {
         let mut bench = Bench::new();
         bench.start::<RedbMetadata>("").await.unwrap();
         bench.start_over_wire::<LocalContent>("").await.unwrap();
-        let open = OpenIngest {
-            namespace: Namespace::parse("a").unwrap(),
-            reference: "x".into(),
-            expected: None,
-            total: 0,
-        };
+        let open = OpenIngest::new(&Namespace::parse("a").unwrap(), "x");
         let link = bench.link::<Content>("content");
         let writer = link.send(open.clone()).await.unwrap();
         writer.write(Bytes::from_static(b"hello")).await.unwrap();

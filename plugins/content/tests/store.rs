@@ -31,7 +31,7 @@ fn digest(text: &str) -> Digest {
 }
 
 fn ingest(name: &str, expected: Option<&str>, total: u64) -> OpenIngest {
-    OpenIngest { namespace: ns("a"), reference: name.into(), expected: expected.map(digest), total }
+    OpenIngest { expected: expected.map(digest), total, ..OpenIngest::new(&ns("a"), name) }
 }
 
 async fn fill(ingest: &Ingest, bytes: &'static [u8]) {

@@ -22,7 +22,6 @@ mod export;
 pub mod failpoint;
 mod frames;
 mod kernel;
-mod last_use;
 mod latency;
 mod link;
 pub mod mount;
@@ -39,6 +38,7 @@ pub mod testing;
 #[cfg(feature = "testing")]
 pub mod testing_metadata;
 pub mod tree;
+pub mod uses;
 
 pub use actix;
 pub use answers::{Answered, Answers};
@@ -49,7 +49,6 @@ pub use capstan_schema::{
 pub use context::Context;
 pub use export::{Ask, Care, Exports, Peer, Scope, Service};
 pub use kernel::{Control, DaemonInfo, Kernel, PluginState, PluginStatus};
-pub use last_use::LastUse;
 pub use latency::Latency;
 pub use link::{Absent, Call, Carries, Contract, Handles, Link, Lookup, PATIENCE, Provider, Stats};
 pub use outside::remote;

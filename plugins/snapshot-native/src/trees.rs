@@ -4,8 +4,9 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Abilities, Kind};
-use capstan_sdk::snapshots::{Driver, Snapshot, numbers};
+use capstan_sdk::snapshots::{Driver, Snapshot, numbers, strays};
 use capstan_sdk::{Error, Info, Mount, Result, tree};
 
 use crate::copy;
@@ -20,6 +21,24 @@ pub struct Trees {
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {}
+
+impl Trees {
+    /// Whose tree a snapshot shows: a view has none of its own.
+    fn shown(snapshot: &Snapshot) -> u64 {
+        match (snapshot.info.kind, snapshot.parent_ids.first()) {
+            (Kind::View, Some(&parent)) => parent,
+            _ => snapshot.id,
+        }
+    }
+
+    fn bind(&self, id: u64, mode: &str) -> Mount {
+        Mount {
+            kind: "bind".into(),
+            source: self.path(id).to_string_lossy().into_owned(),
+            options: vec![mode.into(), "rbind".into()],
+        }
+    }
+}
 
 impl Driver for Trees {
     const INFO: Info = Info {
@@ -48,10 +67,6 @@ impl Driver for Trees {
 
     fn path(&self, id: u64) -> PathBuf {
         self.dir.join(id.to_string())
-    }
-
-    fn needs_directory(snapshot: &Snapshot) -> bool {
-        snapshot.info.kind != Kind::View || snapshot.parent_ids.is_empty()
     }
 
     /// A copy of the parent, or an empty tree. A view of a parent has none of its own.
@@ -86,15 +101,27 @@ impl Driver for Trees {
     }
 
     fn mounts(&self, snapshot: &Snapshot) -> Vec<Mount> {
-        let (id, mode) = match (snapshot.info.kind, snapshot.parent_ids.first()) {
-            (Kind::View, Some(&parent)) => (parent, "ro"),
-            (Kind::View | Kind::Committed, _) => (snapshot.id, "ro"),
-            (Kind::Active, _) => (snapshot.id, "rw"),
-        };
-        vec![Mount {
-            kind: "bind".into(),
-            source: self.path(id).to_string_lossy().into_owned(),
-            options: vec![mode.into(), "rbind".into()],
-        }]
+        let mode = if snapshot.info.kind == Kind::Active { "rw" } else { "ro" };
+        vec![self.bind(Self::shown(snapshot), mode)]
+    }
+
+    fn check(&self, snapshot: &Snapshot, _is_full: bool) -> Result<Option<(Flaw, String)>> {
+        let path = self.path(Self::shown(snapshot));
+        Ok((!path.is_dir())
+            .then(|| (Flaw::Missing, format!("its tree {} is gone", path.display()))))
+    }
+
+    fn strays(&self) -> Result<Vec<PathBuf>> {
+        strays(&self.dir)
+    }
+
+    fn own_layer(&self, snapshot: &Snapshot) -> Result<Mount> {
+        if Self::shown(snapshot) != snapshot.id {
+            return Err(Error::unimplemented(format!(
+                "{:?} is a view, and has no tree of its own",
+                snapshot.info.key
+            )));
+        }
+        Ok(self.bind(snapshot.id, "rw"))
     }
 }

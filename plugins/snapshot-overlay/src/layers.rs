@@ -4,8 +4,9 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
+use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Abilities, Kind, LABEL_EPHEMERAL};
-use capstan_sdk::snapshots::{Driver, Snapshot, numbers};
+use capstan_sdk::snapshots::{Driver, Snapshot, numbers, strays};
 use capstan_sdk::{Error, Info, Mount, Result, tree};
 
 use crate::probe;
@@ -28,6 +29,14 @@ impl Layers {
 
     fn fs(&self, id: u64) -> PathBuf {
         self.layer(id).join("fs")
+    }
+
+    fn bind(&self, id: u64, mode: &str) -> Mount {
+        Mount {
+            kind: "bind".into(),
+            source: self.fs(id).to_string_lossy().into_owned(),
+            options: vec![mode.into(), "rbind".into()],
+        }
     }
 }
 
@@ -101,13 +110,27 @@ impl Driver for Layers {
         self.fs(id)
     }
 
+    fn check(&self, snapshot: &Snapshot, _is_full: bool) -> Result<Option<(Flaw, String)>> {
+        let missing = |path: PathBuf| {
+            (!path.is_dir())
+                .then(|| (Flaw::Missing, format!("its directory {} is gone", path.display())))
+        };
+        let work = self.layer(snapshot.id).join("work");
+        let is_active = snapshot.info.kind == Kind::Active;
+        Ok(missing(self.fs(snapshot.id)).or_else(|| is_active.then(|| missing(work)).flatten()))
+    }
+
+    fn strays(&self) -> Result<Vec<PathBuf>> {
+        strays(&self.dir)
+    }
+
+    fn own_layer(&self, snapshot: &Snapshot) -> Result<Mount> {
+        Ok(self.bind(snapshot.id, "rw"))
+    }
+
     fn mounts(&self, snapshot: &Snapshot) -> Vec<Mount> {
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
-        let bind = |id: u64, mode: &str| Mount {
-            kind: "bind".into(),
-            source: text(self.fs(id)),
-            options: vec![mode.into(), "rbind".into()],
-        };
+        let bind = |id, mode| self.bind(id, mode);
         let lower = || {
             let dirs: Vec<String> =
                 snapshot.parent_ids.iter().map(|&id| text(self.fs(id))).collect();
@@ -150,7 +173,8 @@ mod tests {
             updated_at_unix_ns: 0,
             labels: labels.iter().map(|&l| (l.to_owned(), "1".to_owned())).collect(),
         };
-        let snapshot = Snapshot { info, id: 9, parent_ids: parent_ids.to_vec(), size: 0 };
+        let parent_ids = parent_ids.to_vec();
+        let snapshot = Snapshot { info, id: 9, parent_ids, used_at_unix_ns: 0, usage: None };
         let mounts = Layers { dir: "/s".into() }.mounts(&snapshot);
         let [Mount { kind, source, options }] = mounts.as_slice() else { panic!("one mount") };
         assert_eq!(format!("{kind} {source} {}", options.join(",")), want);

@@ -444,12 +444,7 @@ impl Checkpoints {
         media_type: &str,
         write: impl AsyncFnOnce(Feed) -> Result<()>,
     ) -> Result<Descriptor> {
-        let open = OpenIngest {
-            namespace: namespace.clone(),
-            reference: format!("{INGEST}{name}"),
-            expected: None,
-            total: 0,
-        };
+        let open = OpenIngest::new(namespace, format!("{INGEST}{name}"));
         let ingest = self.content.send(open).await?;
         let (chunks, taken) = mpsc::channel(CHUNKS);
         let store = async {

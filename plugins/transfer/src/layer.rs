@@ -10,7 +10,7 @@ use capstan_sdk::contract::snapshotter::{Kind, Mounts, SnapshotInfo, Stat, View}
 use capstan_sdk::contract::transfer::{Apply, Diff, Stored};
 use capstan_sdk::contract::{Content, Differ};
 use capstan_sdk::oci::media::OCI_LAYER;
-use capstan_sdk::{Descriptor, Digest, Error, Link, Mount, Result, random};
+use capstan_sdk::{Algorithm, Descriptor, Digest, Error, Labels, Link, Mount, Result, random};
 use tokio::runtime::Handle;
 
 use crate::unpack::{Target, owned};
@@ -99,7 +99,9 @@ impl Layers {
             namespace: target.namespace.clone(),
             reference: format!("diff-{}", random::hex::<16>()?),
             expected: None,
+            algorithm: Some(Algorithm::Sha256),
             total: 0,
+            labels: Labels::new(),
         };
         let ingest = Arc::new(self.content.send(open).await?);
         let sink = Sink { ingest: Arc::clone(&ingest), runtime: Handle::current() };

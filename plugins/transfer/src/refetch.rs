@@ -7,8 +7,7 @@ use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Ingest, Label, Open, OpenBlob, OpenIngest, Stat, Use};
 use capstan_sdk::contract::transfer::{LABEL_SOURCE, Refetch};
 use capstan_sdk::{
-    Algorithm, Class, Descriptor, Digest, Error, Labels, Link, Namespace, Reference, Result,
-    blocking,
+    Class, Descriptor, Digest, Error, Labels, Link, Namespace, Reference, Result, blocking,
 };
 
 use crate::fetch;
@@ -148,16 +147,13 @@ async fn writer(
     // The store believes in the bytes that it has, which are as many as they should be: it is not told at first
     // what these will be.
     let Descriptor { digest, size, .. } = descriptor;
-    if digest.algorithm() != Algorithm::Sha256 {
-        return Err(Error::precondition(format!(
-            "blob {digest} is damaged in its place; `capstan system audit --full` puts it aside, then it can come again"
-        )));
-    }
     let open = OpenIngest {
         namespace: namespace.clone(),
         reference: format!("refetch-{digest}"),
         expected: None,
+        algorithm: Some(digest.algorithm()),
         total: *size,
+        labels: Labels::new(),
     };
     content.send(open).await.map(Some)
 }

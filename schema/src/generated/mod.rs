@@ -29,6 +29,8 @@ pub mod gc_capnp;
 #[rustfmt::skip]
 pub mod gc_policy_capnp;
 #[rustfmt::skip]
+pub mod graph_capnp;
+#[rustfmt::skip]
 pub mod health_capnp;
 #[rustfmt::skip]
 pub mod image_capnp;

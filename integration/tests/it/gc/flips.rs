@@ -138,7 +138,9 @@ fn blobs_and_files_that_were_flipped_are_named_and_healed() {
     for (reference, want) in references.iter().zip(&want) {
         assert_eq!(&sums(&host, reference), want, "{reference}");
     }
-    for (image, blob) in images.iter().flat_map(|image| image.blobs.iter().map(move |it| (image, it))) {
+    for (image, blob) in
+        images.iter().flat_map(|image| image.blobs.iter().map(move |it| (image, it)))
+    {
         assert!(image.blobs.contains_key(blob.0));
         let got = host.command(&["content", "get", blob.0]).output().unwrap();
         assert_eq!(&got.stdout, blob.1, "{}", blob.0);
@@ -154,7 +156,11 @@ fn blobs_and_files_that_were_flipped_are_named_and_healed() {
 fn files_that_are_gone_or_shorter_or_too_many_are_healed() {
     let registry = FakeRegistry::start();
     let image = Image::new(vec![
-        Layer::new().busybox().dir("d").file("d/gone", 0o600, b"one").file("d/short", 0o644, b"two two"),
+        Layer::new()
+            .busybox()
+            .dir("d")
+            .file("d/gone", 0o600, b"one")
+            .file("d/short", 0o644, b"two two"),
         Layer::new().file("d/mode", 0o640, b"three").symlink("d/link", "mode"),
     ]);
     let reference = registry.offer("torn", &image);
@@ -173,7 +179,8 @@ fn files_that_are_gone_or_shorter_or_too_many_are_healed() {
         };
         let look = || {
             let script = "cd /d; ls; cat gone short mode; stat -c '%n %a' *; readlink link";
-            let args = ["run", "--rm", "--snapshotter", snapshotter, &reference, "sh", "-c", script];
+            let args =
+                ["run", "--rm", "--snapshotter", snapshotter, &reference, "sh", "-c", script];
             host.ok(&args)
         };
         let want = look();

@@ -134,7 +134,8 @@ fn while_a_hold_is_held_what_is_used_meanwhile_is_kept() {
     let found = ingest(&host, b"before, and found meanwhile");
     in_session(async {
         let client = Client::connect(&host.address()).await.unwrap();
-        let (first, second) = (take_hold(&client, "the first").await, take_hold(&client, "b").await);
+        let (first, second) =
+            (take_hold(&client, "the first").await, take_hold(&client, "b").await);
         let new = ingest(&host, b"meanwhile");
         ingest(&host, b"before, and found meanwhile");
         assert_eq!(collect(&host), as_resources(&BTreeSet::from([old])));

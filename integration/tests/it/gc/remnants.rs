@@ -32,7 +32,8 @@ fn files_that_nobody_names_are_orphans_and_go() {
     fs::write(blob_file(&host, &stray), b"stray").unwrap();
     let dir = snapshot_dirs(&host)[0].with_file_name("4711");
     fs::create_dir_all(dir.join("fs/x")).unwrap();
-    let want = [(format!("content/{stray}"), "orphan"), ("snapshot/overlay/#4711".into(), "orphan")];
+    let want =
+        [(format!("content/{stray}"), "orphan"), ("snapshot/overlay/#4711".into(), "orphan")];
     let want = want.map(|(what, flaw)| (what, flaw.to_owned()));
     assert_eq!(audit(&host), want);
     let table = host.capstan(&["system", "audit"]).stdout;
@@ -136,6 +137,9 @@ fn a_start_is_followed_by_an_audit_that_logs() {
     host.until("the audit's warning", || host.log().contains("capstan system heal"));
     let log = host.log();
     let lines = log.lines().filter(|line| line.contains("capstan system heal"));
-    assert!(lines.clone().all(|line| line.contains("WARN") && line.contains("findings=1")), "{log}");
+    assert!(
+        lines.clone().all(|line| line.contains("WARN") && line.contains("findings=1")),
+        "{log}"
+    );
     assert_eq!(lines.count(), 1);
 }

@@ -1,11 +1,13 @@
 //! The suite of kind `content`.
 
 use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use capstan_schema::{Algorithm, Class, Digest, Namespace, Result};
 use sha2::Digest as _;
 
+use super::content_graph::shared_bytes_are_collected_last;
 use crate::Link;
 use crate::contract::content::{
     Abort, BlobInfo, Delete, Ingest, IngestInfo, Ingests, List, Open, OpenBlob, OpenIngest, Stat,
@@ -14,7 +16,7 @@ use crate::contract::{Content, Page};
 
 /// One store under test.
 pub struct Suite {
-    link: Link<Content>,
+    pub(super) link: Link<Content>,
     namespace: Namespace,
 }
 
@@ -48,19 +50,31 @@ pub async fn run(link: &Link<Content>) {
     suite("large").large().await;
     suite("empty").empty().await;
     suite("sha512").another_algorithm().await;
+    suite("algorithms").algorithms_by_choice().await;
+    suite("ranges").ranges().await;
+    suite("readers").several_readers().await;
+    suite("fields").status_fields().await;
+    suite("released").a_failed_open_releases_the_name().await;
+    suite("walk").walk().await;
+    suite("labels").labelled().await;
+    suite("nodes").nodes_tell_uses().await;
+    suite("collect").collections().await;
+    suite("use-race").uses_and_collections_race().await;
+    suite("audit").nothing_to_find().await;
+    shared_bytes_are_collected_last(suite("shared-a"), suite("shared-b")).await;
     namespaces_share_bytes_and_no_names(suite("ns-a"), suite("ns-b")).await;
 }
 
-fn class<T>(result: Result<T>) -> Class {
+pub(super) fn class<T>(result: Result<T>) -> Class {
     result.err().expect("it must fail").class()
 }
 
-fn digest_of(bytes: &[u8]) -> Digest {
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
     Digest::from_hash(Algorithm::Sha256, &sha2::Sha256::digest(bytes))
 }
 
 /// Writes bytes and waits until they are taken.
-async fn fill(writer: &Ingest, bytes: &[u8]) {
+pub(super) async fn fill(writer: &Ingest, bytes: &[u8]) {
     let end = writer.offset() + bytes.len() as u64;
     writer.write(Bytes::copy_from_slice(bytes)).await.expect("write");
     writer.taken(end).await.expect("the store takes it");
@@ -76,22 +90,32 @@ fn read_along(writer: &Ingest) -> tokio::task::JoinHandle<std::io::Result<Vec<u8
 }
 
 impl Suite {
-    fn ns(&self) -> Namespace {
+    pub(super) fn ns(&self) -> Namespace {
         self.namespace.clone()
     }
 
     /// Bytes that only this case has.
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         format!("bytes of case {}\n", self.namespace).into_bytes()
     }
 
-    async fn ingest(&self, name: &str, expected: Option<&Digest>, total: u64) -> Result<Ingest> {
-        let (reference, expected) = (name.into(), expected.cloned());
-        self.link.send(OpenIngest { namespace: self.ns(), reference, expected, total }).await
+    pub(super) async fn ingest(
+        &self,
+        name: &str,
+        expected: Option<&Digest>,
+        total: u64,
+    ) -> Result<Ingest> {
+        let expected = expected.cloned();
+        self.link.send(OpenIngest { expected, total, ..OpenIngest::new(&self.ns(), name) }).await
     }
 
     /// As [`Suite::ingest`], where the writer before may still be on its way out.
-    async fn next(&self, name: &str, expected: Option<&Digest>, total: u64) -> Result<Ingest> {
+    pub(super) async fn next(
+        &self,
+        name: &str,
+        expected: Option<&Digest>,
+        total: u64,
+    ) -> Result<Ingest> {
         loop {
             match self.ingest(name, expected, total).await {
                 Err(error) if error.class() == Class::Unavailable => {
@@ -102,17 +126,17 @@ impl Suite {
         }
     }
 
-    async fn store(&self, bytes: &[u8]) -> Digest {
+    pub(super) async fn store(&self, bytes: &[u8]) -> Digest {
         let writer = self.next("store", None, 0).await.expect("ingest");
         writer.write(Bytes::copy_from_slice(bytes)).await.expect("write");
         writer.commit(None, 0).await.expect("commit").0
     }
 
-    async fn stat(&self, digest: &Digest) -> Result<BlobInfo> {
+    pub(super) async fn stat(&self, digest: &Digest) -> Result<BlobInfo> {
         self.link.send(Stat { namespace: self.ns(), digest: digest.clone() }).await
     }
 
-    async fn open(&self, digest: &Digest) -> Result<OpenBlob> {
+    pub(super) async fn open(&self, digest: &Digest) -> Result<OpenBlob> {
         self.link.send(Open { namespace: self.ns(), digest: digest.clone() }).await
     }
 
@@ -128,7 +152,7 @@ impl Suite {
         self.link.send(Ingests(self.ns())).await.expect("list ingests")
     }
 
-    async fn blobs(&self) -> Vec<BlobInfo> {
+    pub(super) async fn blobs(&self) -> Vec<BlobInfo> {
         let message = List { namespace: self.ns(), page: Page::all() };
         self.link.send(message).await.expect("list").items
     }
@@ -341,6 +365,90 @@ impl Suite {
         assert_eq!(broken_off("aborted").await, Class::Aborted);
         assert_eq!(broken_off("corrupt").await, Class::Corrupt);
         assert_eq!(broken_off("left").await, Class::Aborted);
+    }
+
+    /// F-044: whole, in parts, and past the end.
+    async fn ranges(self) {
+        let bytes = self.bytes();
+        let digest = self.store(&bytes).await;
+        let blob = self.open(&digest).await.expect("open");
+        let read = |offset: u64, length: usize| {
+            let mut part = vec![0; length];
+            blob.file.read_at(&mut part, offset).map(|got| part[..got].to_vec())
+        };
+        let size = bytes.len();
+        for (from, to) in [(0, size), (0, 1), (3, 7), (size - 1, size), (size, size)] {
+            assert_eq!(read(from as u64, to - from).expect("read"), bytes[from..to]);
+        }
+        assert_eq!(read(size as u64 - 2, 10).expect("read"), bytes[size - 2..], "it ends there");
+        assert_eq!(read(size as u64 + 5, 10).expect("read"), b"");
+        let mut readers = [blob.reader(), blob.reader()];
+        for reader in &mut readers {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).expect("read");
+            assert_eq!(all, bytes, "each reader has its own position");
+        }
+    }
+
+    async fn several_readers(self) {
+        let bytes = self.bytes().repeat(1000);
+        let writer = self.ingest("x", None, 0).await.expect("ingest");
+        let mut readers: Vec<_> = (0..3).map(|_| read_along(&writer)).collect();
+        for piece in bytes.chunks(997) {
+            writer.write(Bytes::copy_from_slice(piece)).await.expect("write");
+        }
+        readers.push(read_along(&writer));
+        writer.commit(None, 0).await.expect("commit");
+        for reader in readers {
+            assert!(reader.await.expect("it reads").expect("read") == bytes);
+        }
+    }
+
+    /// F-042, F-045.
+    async fn status_fields(self) {
+        let before = crate::clock::now_unix_ns();
+        let bytes = self.bytes();
+        let (digest, size) = (digest_of(&bytes), bytes.len() as u64);
+        let writer = self.ingest("x", Some(&digest), size).await.expect("ingest");
+        fill(&writer, &bytes[..5]).await;
+        let [info] = &*self.ingests().await else { panic!("there is one ingest") };
+        assert_eq!((info.reference.as_str(), info.offset, info.total), ("x", 5, size));
+        assert_eq!(info.expected.as_ref(), Some(&digest));
+        let now = crate::clock::now_unix_ns();
+        assert!(before <= info.started_at_unix_ns && info.started_at_unix_ns <= now);
+        // Times of files have the grain of the kernel's clock.
+        assert!(info.updated_at_unix_ns + 20_000_000 >= info.started_at_unix_ns);
+        fill(&writer, &bytes[5..]).await;
+        writer.commit(None, 0).await.expect("commit");
+        let info = self.stat(&digest).await.expect("stat");
+        assert_eq!(info.size, size);
+        assert!(info.created_at_unix_ns >= now);
+    }
+
+    /// F-035, F-036: what fails to open holds no name, and no writer frees the name of another.
+    async fn a_failed_open_releases_the_name(self) {
+        let (digest, other) = (digest_of(&self.bytes()), digest_of(b"something else"));
+        drop(self.ingest("x", Some(&digest), 0).await.expect("ingest"));
+        for _ in 0..3 {
+            assert_eq!(class(self.next("x", Some(&other), 0).await), Class::FailedPrecondition);
+        }
+        let first = self.next("x", Some(&digest), 0).await.expect("the name is free");
+        fill(&first, &self.bytes()).await;
+        first.commit(None, 0).await.expect("commit");
+        let second = self.next("x", None, 0).await.expect("and again");
+        assert_eq!(class(self.ingest("x", None, 0).await), Class::Unavailable);
+        second.abort().await.expect("abort");
+    }
+
+    /// F-047: many, each once, in order.
+    async fn walk(self) {
+        let mut stored = Vec::new();
+        for number in 0..250_u32 {
+            stored.push(self.store(&number.to_le_bytes()).await);
+        }
+        stored.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        let listed: Vec<_> = self.blobs().await.into_iter().map(|info| info.digest).collect();
+        assert_eq!(listed, stored);
     }
 
     /// Several times what fits into one message, in pieces of all sizes.

@@ -3,6 +3,7 @@
 //! Feature `testing`. A suite is a list of named cases, so that a test can say which one failed.
 
 pub mod content;
+mod content_graph;
 pub mod differ;
 pub mod gc_policy;
 pub mod metrics;

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
-use capstan_schema::{Digest, Error, Labels, Namespace, Result};
+use capstan_schema::{Algorithm, Digest, Error, Labels, Namespace, Result};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::contract::graph::{Collected, Finding, Node};
@@ -74,7 +74,8 @@ pub struct List {
     pub page: Page,
 }
 
-/// Opens a blob for reading. `NotFound`; `Corrupt`: the name is there, the bytes are not.
+/// Opens a blob for reading, and notes that it was used. `NotFound`, also when its bytes were put aside as damaged;
+/// `Corrupt`: the name is there, the bytes are not.
 #[derive(Clone, Debug)]
 pub struct Open {
     /// In which namespace.
@@ -86,8 +87,9 @@ pub struct Open {
 /// Opens the writer of an ingest: a new one, or an old one where it stopped.
 ///
 /// `AlreadyExists`: the namespace has the expected blob; if only another namespace had it, it is
-/// there now. `Unavailable`: the ingest has a live writer. `FailedPrecondition`: it was begun with
-/// another expected digest or size.
+/// there now, unless the store is isolated. `Unavailable`: the ingest has a live writer. `FailedPrecondition`:
+/// it was begun with another expected digest, size or algorithm. `InvalidArgument`: no name; an expected digest
+/// of another algorithm.
 #[derive(Clone, Debug)]
 pub struct OpenIngest {
     /// In which namespace.
@@ -98,6 +100,24 @@ pub struct OpenIngest {
     pub expected: Option<Digest>,
     /// How many they must be; 0 = not known.
     pub total: u64,
+    /// Set on the blob when it gets its name; also when it has that already.
+    pub labels: Labels,
+    /// How the bytes are hashed. `None`: as `expected` is, or else as the store's configuration says.
+    pub algorithm: Option<Algorithm>,
+}
+
+impl OpenIngest {
+    /// One of which nothing is known yet.
+    pub fn new(namespace: &Namespace, reference: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            reference: reference.into(),
+            expected: None,
+            total: 0,
+            labels: Labels::new(),
+            algorithm: None,
+        }
+    }
 }
 
 /// Lists ingests, with and without a writer.
@@ -159,12 +179,16 @@ pub struct Collect {
 pub struct Nodes(pub Namespace);
 
 /// Compares records with files, of all namespaces; with `is_full` every byte is hashed, and a blob that is damaged
-/// loses its name: its file is put aside, so that it is `NotFound` until it comes again.
+/// loses its name: its file is put aside, so that [`Open`] and [`Use`] say `NotFound` until it comes again. [`Stat`]
+/// still tells its record, with the labels that say where it came from.
+///
+/// With `is_cleaning` the files that nothing names are removed; they are findings all the same, and their detail
+/// ends with `; removed`.
 #[derive(Clone, Debug)]
 pub struct Audit {
     /// Hash all bytes.
     pub is_full: bool,
-    /// Remove the orphans that are found: files that no record names, and what a crash left of ingests.
+    /// Remove what nothing names.
     pub is_cleaning: bool,
 }
 

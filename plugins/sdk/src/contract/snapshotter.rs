@@ -208,11 +208,13 @@ pub struct Collect {
 pub struct Nodes(pub Namespace);
 
 /// Compares records with what lies on disk, of all namespaces.
+///
+/// With `is_cleaning` what nothing names is removed; it is found all the same, and its detail ends with `; removed`.
 #[derive(Clone, Debug)]
 pub struct Audit {
     /// Also what takes reading all of it, where the snapshotter knows what it should be.
     pub is_full: bool,
-    /// Remove the orphans that are found: directories without a record.
+    /// Remove what nothing names.
     pub is_cleaning: bool,
 }
 

@@ -6,20 +6,24 @@ use std::sync::Arc;
 
 use actix::{Context as Cell, Handler, ResponseFuture};
 use bytes::Bytes;
-use capstan_schema::{Digest, Error, MAX_CHUNK_BYTES, Result, content_capnp as wire, read_labels};
+use capstan_schema::{
+    Algorithm, Digest, Error, MAX_CHUNK_BYTES, Result, content_capnp as wire, read_labels,
+    read_texts, write_texts,
+};
 use futures::StreamExt as _;
 use futures::future::LocalBoxFuture;
 use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 
-use super::{all_pages, write_page};
+use super::{all_pages, graph, labels, write_page};
 use crate::contract::content::{
-    Abort, BlobInfo, Delete, Ingest, IngestCommand, IngestInfo, IngestProgress, Ingests, List,
-    Open, OpenBlob, OpenIngest, Stat,
+    Abort, Audit, BlobInfo, Collect, Delete, Ingest, IngestCommand, IngestInfo, IngestProgress,
+    Ingests, Label, List, Nodes, Open, OpenBlob, OpenIngest, Stat, Use,
 };
+use crate::contract::graph::{Collected, Finding, Node};
 use crate::contract::{Content, Listed, Page};
 use crate::outside::{Far, Proxy, answered, call};
-use crate::rpc::text;
+use crate::rpc::{length, text};
 
 type Client = wire::content::Client;
 type This = Proxy<Content>;
@@ -115,6 +119,8 @@ impl Handler<OpenIngest> for This {
             params.set_ref(&open.reference);
             params.set_expected(open.expected.as_ref().map(Digest::as_str).unwrap_or_default());
             params.set_total(open.total);
+            params.set_algorithm(open.algorithm.map(Algorithm::name).unwrap_or_default());
+            labels(&open.labels, |count| params.init_labels(count));
             let (ingest, info) = call!(far, request, |results| {
                 Ok((results.get_ingest()?, read_ingest(results.get_info()?)?))
             })?;
@@ -287,10 +293,87 @@ impl Writer {
     }
 }
 
-crate::not_yet!({} This:
-    crate::contract::content::Label => BlobInfo,
-    crate::contract::content::Use => BlobInfo,
-    crate::contract::content::Collect => crate::contract::graph::Collected,
-    crate::contract::content::Nodes => Vec<crate::contract::graph::Node>,
-    crate::contract::content::Audit => Vec<crate::contract::graph::Finding>,
-);
+impl Handler<Label> for This {
+    type Result = ResponseFuture<Result<BlobInfo>>;
+    fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&label.namespace)).await?;
+            let mut request = client.label_request();
+            let mut params = request.get();
+            params.set_digest(label.digest.as_str());
+            labels(&label.labels, |count| params.init_labels(count));
+            call!(far, request, |results| read_blob(results.get_info()?))
+        })
+    }
+}
+
+impl Handler<Use> for This {
+    type Result = ResponseFuture<Result<BlobInfo>>;
+    fn handle(&mut self, message: Use, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&message.namespace)).await?;
+            let mut request = client.note_use_request();
+            request.get().set_digest(message.digest.as_str());
+            call!(far, request, |results| read_blob(results.get_info()?))
+        })
+    }
+}
+
+impl Handler<Collect> for This {
+    type Result = ResponseFuture<Result<Collected>>;
+    fn handle(&mut self, collect: Collect, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&collect.namespace)).await?;
+            let mut collected = Collected::default();
+            for names in collect.digests.chunks(graph::NAMES) {
+                let mut request = client.collect_request();
+                let mut params = request.get();
+                params.set_unused_since_unix_ns(collect.unused_since_unix_ns);
+                write_texts(
+                    &names.iter().map(Digest::as_str).collect::<Vec<_>>(),
+                    params.init_digests(length(names)),
+                );
+                let some = call!(far, request, |results| Ok(Collected {
+                    removed: read_texts(results.get_removed()?)?,
+                    freed: results.get_freed(),
+                }))?;
+                graph::add(&mut collected, some);
+            }
+            Ok(collected)
+        })
+    }
+}
+
+impl Handler<Nodes> for This {
+    type Result = ResponseFuture<Result<Vec<Node>>>;
+    fn handle(&mut self, Nodes(namespace): Nodes, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&namespace)).await?;
+            let request = client.nodes_request();
+            let nodes = call!(far, request, |results| Ok(results.get_nodes()?))?;
+            graph::nodes(&far, nodes).await
+        })
+    }
+}
+
+impl Handler<Audit> for This {
+    type Result = ResponseFuture<Result<Vec<Finding>>>;
+    fn handle(&mut self, audit: Audit, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            // It is of all namespaces, whichever is named.
+            let namespace = capstan_schema::Namespace::parse("default")?;
+            let client: Client = far.open(Some(&namespace)).await?;
+            let mut request = client.audit_request();
+            let mut params = request.get();
+            params.set_full(audit.is_full);
+            params.set_repair(audit.is_cleaning);
+            let findings = call!(far, request, |results| Ok(results.get_findings()?))?;
+            graph::findings(&far, findings).await
+        })
+    }
+}

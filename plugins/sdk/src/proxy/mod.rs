@@ -5,6 +5,7 @@ mod content;
 mod differ;
 mod events;
 mod gc_policy;
+mod graph;
 mod metadata;
 mod metrics;
 mod runtime;

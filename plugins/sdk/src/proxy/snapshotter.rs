@@ -2,16 +2,17 @@
 
 use actix::{Context as Cell, Handler, ResponseFuture};
 use capstan_schema::snapshot_capnp as wire;
-use capstan_schema::{Mount, Result, read_labels};
+use capstan_schema::{Mount, Result, read_labels, read_texts, write_texts};
 
-use super::{all_pages, labels, mounts, write_page};
+use super::{all_pages, graph, labels, mounts, write_page};
+use crate::contract::graph::{Collected, Finding, Node};
 use crate::contract::snapshotter::{
-    Abilities, Ask, Commit, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo, Stat,
-    Usage, View,
+    Abilities, Ask, Audit, Collect, Commit, Kind, Label, List, Measure, Mounts, Nodes, OwnLayer,
+    Prepare, Remove, SnapshotInfo, Stat, Usage, Use, View,
 };
 use crate::contract::{Listed, Page, Snapshotter};
 use crate::outside::{Far, Proxy, call};
-use crate::rpc::text;
+use crate::rpc::{length, text};
 
 type Client = wire::snapshotter::Client;
 type This = Proxy<Snapshotter>;
@@ -170,11 +171,97 @@ impl Handler<Ask> for This {
     }
 }
 
-crate::not_yet!({} This:
-    crate::contract::snapshotter::Label => SnapshotInfo,
-    crate::contract::snapshotter::Use => SnapshotInfo,
-    crate::contract::snapshotter::Collect => crate::contract::graph::Collected,
-    crate::contract::snapshotter::Nodes => Vec<crate::contract::graph::Node>,
-    crate::contract::snapshotter::Audit => Vec<crate::contract::graph::Finding>,
-    crate::contract::snapshotter::OwnLayer => Vec<Mount>,
-);
+impl Handler<Label> for This {
+    type Result = ResponseFuture<Result<SnapshotInfo>>;
+    fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&label.namespace)).await?;
+            let mut request = client.label_request();
+            let mut params = request.get();
+            params.set_key(&label.key);
+            labels(&label.labels, |count| params.init_labels(count));
+            call!(far, request, |results| read_info(results.get_info()?))
+        })
+    }
+}
+
+impl Handler<Use> for This {
+    type Result = ResponseFuture<Result<SnapshotInfo>>;
+    fn handle(&mut self, message: Use, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&message.namespace)).await?;
+            let mut request = client.note_use_request();
+            request.get().set_key(&message.key);
+            call!(far, request, |results| read_info(results.get_info()?))
+        })
+    }
+}
+
+impl Handler<Collect> for This {
+    type Result = ResponseFuture<Result<Collected>>;
+    fn handle(&mut self, collect: Collect, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&collect.namespace)).await?;
+            let mut collected = Collected::default();
+            for names in collect.keys.chunks(graph::NAMES) {
+                let mut request = client.collect_request();
+                let mut params = request.get();
+                params.set_unused_since_unix_ns(collect.unused_since_unix_ns);
+                write_texts(names, params.init_keys(length(names)));
+                let some = call!(far, request, |results| Ok(Collected {
+                    removed: read_texts(results.get_removed()?)?,
+                    freed: results.get_freed(),
+                }))?;
+                graph::add(&mut collected, some);
+            }
+            Ok(collected)
+        })
+    }
+}
+
+impl Handler<Nodes> for This {
+    type Result = ResponseFuture<Result<Vec<Node>>>;
+    fn handle(&mut self, Nodes(namespace): Nodes, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&namespace)).await?;
+            let request = client.nodes_request();
+            let nodes = call!(far, request, |results| Ok(results.get_nodes()?))?;
+            graph::nodes(&far, nodes).await
+        })
+    }
+}
+
+impl Handler<Audit> for This {
+    type Result = ResponseFuture<Result<Vec<Finding>>>;
+    fn handle(&mut self, audit: Audit, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            // It is of all namespaces, whichever is named.
+            let namespace = capstan_schema::Namespace::parse("default")?;
+            let client: Client = far.open(Some(&namespace)).await?;
+            let mut request = client.audit_request();
+            let mut params = request.get();
+            params.set_full(audit.is_full);
+            params.set_repair(audit.is_cleaning);
+            let findings = call!(far, request, |results| Ok(results.get_findings()?))?;
+            graph::findings(&far, findings).await
+        })
+    }
+}
+
+impl Handler<OwnLayer> for This {
+    type Result = ResponseFuture<Result<Vec<Mount>>>;
+    fn handle(&mut self, own: OwnLayer, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&own.namespace)).await?;
+            let mut request = client.own_layer_request();
+            request.get().set_key(&own.key);
+            call!(far, request, |results| mounts(results.get_mounts()))
+        })
+    }
+}

@@ -7,12 +7,14 @@ use std::rc::Rc;
 use bytes::Bytes;
 use capnp::capability::Client;
 use capstan_schema::{
-    Digest, Error, MAX_CHUNK_BYTES, Namespace, Result, content_capnp as wire, write_labels,
+    Algorithm, Digest, Error, MAX_CHUNK_BYTES, Namespace, Result, content_capnp as wire,
+    read_labels, write_labels, write_texts,
 };
 
-use super::{answer, length, text};
+use super::{answer, graph, length, text};
 use crate::contract::content::{
-    Abort, BlobInfo, Delete, Ingest, IngestInfo, Ingests, List, Open, OpenBlob, OpenIngest, Stat,
+    Abort, Audit, BlobInfo, Collect, Delete, Ingest, IngestInfo, Ingests, Label, List, Nodes, Open,
+    OpenBlob, OpenIngest, Stat, Use,
 };
 use crate::contract::{Content, Page};
 use crate::outside::Wire;
@@ -120,6 +122,11 @@ impl wire::content::Server for Server {
                 reference: text(params.get_ref())?,
                 expected: expected(params.get_expected())?,
                 total: params.get_total(),
+                labels: read_labels(params.get_labels()?)?,
+                algorithm: match text(params.get_algorithm())?.as_str() {
+                    "" => None,
+                    name => Some(Algorithm::parse(name)?),
+                },
             };
             self.link.send(message).await
         };
@@ -170,6 +177,75 @@ impl wire::content::Server for Server {
             self.link.send(Delete { namespace: self.namespace.clone(), digest }).await
         };
         answer!(results, work)
+    }
+
+    async fn label(
+        self: Rc<Self>,
+        params: wire::content::LabelParams,
+        mut results: wire::content::LabelResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let labels = read_labels(params.get_labels()?)?;
+            let digest = digest(params.get_digest())?;
+            self.link.send(Label { namespace: self.namespace.clone(), digest, labels }).await
+        };
+        answer!(results, work, |out, info| write_blob(&info, out.init_info()))
+    }
+
+    async fn note_use(
+        self: Rc<Self>,
+        params: wire::content::NoteUseParams,
+        mut results: wire::content::NoteUseResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let digest = digest(params.get_digest())?;
+            self.link.send(Use { namespace: self.namespace.clone(), digest }).await
+        };
+        answer!(results, work, |out, info| write_blob(&info, out.init_info()))
+    }
+
+    async fn collect(
+        self: Rc<Self>,
+        params: wire::content::CollectParams,
+        mut results: wire::content::CollectResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Collect {
+                namespace: self.namespace.clone(),
+                digests: params.get_digests()?.iter().map(digest).collect::<Result<_>>()?,
+                unused_since_unix_ns: params.get_unused_since_unix_ns(),
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, collected| {
+            out.set_freed(collected.freed);
+            write_texts(&collected.removed, out.init_removed(length(&collected.removed)));
+        })
+    }
+
+    async fn nodes(
+        self: Rc<Self>,
+        _params: wire::content::NodesParams,
+        mut results: wire::content::NodesResults,
+    ) -> capnp::Result<()> {
+        let work = self.link.send(Nodes(self.namespace.clone()));
+        answer!(results, work, |out, nodes| out.set_nodes(graph::nodes(nodes)))
+    }
+
+    async fn audit(
+        self: Rc<Self>,
+        params: wire::content::AuditParams,
+        mut results: wire::content::AuditResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let (is_full, is_cleaning) = (params.get_full(), params.get_repair());
+            self.link.send(Audit { is_full, is_cleaning }).await
+        };
+        answer!(results, work, |out, findings| out.set_findings(graph::findings(findings)))
     }
 }
 

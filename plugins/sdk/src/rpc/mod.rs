@@ -13,6 +13,7 @@ pub mod event_log;
 pub mod events;
 pub mod gc;
 pub mod gc_policy;
+pub(crate) mod graph;
 pub mod images;
 pub mod leases;
 pub mod metadata;

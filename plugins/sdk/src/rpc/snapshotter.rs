@@ -3,12 +3,15 @@
 use std::rc::Rc;
 
 use capnp::capability::Client;
-use capstan_schema::{Mount, Namespace, read_labels, snapshot_capnp as wire, write_labels};
+use capstan_schema::{
+    Mount, Namespace, read_labels, read_texts, snapshot_capnp as wire, write_labels, write_texts,
+};
 
-use super::{answer, length, text};
+use super::{answer, graph, length, text};
 use crate::Link;
 use crate::contract::snapshotter::{
-    Ask, Commit, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo, Stat, View,
+    Ask, Audit, Collect, Commit, Kind, Label, List, Measure, Mounts, Nodes, OwnLayer, Prepare,
+    Remove, SnapshotInfo, Stat, Use, View,
 };
 use crate::contract::{Page, Snapshotter};
 
@@ -190,5 +193,89 @@ impl wire::snapshotter::Server for Server {
     ) -> capnp::Result<()> {
         let work = self.link.send(Ask);
         answer!(results, work, |out, abilities| out.set_can_rebase(abilities.can_rebase))
+    }
+
+    async fn label(
+        self: Rc<Self>,
+        params: wire::snapshotter::LabelParams,
+        mut results: wire::snapshotter::LabelResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let labels = read_labels(params.get_labels()?)?;
+            let key = text(params.get_key())?;
+            self.link.send(Label { namespace: self.namespace.clone(), key, labels }).await
+        };
+        answer!(results, work, |out, info| write_info(&info, out.init_info()))
+    }
+
+    async fn note_use(
+        self: Rc<Self>,
+        params: wire::snapshotter::NoteUseParams,
+        mut results: wire::snapshotter::NoteUseResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let key = text(params.get_key())?;
+            self.link.send(Use { namespace: self.namespace.clone(), key }).await
+        };
+        answer!(results, work, |out, info| write_info(&info, out.init_info()))
+    }
+
+    async fn collect(
+        self: Rc<Self>,
+        params: wire::snapshotter::CollectParams,
+        mut results: wire::snapshotter::CollectResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Collect {
+                namespace: self.namespace.clone(),
+                keys: read_texts(params.get_keys()?)?,
+                unused_since_unix_ns: params.get_unused_since_unix_ns(),
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, collected| {
+            out.set_freed(collected.freed);
+            write_texts(&collected.removed, out.init_removed(length(&collected.removed)));
+        })
+    }
+
+    async fn nodes(
+        self: Rc<Self>,
+        _params: wire::snapshotter::NodesParams,
+        mut results: wire::snapshotter::NodesResults,
+    ) -> capnp::Result<()> {
+        let work = self.link.send(Nodes(self.namespace.clone()));
+        answer!(results, work, |out, nodes| out.set_nodes(graph::nodes(nodes)))
+    }
+
+    async fn audit(
+        self: Rc<Self>,
+        params: wire::snapshotter::AuditParams,
+        mut results: wire::snapshotter::AuditResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let (is_full, is_cleaning) = (params.get_full(), params.get_repair());
+            self.link.send(Audit { is_full, is_cleaning }).await
+        };
+        answer!(results, work, |out, findings| out.set_findings(graph::findings(findings)))
+    }
+
+    async fn own_layer(
+        self: Rc<Self>,
+        params: wire::snapshotter::OwnLayerParams,
+        mut results: wire::snapshotter::OwnLayerResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let key = text(params.get()?.get_key())?;
+            self.link.send(OwnLayer { namespace: self.namespace.clone(), key }).await
+        };
+        answer!(results, work, |out, mounts| write_mounts(
+            &mounts,
+            out.init_mounts(length(&mounts))
+        ))
     }
 }

@@ -9,10 +9,10 @@ use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_schema::{Error, Labels, Mount, Namespace, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::ledger::{Ledger, Snapshot};
-use crate::contract::graph::{Collected, Finding, Flaw, Node, Resource};
+use crate::contract::graph::{Collected, Finding, Flaw, Node};
 use crate::contract::snapshotter::{
     Abilities, Ask, Audit, Collect, Commit, Kind, LABEL_EPHEMERAL, LABEL_SCRATCH, Label, List,
     Measure, Mounts, Nodes, OwnLayer, Prepare, Remove, SnapshotInfo, SnapshotterAddr, Stat, Usage,
@@ -79,18 +79,72 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// The snapshot's own files.
     fn path(&self, id: u64) -> PathBuf;
 
-    /// Whether a snapshot has a directory of its own.
-    fn needs_directory(_snapshot: &Snapshot) -> bool {
-        true
+    /// What is wrong with what lies on disk of a snapshot that has a record. `is_full`: what takes reading it, too.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    fn check(&self, snapshot: &Snapshot, _is_full: bool) -> Result<Option<(Flaw, String)>> {
+        let path = self.path(snapshot.id);
+        // A view of a parent may do without files of its own.
+        let is_needed = snapshot.info.kind != Kind::View || snapshot.parent_ids.is_empty();
+        Ok((is_needed && !path.exists())
+            .then(|| (Flaw::Missing, format!("its files are gone: {}", path.display()))))
     }
 
-    /// What is wrong with what lies on disk of a snapshot, as far as the driver can tell; `None` if nothing is.
+    /// What lies in the driver's directory and is no snapshot.
     ///
     /// # Errors
     /// What the system says.
-    fn check(&self, _snapshot: &Snapshot) -> Result<Option<String>> {
-        Ok(None)
+    fn strays(&self) -> Result<Vec<PathBuf>> {
+        Ok(Vec::new())
     }
+
+    /// A mount of the snapshot's own layer, writable, whatever its kind.
+    ///
+    /// # Errors
+    /// `Unimplemented`: it has none that could be mounted.
+    fn own_layer(&self, snapshot: &Snapshot) -> Result<Mount> {
+        Ok(Mount {
+            kind: "bind".into(),
+            source: self.path(snapshot.id).to_string_lossy().into_owned(),
+            options: vec!["rw".into(), "rbind".into()],
+        })
+    }
+
+    /// What a snapshot's own data takes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn measure(&self, snapshot: &Snapshot) -> Result<Usage> {
+        tree::measure(&self.path(snapshot.id))
+    }
+
+    /// Makes sure that what [`Driver::mounts`] tells can be mounted. Only for a driver with [`Driver::IS_ATTACHING`].
+    ///
+    /// # Errors
+    /// What the system says; `Corrupt`: a layer is gone.
+    fn attach(&self, _snapshot: &Snapshot) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether there is something to do before mounts can be used.
+    const IS_ATTACHING: bool = false;
+}
+
+/// The entries of a directory that are no numbers.
+///
+/// # Errors
+/// What the system says.
+pub fn strays(dir: &Path) -> Result<Vec<PathBuf>> {
+    let fail = |error| Error::io(format!("list {}", dir.display()), error);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()).is_none() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// Whether who has the key of a snapshot expects it to be there after a power cut.
@@ -114,13 +168,10 @@ pub fn numbers(dir: &Path) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Snapshots that a collection removes in one commit, while none is made on them.
-const BATCH: usize = 64;
-
 /// A driver as a plugin.
 pub struct DriverPlugin<D> {
-    ledger: Ledger,
-    driver: Arc<D>,
+    pub(super) ledger: Ledger,
+    pub(super) driver: Arc<D>,
 }
 
 impl<D> Clone for DriverPlugin<D> {
@@ -158,6 +209,12 @@ impl<D: Driver> Plugin for DriverPlugin<D> {
         exports.contract::<Snapshotter>(SnapshotterAddr::from(addr));
         let link = context.link_self::<Snapshotter>();
         exports.service(move |_peer, namespace| rpc::snapshotter::serve(link.clone(), namespace));
+        let addr = addr.clone();
+        exports.drain(move || {
+            let settled = addr.send(Settle);
+            // It fails only if the actor has ended already.
+            async move { settled.await.unwrap_or(Ok(())).map(|()| Vec::new()) }
+        });
     }
 }
 
@@ -194,7 +251,6 @@ impl<D: Driver> DriverPlugin<D> {
         let draft = self.ledger.draft(&namespace, &key, &parent, kind, labels).await?;
         let (driver, snapshot) = (Arc::clone(&self.driver), draft.snapshot.clone());
         let id = snapshot.id;
-        let _busy = draft.busy.clone();
         let made = async {
             blocking::run("make a snapshot", move || {
                 driver.make(&snapshot)?;
@@ -202,10 +258,10 @@ impl<D: Driver> DriverPlugin<D> {
             })
             .await?;
             failpoint::at("snapshot:made");
-            self.ledger.create(&namespace, draft).await
+            self.ledger.create(&namespace, &draft).await
         };
         match made.await {
-            Ok(snapshot) => Ok(self.driver.mounts(&snapshot)),
+            Ok(snapshot) => self.mounts_of(snapshot).await,
             Err(error) => {
                 self.discard(id).await;
                 Err(error)
@@ -213,8 +269,20 @@ impl<D: Driver> DriverPlugin<D> {
         }
     }
 
+    async fn mounts_of(&self, snapshot: Snapshot) -> Result<Vec<Mount>> {
+        if !D::IS_ATTACHING {
+            return Ok(self.driver.mounts(&snapshot));
+        }
+        let driver = Arc::clone(&self.driver);
+        blocking::run("attach the layers of a snapshot", move || {
+            driver.attach(&snapshot)?;
+            Ok(driver.mounts(&snapshot))
+        })
+        .await
+    }
+
     /// Removes what has no record. If that fails it is left to the next start.
-    async fn discard(&self, id: u64) {
+    pub(super) async fn discard(&self, id: u64) {
         let driver = Arc::clone(&self.driver);
         if let Err(error) = blocking::run("remove a snapshot", move || driver.remove(id)).await {
             warn!(plugin = D::INFO.id, id, %error, "a snapshot without a record is still on disk");
@@ -233,128 +301,42 @@ impl<D: Driver> DriverPlugin<D> {
         let driver = Arc::clone(&self.driver);
         // Data first, then the name (DESIGN.md, section 6).
         failpoint::at("snapshot:filled");
-        let usage = blocking::run("sync a snapshot", move || {
-            driver.sync(snapshot.id)?;
-            tree::measure(&driver.path(snapshot.id))
-        });
-        let size = usage.await?.size;
+        blocking::run("sync a snapshot", move || driver.sync(snapshot.id)).await?;
         failpoint::at("snapshot:synced");
-        self.ledger.commit(&namespace, &name, &key, rebase.as_deref(), labels, size).await
+        self.ledger.commit(&namespace, &name, &key, rebase.as_deref(), labels).await
     }
 
     async fn mounts(self, mounts: Mounts) -> Result<Vec<Mount>> {
-        let snapshot = self.ledger.get(&mounts.namespace, &mounts.key).await?;
-        self.ledger.note(&mounts.namespace, &mounts.key);
+        let snapshot = self.ledger.use_(&mounts.namespace, &mounts.key).await?;
         if snapshot.info.kind == Kind::Committed {
             return Err(Error::precondition(format!(
                 "snapshot {:?} is committed: make a view of it",
                 mounts.key
             )));
         }
-        Ok(self.driver.mounts(&snapshot))
+        self.mounts_of(snapshot).await
     }
 
     async fn measure(self, measure: Measure) -> Result<Usage> {
         let snapshot = self.ledger.get(&measure.namespace, &measure.key).await?;
-        let path = self.driver.path(snapshot.id);
-        blocking::run("measure a snapshot", move || tree::measure(&path)).await
+        self.usage(&measure.namespace, snapshot).await
     }
-}
 
-impl<D: Driver> DriverPlugin<D> {
-    async fn collect(self, collect: Collect) -> Result<Collected> {
-        let Collect { namespace, keys, unused_since_unix_ns } = collect;
-        let mut collected = Collected::default();
-        for batch in keys.chunks(BATCH) {
-            let gone = self.ledger.collect(&namespace, batch, unused_since_unix_ns).await?;
-            for (snapshot, _busy) in gone {
-                let path = self.driver.path(snapshot.id);
-                let size = blocking::run("measure a snapshot", move || tree::measure(&path)).await;
-                self.discard(snapshot.id).await;
-                collected.freed += size.unwrap_or_default().size;
-                collected.removed.push(snapshot.info.key);
-            }
+    /// What a snapshot takes. A committed one is walked once.
+    pub(super) async fn usage(&self, namespace: &Namespace, snapshot: Snapshot) -> Result<Usage> {
+        if let Some(usage) = snapshot.usage {
+            return Ok(usage);
         }
-        Ok(collected)
-    }
-
-    async fn nodes(self, namespace: Namespace) -> Result<Vec<Node>> {
-        let name = short_name::<D>();
-        let snapshot = |key: &str| Resource::Snapshot { snapshotter: name.into(), key: key.into() };
-        let mut nodes = Vec::new();
-        for found in self.ledger.all(&namespace).await? {
-            let info = found.info;
-            let parent = Some(&info.parent).filter(|parent| !parent.is_empty());
-            nodes.push(Node {
-                resource: snapshot(&info.key),
-                references: parent.map(|parent| snapshot(parent)).into_iter().collect(),
-                root: match info.kind {
-                    Kind::Active => "it is active".into(),
-                    Kind::View => "it is a view".into(),
-                    Kind::Committed => String::new(),
-                },
-                size: found.size,
-                created_at_unix_ns: info.created_at_unix_ns,
-                used_at_unix_ns: self
-                    .ledger
-                    .used_at(&namespace, &info.key)
-                    .unwrap_or(info.updated_at_unix_ns),
-                labels: info.labels,
-            });
+        let (driver, measured) = (Arc::clone(&self.driver), snapshot.clone());
+        let usage = blocking::run("measure a snapshot", move || driver.measure(&measured)).await?;
+        if snapshot.info.kind == Kind::Committed
+            && let Err(error) = self.ledger.keep_usage(namespace, &snapshot, usage).await
+        {
+            // It is walked again then; so it is when the disk is full.
+            debug!(plugin = D::INFO.id, key = snapshot.info.key, %error, "its usage is not kept");
         }
-        Ok(nodes)
+        Ok(usage)
     }
-
-    async fn audit(self, audit: Audit) -> Result<Vec<Finding>> {
-        let driver = Arc::clone(&self.driver);
-        // In this order: what is on disk by then has a record by the time that records are read, or is busy.
-        let on_disk = blocking::run("list the snapshots", move || driver.numbers()).await?;
-        let busy = self.ledger.busy();
-        let recorded = self.ledger.everything().await?;
-        let mut findings = Vec::new();
-        for (namespace, snapshot) in &recorded {
-            let (driver, snapshot) = (Arc::clone(&self.driver), snapshot.clone());
-            let key = snapshot.info.key.clone();
-            let flaw = blocking::run("look at a snapshot", move || check(&*driver, &snapshot));
-            let Some((flaw, detail)) = flaw.await? else { continue };
-            // Removed meanwhile: nothing is wrong then.
-            if self.ledger.get(namespace, &key).await.is_err() {
-                continue;
-            }
-            let what = Resource::Snapshot { snapshotter: short_name::<D>().into(), key };
-            let (namespace, what) = (Some(namespace.clone()), what.to_string());
-            findings.push(Finding { namespace, what, flaw, detail });
-        }
-        let known: HashSet<u64> = recorded.iter().map(|(_, snapshot)| snapshot.id).collect();
-        for id in on_disk.into_iter().filter(|id| !known.contains(id) && !busy.contains(id)) {
-            let path = self.driver.path(id);
-            let size = blocking::run("measure an orphan", move || tree::measure(&path)).await?.size;
-            if audit.is_cleaning {
-                self.discard(id).await;
-            }
-            findings.push(Finding {
-                namespace: None,
-                what: format!("snapshot/{}/#{id}", short_name::<D>()),
-                flaw: Flaw::Orphan,
-                detail: format!("{size} bytes without a record"),
-            });
-        }
-        Ok(findings)
-    }
-}
-
-/// What is wrong with what lies on disk of a snapshot.
-fn check<D: Driver>(driver: &D, snapshot: &Snapshot) -> Result<Option<(Flaw, String)>> {
-    if D::needs_directory(snapshot) && !driver.path(snapshot.id).exists() {
-        let detail = "its files are gone; heal, or unpack the image again";
-        return Ok(Some((Flaw::Missing, detail.into())));
-    }
-    Ok(driver.check(snapshot)?.map(|detail| (Flaw::Damaged, detail)))
-}
-
-/// `overlay` of `snapshotter.overlay`.
-fn short_name<D: Driver>() -> &'static str {
-    D::INFO.id.strip_prefix("snapshotter.").unwrap_or(D::INFO.id)
 }
 
 impl<D: Driver> Handler<Prepare> for DriverPlugin<D> {
@@ -390,9 +372,9 @@ impl<D: Driver> Handler<Remove> for DriverPlugin<D> {
     fn handle(&mut self, remove: Remove, _: &mut Cell<Self>) -> Self::Result {
         let plugin = self.clone();
         Box::pin(async move {
-            let (snapshot, _busy) = plugin.ledger.remove(&remove.namespace, &remove.key).await?;
+            let going = plugin.ledger.remove(&remove.namespace, &remove.key).await?;
             failpoint::at("snapshot:forgotten");
-            plugin.discard(snapshot.id).await;
+            plugin.discard(going.snapshot.id).await;
             Ok(())
         })
     }
@@ -438,9 +420,9 @@ impl<D: Driver> Handler<Label> for DriverPlugin<D> {
 
 impl<D: Driver> Handler<Use> for DriverPlugin<D> {
     type Result = ResponseFuture<Result<SnapshotInfo>>;
-    fn handle(&mut self, use_: Use, _: &mut Cell<Self>) -> Self::Result {
+    fn handle(&mut self, message: Use, _: &mut Cell<Self>) -> Self::Result {
         let ledger = self.ledger.clone();
-        Box::pin(async move { ledger.use_(&use_.namespace, &use_.key).await })
+        Box::pin(async move { Ok(ledger.use_(&message.namespace, &message.key).await?.info) })
     }
 }
 
@@ -470,12 +452,23 @@ impl<D: Driver> Handler<OwnLayer> for DriverPlugin<D> {
     fn handle(&mut self, own: OwnLayer, _: &mut Cell<Self>) -> Self::Result {
         let plugin = self.clone();
         Box::pin(async move {
-            let snapshot = plugin.ledger.get(&own.namespace, &own.key).await?;
-            Ok(vec![Mount {
-                kind: "bind".into(),
-                source: plugin.driver.path(snapshot.id).to_string_lossy().into_owned(),
-                options: vec!["rw".into(), "rbind".into()],
-            }])
+            let snapshot = plugin.ledger.use_(&own.namespace, &own.key).await?;
+            plugin.driver.own_layer(&snapshot).map(|mount| vec![mount])
         })
+    }
+}
+
+/// Before an orderly end.
+struct Settle;
+
+impl actix::Message for Settle {
+    type Result = Result<()>;
+}
+
+impl<D: Driver> Handler<Settle> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, _: Settle, _: &mut Cell<Self>) -> Self::Result {
+        let ledger = self.ledger.clone();
+        Box::pin(async move { ledger.settle(None).await })
     }
 }

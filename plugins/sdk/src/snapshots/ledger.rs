@@ -9,20 +9,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use capstan_schema::record_capnp::snapshot_record;
-use capstan_schema::{
-    Class, Error, Labels, Namespace, Result, merge_labels, read_labels, write_labels,
-};
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use capstan_schema::{Class, Error, Labels, Namespace, Result, merge_labels};
 
 use crate::contract::events::NewEvent;
 use crate::contract::metadata::{Commit, Get, Key, Scan, ScanAll, Step};
-use crate::contract::snapshotter::{Kind, SnapshotInfo};
+use crate::contract::snapshotter::{Kind, SnapshotInfo, Usage};
 use crate::contract::{Listed, Metadata, Page};
-use crate::record::{Record, encode};
-use crate::{LastUse, Link, clock};
+use crate::uses::Uses;
+use crate::{Link, clock};
+
+use super::record::{read, stamp, write};
 
 /// A snapshot's record.
 #[derive(Clone, Debug)]
@@ -33,34 +31,52 @@ pub struct Snapshot {
     pub id: u64,
     /// Of the snapshots below it, immediate parent first.
     pub parent_ids: Vec<u64>,
-    /// Bytes of its own, as they were when it was committed; 0 before that.
-    pub size: u64,
+    /// When it was last of use, as its record has it.
+    pub used_at_unix_ns: i64,
+    /// What its own data takes, once that was measured; only of a committed one, which does not change.
+    pub usage: Option<Usage>,
 }
 
-/// A snapshot that has a number but no record yet. Until it is dropped its parent cannot be removed.
+/// A snapshot that has a number but no record yet. Until it is dropped its parent cannot be removed, and what is
+/// on disk under its number is no orphan.
 #[derive(Debug)]
 pub(super) struct Draft {
     /// As it will be.
     pub(super) snapshot: Snapshot,
     parent: Option<Key>,
-    _hold: OwnedRwLockReadGuard<()>,
-    /// To be held until its directory has a record, or is gone.
-    pub(super) busy: Busy,
+    counts: Arc<Counts>,
 }
 
-/// Has an audit pass over the directory of a snapshot that is being made or removed. Clones share it.
-#[derive(Clone, Debug)]
-pub(super) struct Busy(#[expect(dead_code, reason = "its drop is what counts")] Arc<BusyMark>);
-
-#[derive(Debug)]
-struct BusyMark {
-    id: u64,
-    busy: Arc<Mutex<HashSet<u64>>>,
-}
-
-impl Drop for BusyMark {
+impl Drop for Draft {
     fn drop(&mut self) {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.counts.count(&self.snapshot.parent_ids, false);
+        self.counts.lock(&self.counts.making).remove(&self.snapshot.id);
+    }
+}
+
+/// What is known of the trees without reading records.
+#[derive(Debug, Default)]
+struct Counts {
+    /// How many snapshots and drafts stand on each.
+    children: Mutex<HashMap<u64, usize>>,
+    /// Numbers of drafts, and of snapshots that are being removed from disk.
+    making: Mutex<HashSet<u64>>,
+}
+
+impl Counts {
+    #[expect(clippy::unused_self, reason = "it reads better")]
+    fn lock<'l, T>(&self, what: &'l Mutex<T>) -> MutexGuard<'l, T> {
+        what.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, parent_ids: &[u64], is_more: bool) {
+        let Some(&parent) = parent_ids.first() else { return };
+        let mut children = self.lock(&self.children);
+        let count = children.entry(parent).or_insert(0);
+        *count = if is_more { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            children.remove(&parent);
+        }
     }
 }
 
@@ -70,13 +86,9 @@ pub(super) struct Ledger {
     bucket: &'static str,
     metadata: Link<Metadata>,
     next_id: Arc<AtomicU64>,
-    /// How many snapshots stand on each.
-    children: Arc<Mutex<HashMap<u64, usize>>>,
-    /// Held shared while a child is made, alone while a parent is removed.
-    gate: Arc<RwLock<()>>,
-    uses: LastUse,
-    /// Numbers of those that are being made or removed.
-    busy: Arc<Mutex<HashSet<u64>>>,
+    counts: Arc<Counts>,
+    /// Its gate is also held alone while a snapshot is removed.
+    uses: Uses,
 }
 
 impl Ledger {
@@ -104,10 +116,8 @@ impl Ledger {
             bucket,
             metadata,
             next_id: Arc::new(AtomicU64::new(highest + 1)),
-            children: Arc::new(Mutex::new(children)),
-            gate: Arc::default(),
-            uses: LastUse::default(),
-            busy: Arc::default(),
+            counts: Arc::new(Counts { children: Mutex::new(children), ..Counts::default() }),
+            uses: Uses::default(),
         };
         Ok((ledger, known))
     }
@@ -165,7 +175,7 @@ impl Ledger {
         if key.is_empty() {
             return Err(Error::invalid("a snapshot needs a key"));
         }
-        let hold = Arc::clone(&self.gate).read_owned().await;
+        let _shared = self.uses.shared().await;
         if self.metadata.send(Get(self.key(namespace, key))).await?.is_some() {
             return Err(self.taken(key));
         }
@@ -192,19 +202,10 @@ impl Ledger {
             labels,
         };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let busy = self.mark_busy(id);
-        let snapshot = Snapshot { info, id, parent_ids, size: 0 };
-        Ok(Draft { snapshot, parent: parent_record, _hold: hold, busy })
-    }
-
-    fn mark_busy(&self, id: u64) -> Busy {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        Busy(Arc::new(BusyMark { id, busy: Arc::clone(&self.busy) }))
-    }
-
-    /// The numbers of those that are being made or removed.
-    pub(super) fn busy(&self) -> HashSet<u64> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts.count(&parent_ids, true);
+        self.counts.lock(&self.counts.making).insert(id);
+        let snapshot = Snapshot { info, id, parent_ids, used_at_unix_ns: now, usage: None };
+        Ok(Draft { snapshot, parent: parent_record, counts: Arc::clone(&self.counts) })
     }
 
     fn taken(&self, key: &str) -> Error {
@@ -215,34 +216,24 @@ impl Ledger {
     ///
     /// # Errors
     /// `AlreadyExists`: somebody was faster. The driver then removes its directories.
-    pub(super) async fn create(&self, namespace: &Namespace, draft: Draft) -> Result<Snapshot> {
-        let Draft { snapshot, parent, _hold, busy: _busy } = draft;
+    pub(super) async fn create(&self, namespace: &Namespace, draft: &Draft) -> Result<Snapshot> {
+        let _shared = self.uses.shared().await;
+        let (snapshot, parent) = (&draft.snapshot, draft.parent.clone());
         let info = &snapshot.info;
         let key = self.key(namespace, &info.key);
         let mut steps = vec![Step::absent(key.clone(), self.taken(&info.key))];
         if let Some(parent) = parent {
             steps.push(Step::present(parent, self.missing(&info.parent)));
         }
-        steps.push(Step::Put { key, value: write(&snapshot) });
+        steps.push(Step::Put { key, value: write(snapshot) });
         let event = NewEvent::new(namespace, "/snapshot/prepare")
             .with("key", &info.key)
             .with("parent", &info.parent)
             .with("snapshotter", self.bucket);
         let events = if info.kind == Kind::Active { vec![event] } else { Vec::new() };
         self.metadata.send(Commit { steps, events }).await?;
-        self.uses.note(namespace, &snapshot.info.key);
-        self.count(&snapshot.parent_ids, true);
-        Ok(snapshot)
-    }
-
-    fn count(&self, parent_ids: &[u64], is_more: bool) {
-        let Some(&parent) = parent_ids.first() else { return };
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = children.entry(parent).or_insert(0);
-        *count = if is_more { *count + 1 } else { count.saturating_sub(1) };
-        if *count == 0 {
-            children.remove(&parent);
-        }
+        self.counts.count(&snapshot.parent_ids, true);
+        Ok(snapshot.clone())
     }
 
     /// Whether an active snapshot may become `name`, before the driver syncs its tree.
@@ -285,13 +276,30 @@ impl Ledger {
         key: &str,
         rebase: Option<&str>,
         labels: Labels,
-        size: u64,
     ) -> Result<()> {
-        let _hold = self.gate.read().await;
+        loop {
+            match self.try_commit(namespace, name, key, rebase, labels.clone()).await {
+                // Its label or its time of last use was written meanwhile.
+                Err(error) if error.class() == Class::Aborted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_commit(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        key: &str,
+        rebase: Option<&str>,
+        labels: Labels,
+    ) -> Result<()> {
+        let _shared = self.uses.shared().await;
         let (mut snapshot, old) = self.find(namespace, key).await?;
         self.check_commit(namespace, name, key).await?;
         let mut steps = vec![Step::unchanged(self.key(namespace, key), old)];
-        if let Some(parent) = rebase.filter(|parent| !parent.is_empty()) {
+        let rebase = rebase.filter(|parent| !parent.is_empty());
+        if let Some(parent) = rebase {
             if !snapshot.parent_ids.is_empty() {
                 return Err(Error::invalid(format!(
                     "snapshot {key:?} stands on {:?} and cannot be put on another",
@@ -302,17 +310,18 @@ impl Ledger {
             if below.info.kind != Kind::Committed {
                 return Err(not_committed(parent));
             }
+            self.uses.note(namespace, parent);
             steps.push(Step::present(self.key(namespace, parent), self.missing(parent)));
             snapshot.info.parent = parent.into();
-            self.uses.note(namespace, parent);
             snapshot.parent_ids = vec![below.id];
             snapshot.parent_ids.extend(below.parent_ids);
         }
+        let now = clock::now_unix_ns();
         snapshot.info.key = name.into();
         snapshot.info.kind = Kind::Committed;
-        snapshot.size = size;
-        snapshot.info.updated_at_unix_ns = clock::now_unix_ns();
+        snapshot.info.updated_at_unix_ns = now;
         snapshot.info.labels = labels;
+        snapshot.used_at_unix_ns = now;
         if name != key {
             steps.push(Step::absent(self.key(namespace, name), self.taken(name)));
             steps.push(Step::Delete(self.key(namespace, key)));
@@ -322,50 +331,91 @@ impl Ledger {
             .with("key", key)
             .with("name", name)
             .with("snapshotter", self.bucket);
-        // Before the record: nothing may collect it in between.
-        self.uses.note(namespace, name);
         self.metadata.send(Commit { steps, events: vec![event] }).await?;
         self.uses.forget(namespace, key);
-        self.uses.note(namespace, name);
         if rebase.is_some() {
-            self.count(&snapshot.parent_ids, true);
+            self.counts.count(&snapshot.parent_ids, true);
         }
         Ok(())
     }
 
-    /// Removes a record. The driver removes the directories afterwards.
+    /// Removes a record. The driver removes the directories afterwards, and drops the answer then.
     ///
     /// # Errors
     /// `NotFound`. `FailedPrecondition`: it has children.
-    pub(super) async fn remove(
-        &self,
-        namespace: &Namespace,
-        key: &str,
-    ) -> Result<(Snapshot, Busy)> {
-        let _alone = self.gate.write().await;
+    pub(super) async fn remove(&self, namespace: &Namespace, key: &str) -> Result<Going> {
+        let _alone = self.uses.alone().await;
         let (snapshot, old) = self.find(namespace, key).await?;
-        let children = {
-            let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-            children.get(&snapshot.id).copied().unwrap_or(0)
-        };
+        let children = self.children(snapshot.id);
         if children > 0 {
             return Err(Error::precondition(format!(
                 "snapshot {key:?} has {children} snapshots on top of it; remove those first"
             )));
         }
         let name = self.key(namespace, key);
-        let busy = self.mark_busy(snapshot.id);
         let steps = vec![Step::unchanged(name.clone(), old), Step::Delete(name)];
-        let event = NewEvent::new(namespace, "/snapshot/remove")
-            .with("key", key)
-            .with("snapshotter", self.bucket);
-        self.metadata.send(Commit { steps, events: vec![event] }).await?;
-        self.uses.forget(namespace, key);
-        self.count(&snapshot.parent_ids, false);
-        Ok((snapshot, busy))
+        self.metadata.send(Commit { steps, events: vec![self.removed(namespace, key)] }).await?;
+        Ok(self.gone(namespace, snapshot))
     }
 
-    /// Sets labels and keeps the others; an empty value removes the key.
+    fn children(&self, id: u64) -> usize {
+        self.counts.lock(&self.counts.children).get(&id).copied().unwrap_or(0)
+    }
+
+    fn removed(&self, namespace: &Namespace, key: &str) -> NewEvent {
+        NewEvent::new(namespace, "/snapshot/remove")
+            .with("key", key)
+            .with("snapshotter", self.bucket)
+    }
+
+    fn gone(&self, namespace: &Namespace, snapshot: Snapshot) -> Going {
+        self.counts.count(&snapshot.parent_ids, false);
+        self.counts.lock(&self.counts.making).insert(snapshot.id);
+        self.uses.forget(namespace, &snapshot.info.key);
+        Going { snapshot, counts: Arc::clone(&self.counts) }
+    }
+
+    /// Removes the records of those that nobody used since and that have no children, or only such that go with
+    /// them. The driver then removes their directories.
+    ///
+    /// # Errors
+    /// Those of the metadata; nothing is removed then.
+    pub(super) async fn collect(
+        &self,
+        namespace: &Namespace,
+        keys: &[String],
+        since_unix_ns: i64,
+    ) -> Result<Vec<Going>> {
+        let _alone = self.uses.alone().await;
+        let (mut steps, mut events) = (Vec::new(), Vec::new());
+        let mut removed: Vec<Snapshot> = Vec::new();
+        let mut fewer: HashMap<u64, usize> = HashMap::new();
+        for name in keys {
+            let key = self.key(namespace, name);
+            let Some(old) = self.metadata.send(Get(key.clone())).await? else { continue };
+            let snapshot = read(name, &old).map_err(|error| error.at(name))?;
+            let children = self.children(snapshot.id);
+            let going = fewer.get(&snapshot.id).copied().unwrap_or(0);
+            let is_unused =
+                self.uses.is_unused(namespace, name, snapshot.used_at_unix_ns, since_unix_ns);
+            if children > going || !is_unused || removed.iter().any(|r| r.id == snapshot.id) {
+                continue;
+            }
+            if let Some(&parent) = snapshot.parent_ids.first() {
+                *fewer.entry(parent).or_insert(0) += 1;
+            }
+            steps.push(Step::unchanged(key.clone(), old));
+            steps.push(Step::Delete(key));
+            events.push(self.removed(namespace, name));
+            removed.push(snapshot);
+        }
+        if !steps.is_empty() {
+            self.metadata.send(Commit { steps, events }).await?;
+        }
+        Ok(removed.into_iter().map(|snapshot| self.gone(namespace, snapshot)).collect())
+    }
+
+    /// Sets labels.
     ///
     /// # Errors
     /// `NotFound`.
@@ -375,22 +425,52 @@ impl Ledger {
         key: &str,
         labels: &Labels,
     ) -> Result<SnapshotInfo> {
-        let _hold = self.gate.read().await;
+        let changed = self
+            .change(namespace, key, |snapshot| {
+                merge_labels(&mut snapshot.info.labels, labels);
+                snapshot.info.updated_at_unix_ns = clock::now_unix_ns();
+                true
+            })
+            .await?;
+        Ok(changed.info)
+    }
+
+    /// Keeps what a committed snapshot was found to take.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub(super) async fn keep_usage(
+        &self,
+        namespace: &Namespace,
+        measured: &Snapshot,
+        usage: Usage,
+    ) -> Result<()> {
+        let keep = |snapshot: &mut Snapshot| {
+            let is_it = snapshot.id == measured.id && snapshot.info.kind == Kind::Committed;
+            snapshot.usage = Some(usage);
+            is_it
+        };
+        self.change(namespace, &measured.info.key, keep).await.map(drop)
+    }
+
+    async fn change(
+        &self,
+        namespace: &Namespace,
+        key: &str,
+        change: impl Fn(&mut Snapshot) -> bool,
+    ) -> Result<Snapshot> {
         loop {
+            let _shared = self.uses.shared().await;
             let (mut snapshot, old) = self.find(namespace, key).await?;
-            merge_labels(&mut snapshot.info.labels, labels);
-            snapshot.info.updated_at_unix_ns = clock::now_unix_ns();
-            let name = self.key(namespace, key);
-            let put = Step::Put { key: name.clone(), value: write(&snapshot) };
-            let event = NewEvent::new(namespace, "/snapshot/update")
-                .with("key", key)
-                .with("snapshotter", self.bucket);
-            let steps = vec![Step::unchanged(name, old), put];
-            match self.metadata.send(Commit { steps, events: vec![event] }).await {
-                // Somebody else was faster: on top of that, then.
+            if !change(&mut snapshot) {
+                return Ok(snapshot);
+            }
+            let key = self.key(namespace, key);
+            let guard = Step::unchanged(key.clone(), old);
+            let steps = vec![guard, Step::Put { key, value: write(&snapshot) }];
+            match self.metadata.send(Commit { steps, events: Vec::new() }).await {
                 Err(error) if error.class() == Class::Aborted => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(snapshot.info),
+                answer => return answer.map(|_| snapshot),
             }
         }
     }
@@ -399,143 +479,70 @@ impl Ledger {
     ///
     /// # Errors
     /// `NotFound`.
-    pub(super) async fn use_(&self, namespace: &Namespace, key: &str) -> Result<SnapshotInfo> {
-        // No collection comes between the look and the note.
-        let _hold = self.gate.read().await;
-        let info = self.get(namespace, key).await?.info;
+    pub(super) async fn use_(&self, namespace: &Namespace, key: &str) -> Result<Snapshot> {
+        let _shared = self.uses.shared().await;
+        let snapshot = self.get(namespace, key).await?;
         self.uses.note(namespace, key);
-        Ok(info)
+        Ok(snapshot)
     }
 
-    pub(super) fn note(&self, namespace: &Namespace, key: &str) {
-        self.uses.note(namespace, key);
+    /// Writes the times of last use to the records.
+    ///
+    /// # Errors
+    /// Those of the metadata.
+    pub(super) async fn settle(&self, namespace: Option<&Namespace>) -> Result<()> {
+        self.uses.settle(&self.metadata, self.bucket, namespace, stamp).await
     }
 
-    pub(super) fn used_at(&self, namespace: &Namespace, key: &str) -> Option<i64> {
-        self.uses.of(namespace, key)
-    }
-
-    /// All snapshots of a namespace.
+    /// All snapshots of a namespace, with the best knowledge of when they were used.
     ///
     /// # Errors
     /// `Corrupt`.
     pub(super) async fn all(&self, namespace: &Namespace) -> Result<Vec<Snapshot>> {
-        let page = Page::all();
-        let scan = Scan { bucket: self.bucket.into(), namespace: Some(namespace.clone()), page };
+        let scan = Scan {
+            bucket: self.bucket.into(),
+            namespace: Some(namespace.clone()),
+            page: Page::all(),
+        };
         let rows = self.metadata.send(scan).await?;
-        rows.iter().map(|(name, bytes)| read(name, bytes).map_err(|e| e.at(name))).collect()
+        rows.iter()
+            .map(|(name, bytes)| {
+                let mut snapshot = read(name, bytes).map_err(|error| error.at(name))?;
+                snapshot.used_at_unix_ns =
+                    self.uses.last(namespace, name, snapshot.used_at_unix_ns);
+                Ok(snapshot)
+            })
+            .collect()
     }
 
-    /// All snapshots of all namespaces.
+    /// All records of all namespaces, those too that do not decode.
     ///
     /// # Errors
-    /// `Corrupt`.
-    pub(super) async fn everything(&self) -> Result<Vec<(Namespace, Snapshot)>> {
+    /// Those of the metadata.
+    pub(super) async fn everything(&self) -> Result<Vec<(Key, Result<Snapshot>)>> {
         let rows = self.metadata.send(ScanAll(self.bucket.into())).await?;
-        let mut found = Vec::with_capacity(rows.len());
-        for (key, bytes) in rows {
-            let snapshot = read(&key.name, &bytes).map_err(|error| error.at(&key.name))?;
-            found.extend(key.namespace.map(|namespace| (namespace, snapshot)));
-        }
-        Ok(found)
+        Ok(rows.into_iter().map(|(key, bytes)| (key.clone(), read(&key.name, &bytes))).collect())
     }
 
-    /// Removes the records of those that were not used since then and have no children, in one commit. The driver removes
-    /// the directories afterwards.
-    ///
-    /// # Errors
-    /// Those of the metadata plugin; then none is removed.
-    pub(super) async fn collect(
-        &self,
-        namespace: &Namespace,
-        keys: &[String],
-        unused_since_unix_ns: i64,
-    ) -> Result<Vec<(Snapshot, Busy)>> {
-        let _alone = self.gate.write().await;
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut gone = Vec::new();
-        let (mut steps, mut events) = (Vec::new(), Vec::new());
-        for key in keys {
-            if !self.uses.is_unused_since(namespace, key, unused_since_unix_ns) {
-                continue;
-            }
-            let snapshot = match self.get(namespace, key).await {
-                Err(error) if error.class() == Class::NotFound => continue,
-                found => found?,
-            };
-            if children.get(&snapshot.id).copied().unwrap_or(0) > 0 {
-                continue;
-            }
-            if let Some(count) = snapshot.parent_ids.first().and_then(|id| children.get_mut(id)) {
-                *count = count.saturating_sub(1);
-            }
-            steps.push(Step::Delete(self.key(namespace, key)));
-            events.push(
-                NewEvent::new(namespace, "/snapshot/remove")
-                    .with("key", key)
-                    .with("snapshotter", self.bucket),
-            );
-            let busy = self.mark_busy(snapshot.id);
-            gone.push((snapshot, busy));
-        }
-        if gone.is_empty() {
-            return Ok(gone);
-        }
-        self.metadata.send(Commit { steps, events }).await?;
-        for (snapshot, _) in &gone {
-            self.uses.forget(namespace, &snapshot.info.key);
-            self.count(&snapshot.parent_ids, false);
-        }
-        Ok(gone)
+    /// Whether a number is that of a draft, or of a snapshot that is on its way out.
+    pub(super) fn is_busy(&self, id: u64) -> bool {
+        self.counts.lock(&self.counts.making).contains(&id)
+    }
+}
+
+/// A snapshot without a record, whose directories are still there. Until it is dropped they are no orphans.
+#[derive(Debug)]
+pub(super) struct Going {
+    pub(super) snapshot: Snapshot,
+    counts: Arc<Counts>,
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        self.counts.lock(&self.counts.making).remove(&self.snapshot.id);
     }
 }
 
 fn not_committed(parent: &str) -> Error {
     Error::invalid(format!("snapshot {parent:?} is not committed: it cannot be a parent"))
-}
-
-fn write(snapshot: &Snapshot) -> Vec<u8> {
-    encode::<snapshot_record::Owned>(|mut out| {
-        out.set_id(snapshot.id);
-        out.set_parent(&snapshot.info.parent);
-        out.set_kind(match snapshot.info.kind {
-            Kind::Active => 0,
-            Kind::View => 1,
-            Kind::Committed => 2,
-        });
-        out.set_size_bytes(snapshot.size);
-        out.set_created_at_unix_ns(snapshot.info.created_at_unix_ns);
-        out.set_updated_at_unix_ns(snapshot.info.updated_at_unix_ns);
-        let count = u32::try_from(snapshot.info.labels.len()).expect("labels are few");
-        write_labels(&snapshot.info.labels, out.reborrow().init_labels(count));
-        let count = u32::try_from(snapshot.parent_ids.len()).expect("an image has few layers");
-        let mut ids = out.init_parent_ids(count);
-        for (index, &id) in (0..).zip(&snapshot.parent_ids) {
-            ids.set(index, id);
-        }
-    })
-}
-
-fn read(name: &str, bytes: &[u8]) -> Result<Snapshot> {
-    let record = Record::decode(bytes)?;
-    let record = record.get::<snapshot_record::Owned>()?;
-    let kind = match record.get_kind() {
-        0 => Kind::Active,
-        1 => Kind::View,
-        2 => Kind::Committed,
-        other => return Err(Error::corrupt(format!("snapshot record of kind {other}"))),
-    };
-    Ok(Snapshot {
-        info: SnapshotInfo {
-            key: name.into(),
-            parent: record.get_parent()?.to_str()?.into(),
-            kind,
-            created_at_unix_ns: record.get_created_at_unix_ns(),
-            updated_at_unix_ns: record.get_updated_at_unix_ns(),
-            labels: read_labels(record.get_labels()?)?,
-        },
-        id: record.get_id(),
-        parent_ids: record.get_parent_ids()?.iter().collect(),
-        size: record.get_size_bytes(),
-    })
 }

@@ -2,7 +2,9 @@
 //! new one is a [`Driver`]: directories and mounts.
 
 mod driver;
+mod graph;
 mod ledger;
+mod record;
 
-pub use driver::{Driver, DriverPlugin, numbers};
+pub use driver::{Driver, DriverPlugin, numbers, strays};
 pub use ledger::Snapshot;
