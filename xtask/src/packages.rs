@@ -49,6 +49,8 @@ const PACKAGES: &[(Set, &str)] = &[
     // `cargo xtask schema`.
     (Set::Ci, "capnproto"),
     (Set::Ci, "libcapnp-dev"),
+    // Compressed archives.
+    (Set::Ci, "zstd"),
     // A file system with reflinks (integration/third-party/reflink).
     (Set::Ci, "xfsprogs"),
     // The snapshotters btrfs and erofs.
@@ -60,7 +62,7 @@ const PACKAGES: &[(Set, &str)] = &[
     // Terminal sessions.
     (Set::Ci, "tmux"),
     // The peer.
-    (Set::Bench, "containerd"),
+    (Set::Ci, "containerd"),
 ];
 
 /// Packages whose service Debian starts as they are installed. We only want their programs.
