@@ -4,6 +4,7 @@ mod bad_input;
 mod checkpoint;
 mod churn;
 mod cli;
+mod corpus;
 mod matrix;
 mod outside;
 mod plugins;
