@@ -61,7 +61,7 @@ const PACKAGES: &[(Set, &str)] = &[
     (Set::Ci, "runc"),
     // Terminal sessions.
     (Set::Ci, "tmux"),
-    // The peer.
+    // The peer, whose trees of a corpus of layers ours are compared with.
     (Set::Ci, "containerd"),
 ];
 
