@@ -101,6 +101,11 @@ impl Disk {
         works.map_err(|error| format!("mounted again, {place} does not work: {error}"))
     }
 
+    /// Lets an ext4 turn read-only, as it does when it meets an error of its device.
+    pub fn abort(&self) {
+        succeed(Command::new(find("mount")).args(["-o", "remount,abort"]).arg(&self.path));
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -126,6 +126,10 @@ fn answer(
     offset: usize,
     shelf: &Mutex<Shelf>,
 ) -> std::io::Result<bool> {
+    if path == "/v2/" {
+        write!(to, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{{}}")?;
+        return Ok(true);
+    }
     let Some((media_type, name, blob, fault)) = look_up(path, shelf) else {
         let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"there is none"}]}"#;
         write!(to, "HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n", body.len())?;

@@ -86,6 +86,15 @@ impl Host {
         self.write_config("", more);
     }
 
+    /// Puts the root on another disk.
+    pub fn configure_root(&self, dir: &Path) {
+        let root = format!("root = {:?}\n", self.root());
+        let text = fs::read_to_string(self.config()).expect("read the configuration");
+        assert!(text.contains(&root), "{text}");
+        let other = format!("root = {:?}\n", dir.join("root"));
+        fs::write(self.config(), text.replace(&root, &other)).expect("write the configuration");
+    }
+
     fn write_config(&self, more: &str, containers: &str) {
         let dir = self.disk.path();
         let text = format!(

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use capstan_schema::{Error, Namespace, Result};
+use capstan_schema::{Class, Error, Namespace, Result};
 use capstan_sdk::{
     Absent, Control, DaemonInfo, Exports, Kernel, LocalFuture, Lookup, Manifest, PATIENCE, Peer,
     PluginState, PluginStatus, Provider, Scope, Service, Stats,
@@ -229,6 +229,14 @@ impl Registry {
     /// The state of a plugin.
     pub(crate) fn state(&self, id: &str) -> Option<PluginState> {
         self.read().find(id).map(|entry| entry.state)
+    }
+
+    /// Whether a plugin was skipped for want of another, and not because this machine has not what it is for.
+    pub(crate) fn is_waiting(&self, id: &str) -> bool {
+        self.read().find(id).is_some_and(|entry| {
+            let is_unfit = entry.last_error.starts_with(Class::Unimplemented.name());
+            entry.state == PluginState::Skipped && !is_unfit
+        })
     }
 
     /// The counters of a plugin.

@@ -21,7 +21,10 @@ pub(crate) const ALL: &[Library] = &[
     ("metrics_process", "metrics.process"),
     ("runtime_linux", "runtime.linux"),
     ("sink_file", "sink.file"),
+    ("snapshotter_btrfs", "snapshotter.btrfs"),
+    ("snapshotter_erofs", "snapshotter.erofs"),
     ("snapshotter_native", "snapshotter.native"),
+    ("snapshotter_overlay", "snapshotter.overlay"),
 ];
 
 /// Has cargo build them.

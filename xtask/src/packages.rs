@@ -49,15 +49,20 @@ const PACKAGES: &[(Set, &str)] = &[
     // `cargo xtask schema`.
     (Set::Ci, "capnproto"),
     (Set::Ci, "libcapnp-dev"),
+    // Compressed archives.
+    (Set::Ci, "zstd"),
     // A file system with reflinks (integration/third-party/reflink).
     (Set::Ci, "xfsprogs"),
+    // The snapshotters btrfs and erofs.
+    (Set::Ci, "btrfs-progs"),
+    (Set::Ci, "erofs-utils"),
     // Other runtimes behind our shim.
     (Set::Ci, "crun"),
     (Set::Ci, "runc"),
     // Terminal sessions.
     (Set::Ci, "tmux"),
-    // The peer.
-    (Set::Bench, "containerd"),
+    // The peer, whose trees of a corpus of layers ours are compared with.
+    (Set::Ci, "containerd"),
 ];
 
 /// Packages whose service Debian starts as they are installed. We only want their programs.

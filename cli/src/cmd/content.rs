@@ -7,6 +7,7 @@ use capstan_client::schema::{MAX_CHUNK_BYTES, read_labels};
 use clap::Subcommand;
 use tokio::io::AsyncReadExt as _;
 
+use crate::cmd::filter::Ls;
 use crate::cmd::namespaces::cell;
 use crate::exit::Outcome;
 use crate::print::{self, Listing};
@@ -15,11 +16,7 @@ use crate::session::{Session, call};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Content {
     /// List blobs
-    Ls {
-        /// Print only the digests
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Ls(Ls),
     /// Write a blob to stdout
     Get { digest: String },
     /// Store stdin as a blob and print its digest
@@ -58,7 +55,7 @@ impl Content {
     pub(crate) async fn run(self, session: &Session) -> Outcome {
         let service: content::Client = session.open("content");
         match self {
-            Self::Ls { quiet } => list(session, &service, quiet).await,
+            Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Get { digest } => get(session, &service, &digest).await,
             Self::Ingest { expected_digest, expected_size, reference } => {
                 let expected = expected_digest.unwrap_or_default();
@@ -90,12 +87,12 @@ impl Content {
     }
 }
 
-async fn list(session: &Session, service: &content::Client, quiet: bool) -> Outcome {
-    let mut list = Listing::new(session.is_json(), quiet, &["DIGEST", "SIZE", "AGE", "LABELS"]);
+async fn list(session: &Session, service: &content::Client, ls: &Ls) -> Outcome {
+    let mut list = Listing::new(session.is_json(), ls.quiet, &["DIGEST", "SIZE", "AGE", "LABELS"]);
     let mut after = String::new();
     loop {
         let mut request = service.list_request();
-        request.get().init_page().set_after(&after);
+        ls.page(&after, request.get().init_page());
         let response = call!(session, request);
         let reply = response.get()?;
         for item in reply.get_blobs()? {

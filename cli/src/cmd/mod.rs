@@ -4,6 +4,7 @@ pub(crate) mod archive;
 pub(crate) mod containers;
 pub(crate) mod content;
 pub(crate) mod events;
+pub(crate) mod filter;
 pub(crate) mod foreground;
 pub(crate) mod health;
 pub(crate) mod image_mount;

@@ -10,6 +10,7 @@ use capstan_client::schema::snapshot_capnp::{SnapshotKind, snapshotter};
 use clap::{Args, Subcommand};
 
 use super::layers::{Apply, Diff};
+use crate::cmd::filter::Ls;
 use crate::exit::Outcome;
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
@@ -26,11 +27,7 @@ pub(crate) struct Snapshots {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List snapshots
-    Ls {
-        /// Print only the keys
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Ls(Ls),
     /// Show snapshots below their parents
     Tree,
     /// Make a writable snapshot and print its mounts
@@ -84,10 +81,10 @@ impl Snapshots {
         };
         let service: snapshotter::Client = session.open(&name);
         match self.command {
-            Command::Ls { quiet } => {
+            Command::Ls(ls) => {
                 let header = ["KEY", "PARENT", "KIND"];
-                let mut list = Listing::new(session.is_json(), quiet, &header);
-                rows(session, &service, Some(&mut list)).await?;
+                let mut list = Listing::new(session.is_json(), ls.quiet, &header);
+                rows(session, &service, Some((&mut list, &ls))).await?;
                 list.print()
             }
             Command::Tree => tree(&rows(session, &service, None).await?),
@@ -143,13 +140,17 @@ impl Snapshots {
 async fn rows(
     session: &Session,
     service: &snapshotter::Client,
-    mut list: Option<&mut Listing>,
+    mut list: Option<(&mut Listing, &Ls)>,
 ) -> Outcome<Vec<Row>> {
     let mut rows = Vec::new();
     let mut after = String::new();
     loop {
         let mut request = service.list_request();
-        request.get().init_page().set_after(&after);
+        let mut page = request.get().init_page();
+        match &list {
+            Some((_, ls)) => ls.page(&after, page),
+            None => page.set_after(&after),
+        }
         let response = call!(session, request);
         let reply = response.get()?;
         for item in reply.get_snapshots()? {
@@ -159,7 +160,7 @@ async fn rows(
                 SnapshotKind::Committed => "committed",
             };
             let (key, parent) = (item.get_key()?.to_string()?, item.get_parent()?.to_string()?);
-            if let Some(list) = list.as_mut() {
+            if let Some((list, _)) = list.as_mut() {
                 list.item(item, item.get_key(), |key| {
                     let parent = if parent.is_empty() { "-" } else { parent.as_str() };
                     Ok([key.to_owned(), parent.to_owned(), kind.to_owned()])

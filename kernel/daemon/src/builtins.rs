@@ -16,6 +16,9 @@ use capstan_metrics_tasks as _;
 use capstan_namespaces as _;
 use capstan_runtime_linux as _;
 use capstan_sink_file as _;
+#[cfg(feature = "btrfs")]
+use capstan_snapshot_btrfs as _;
+use capstan_snapshot_erofs as _;
 use capstan_snapshot_native as _;
 use capstan_snapshot_overlay as _;
 use capstan_tasks as _;

@@ -18,9 +18,13 @@ use capstan_metadata::RedbMetadata;
 use capstan_metrics::ProcessMetrics;
 use capstan_runtime_linux::LinuxRuntime;
 use capstan_sdk::conformance::{content, differ, gc_policy, metrics, runtime, sink, snapshotter};
+use capstan_sdk::testing_disk::LoopDisk;
 use capstan_sdk::{Plugin, PluginDescriptor, testing};
 use capstan_sink_file::FileSink;
+use capstan_snapshot_btrfs::BtrfsSnapshotter;
+use capstan_snapshot_erofs::ErofsSnapshotter;
 use capstan_snapshot_native::NativeSnapshotter;
+use capstan_snapshot_overlay::OverlaySnapshotter;
 
 use host::{Form, Host, Programs};
 
@@ -60,7 +64,10 @@ forms![
     metrics_process,
     runtime_linux,
     sink_file,
+    snapshotter_btrfs,
+    snapshotter_erofs,
     snapshotter_native,
+    snapshotter_overlay,
 ];
 
 async fn content_local(form: Form) {
@@ -114,6 +121,28 @@ async fn sink_file(form: Form) {
 
 async fn snapshotter_native(form: Form) {
     let host = boot::<NativeSnapshotter>(form, &[PluginDescriptor::of::<RedbMetadata>()], "").await;
+    snapshotter::run(&host.link(), &place(&host)).await;
+    stop(host).await;
+}
+
+async fn snapshotter_overlay(form: Form) {
+    let requires = [PluginDescriptor::of::<RedbMetadata>()];
+    let host = boot::<OverlaySnapshotter>(form, &requires, "").await;
+    snapshotter::run(&host.link(), &place(&host)).await;
+    stop(host).await;
+}
+
+async fn snapshotter_erofs(form: Form) {
+    let host = boot::<ErofsSnapshotter>(form, &[PluginDescriptor::of::<RedbMetadata>()], "").await;
+    snapshotter::run(&host.link(), &place(&host)).await;
+    stop(host).await;
+}
+
+async fn snapshotter_btrfs(form: Form) {
+    let disk = LoopDisk::new("btrfs", 200);
+    let section = format!("root = {:?}", disk.path());
+    let requires = [PluginDescriptor::of::<RedbMetadata>()];
+    let host = boot::<BtrfsSnapshotter>(form, &requires, &section).await;
     snapshotter::run(&host.link(), &place(&host)).await;
     stop(host).await;
 }

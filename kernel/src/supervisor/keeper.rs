@@ -277,6 +277,12 @@ impl Work {
             Err(error) if self.plan.borrow().candidate.is_from_process() => {
                 (self.not_made(&error), Err(error))
             }
+            // What it is for is not on this machine: no illness, and nothing that a restart would change.
+            Err(error) if error.class() == Class::Unimplemented => {
+                info!(plugin = &*id, %error, "skipped");
+                self.registry.set_down(&id, PluginState::Skipped, &error.to_string());
+                (Phase::Down, Err(error))
+            }
             Err(error) => {
                 error!(plugin = &*id, %error, "failed to start");
                 self.registry.set_down(&id, PluginState::Failed, &error.to_string());

@@ -268,7 +268,7 @@ async fn revive(shared: Rc<Shared>) {
     while changes.changed().await.is_ok() {
         let order = shared.order.borrow().clone();
         for id in order {
-            let is_skipped = shared.registry.state(&id) == Some(PluginState::Skipped);
+            let is_skipped = shared.registry.is_waiting(&id);
             let plan = shared.keepers.borrow().get(&id).map(Keeper::plan);
             if let (true, Some(plan)) = (is_skipped, plan)
                 && shared.registry.unmet(&plan.candidate.manifest.requires).is_none()

@@ -10,7 +10,7 @@ use capstan_sdk::contract::content::{
 };
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Collected, Finding, Node};
-use capstan_sdk::contract::metadata::{Commit, Get, Scan, ScanAll, Step};
+use capstan_sdk::contract::metadata::{Commit, Get, ScanAll, Step};
 use capstan_sdk::contract::{Content, Listed, Metadata};
 use capstan_sdk::uses::Uses;
 use capstan_sdk::{
@@ -371,13 +371,8 @@ impl Handler<List> for LocalContent {
     fn handle(&mut self, list: List, _: &mut Cell<Self>) -> Self::Result {
         let metadata = self.metadata.clone();
         Box::pin(async move {
-            let limit = list.page.limit;
-            let scan = Scan {
-                bucket: record::BUCKET.into(),
-                namespace: Some(list.namespace),
-                page: list.page,
-            };
-            Listed::decode(&metadata.send(scan).await?, limit, record::read)
+            let List { namespace, page } = list;
+            Listed::scan(&metadata, record::BUCKET, Some(namespace), page, record::read).await
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
-use capstan_sdk::Result;
+use capstan_sdk::{Class, Result};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat,
@@ -125,8 +125,13 @@ impl Attributes {
             .map_err(failed("set the owner of", base))?;
         let path = path_of_entry(dir, base);
         for (key, value) in self.xattrs.iter().filter(|(key, _)| !is_control(key)) {
-            tolerate(key, lsetxattr(&path, key.as_slice(), value, XattrFlags::empty()))
-                .map_err(failed("set extended attributes of", base))?;
+            let set = lsetxattr(&path, key.as_slice(), value, XattrFlags::empty());
+            tolerate(key, set).map_err(|errno| {
+                let error = failed("set extended attributes of", base)(errno);
+                // Files of these types have none of users: it is the layer that is wrong.
+                let is_wrong = errno == Errno::PERM && key.starts_with(b"user.");
+                if is_wrong { error.as_class(Class::Corrupt) } else { error }
+            })?;
         }
         if !is_symlink {
             // There is no chmod that does not follow, so: by a descriptor that cannot be a link.
@@ -198,7 +203,7 @@ pub(crate) fn marks(fd: impl AsFd, prefix: &str) -> Result<Marks, Errno> {
 }
 
 /// Whether overlayfs takes orders by this attribute: no layer may give it any.
-fn is_control(xattr: &[u8]) -> bool {
+pub(crate) fn is_control(xattr: &[u8]) -> bool {
     xattr.starts_with(b"trusted.overlay.") || xattr.starts_with(b"user.overlay.")
 }
 

@@ -22,15 +22,20 @@
 //! | `changes` | what a tree has and its parent has not |
 //! | `diff` | changes as entries of an archive; files with several names |
 //! | `writer`, `pack` | from entries to bytes, and to compressed ones |
+//! | `verify`, `compare` | in what a tree is not as its layers have it |
+//! | `repair` | something new in the place of something damaged |
 //! | `plugin`, `config` | the actor and its limits |
 //!
 //! Invariant: `beneath` and `attributes` alone name files; all else works on what they opened.
 
+#[cfg(test)]
+mod agreement;
 mod apply;
 mod archive;
 mod attributes;
 mod beneath;
 mod changes;
+mod compare;
 mod config;
 mod diff;
 mod error;
@@ -42,10 +47,12 @@ mod pack;
 mod pax;
 mod pipe;
 mod plugin;
+mod repair;
 mod settle;
 mod sparse;
 mod stream;
 mod upper;
+mod verify;
 mod writer;
 
 pub use apply::apply;
@@ -54,3 +61,4 @@ pub use config::Config;
 pub use diff::diff;
 pub use plugin::TarDiffer;
 pub use settle::settle;
+pub use verify::verify;

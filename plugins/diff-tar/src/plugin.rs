@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::Differ;
-use capstan_sdk::contract::differ::{Applied, Apply, Diff, Diffed, DifferAddr, Settle};
+use capstan_sdk::contract::differ::{
+    Applied, Apply, Diff, Diffed, DifferAddr, Difference, Settle, Verify,
+};
 use capstan_sdk::mount::{for_reading, with_mounted};
 use capstan_sdk::{Context, Error, Exports, Info, Plugin, Result, blocking, export_plugin};
 use tracing::debug;
 
 use crate::upper::source;
-use crate::{Config, apply, diff, settle};
+use crate::{Config, apply, diff, settle, verify};
 
 /// differ.tar.
 #[derive(Debug)]
@@ -100,6 +102,16 @@ impl Handler<Diff> for TarDiffer {
     }
 }
 
-capstan_sdk::not_yet!({} TarDiffer:
-    capstan_sdk::contract::differ::Verify => Vec<capstan_sdk::contract::differ::Difference>,
-);
+impl Handler<Verify> for TarDiffer {
+    type Result = ResponseFuture<Result<Vec<Difference>>>;
+    fn handle(&mut self, message: Verify, _: &mut Cell<Self>) -> Self::Result {
+        let (config, place) = (self.config.clone(), self.place.clone());
+        Box::pin(blocking::run("compare a tree with its layers", move || {
+            let Verify { layers, mounts, whiteouts, is_repair } = message;
+            let mounts = if is_repair { mounts } else { for_reading(&mounts) };
+            with_mounted(&mounts, &place, |root| {
+                verify(layers, root, whiteouts, is_repair, &config)
+            })
+        }))
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use capnp::capability::Client;
 use capstan_schema::health_capnp::health;
-use capstan_sdk::{Error, Kernel, PluginState, PluginStatus};
+use capstan_sdk::{Class, Error, Kernel, PluginState, PluginStatus};
 
 struct Server(Arc<dyn Kernel>);
 
@@ -18,6 +18,15 @@ fn detail(status: &PluginStatus) -> String {
     format!("{} is {}{why}{}", status.id, status.state.name(), status.last_error)
 }
 
+/// A disabled plugin is the owner's wish, and one that this machine has no use for says so itself.
+fn is_ill(plugin: &PluginStatus) -> bool {
+    match plugin.state {
+        PluginState::Running | PluginState::Disabled => false,
+        PluginState::Skipped => !plugin.last_error.starts_with(Class::Unimplemented.name()),
+        _ => true,
+    }
+}
+
 impl health::Server for Server {
     async fn check(
         self: Rc<Self>,
@@ -28,12 +37,8 @@ impl health::Server for Server {
         let plugins = self.0.plugins();
         let mut out = results.get();
         if wanted.is_empty() {
-            // A disabled plugin is the owner's wish, not an illness.
-            let ill: Vec<String> = plugins
-                .iter()
-                .filter(|p| !matches!(p.state, PluginState::Running | PluginState::Disabled))
-                .map(detail)
-                .collect();
+            let ill: Vec<String> =
+                plugins.iter().filter(|plugin| is_ill(plugin)).map(detail).collect();
             out.set_serving(ill.is_empty());
             out.set_detail(ill.join("; "));
         } else if let Some(status) = plugins.iter().find(|status| status.id == wanted) {

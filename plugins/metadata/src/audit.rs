@@ -4,7 +4,7 @@ use capstan_sdk::contract::graph::{Finding, Flaw};
 use capstan_sdk::{Class, Result};
 
 use crate::shared::Shared;
-use crate::{journal, report, store};
+use crate::{journal, report};
 
 /// Damage that was met and mended, and with `is_full` all that is damaged now.
 ///
@@ -27,7 +27,7 @@ pub(crate) fn audit(shared: &Shared, is_full: bool) -> Result<Vec<Finding>> {
     if !is_full {
         return Ok(findings);
     }
-    match shared.with_raw(store::check_records) {
+    match shared.check() {
         Ok(()) => {}
         Err(error) if error.class() == Class::Corrupt => {
             shared.damaged(&error);

@@ -12,13 +12,13 @@ use capstan_sdk::contract::graph::Finding;
 use capstan_sdk::contract::metadata::{
     Audit, Commit, Get, Key, LogPage, MetadataAddr, ReadLog, Scan, ScanAll, TrimLog, WatchLog,
 };
-use capstan_sdk::{Context, Exports, Info, Plugin, Result, blocking, export_plugin};
+use capstan_sdk::{Class, Context, Exports, Info, Plugin, Result, blocking, export_plugin};
 use tokio::sync::{oneshot, watch};
 
 use crate::reserve::Reserve;
 use crate::shared::Shared;
 use crate::writer::{Order, Writer};
-use crate::{Config, audit, read, store};
+use crate::{Config, audit, read};
 
 /// metadata.redb.
 pub struct RedbMetadata {
@@ -61,6 +61,14 @@ impl Plugin for RedbMetadata {
     }
 }
 
+impl Drop for RedbMetadata {
+    fn drop(&mut self) {
+        // First what is queued is written; then nobody has the file open, whoever still has a call under way.
+        self.writer.end();
+        self.shared.close();
+    }
+}
+
 impl Actor for RedbMetadata {
     type Context = Cell<Self>;
 
@@ -82,8 +90,12 @@ impl Actor for RedbMetadata {
         if self.shared.is_large() {
             // It was not looked at when it was opened.
             let shared = Arc::clone(&self.shared);
-            let check =
-                blocking::run("check the metadata", move || shared.with(store::check_records));
+            let check = blocking::run("check the metadata", move || {
+                shared.check().map_err(|error| match error.class() {
+                    Class::Corrupt => shared.damaged(&error),
+                    _ => error,
+                })
+            });
             cell.spawn(check.into_actor(self).map(|_, _, _| ()));
         }
     }

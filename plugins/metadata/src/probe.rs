@@ -9,8 +9,11 @@ use std::time::Duration;
 use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
 
-/// How often a database was synced, in this process.
+/// How many syncs of a database were begun, in this process.
 pub static SYNCS: AtomicU64 = AtomicU64::new(0);
+
+/// How many of them have ended.
+pub static SYNCED: AtomicU64 = AtomicU64::new(0);
 
 /// The file.
 #[derive(Debug)]
@@ -43,7 +46,9 @@ impl StorageBackend for SlowFile {
     fn sync_data(&self) -> io::Result<()> {
         SYNCS.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(self.delay);
-        self.file.sync_data()
+        let synced = self.file.sync_data();
+        SYNCED.fetch_add(1, Ordering::Relaxed);
+        synced
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

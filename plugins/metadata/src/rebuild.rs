@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::journal::{self, sync_dir};
 use crate::reserve::Reserve;
-use crate::salvage::State;
+use crate::salvage::{self, State};
 use crate::store::{self, Trouble};
 use crate::{Config, report};
 
@@ -116,7 +116,12 @@ fn has_history(dir: &Path) -> bool {
 /// Everything that is left, and how it was come by.
 fn recover(dir: &Path) -> (State, Vec<String>) {
     let journal = State::of_journal(&journal::path_in(dir));
-    let left = State::of_damaged(&path_in(dir));
+    let is_whole = journal.as_ref().is_some_and(|(_, walk)| walk.flaws.is_empty() && !walk.is_torn);
+    // After an orderly end a journal without a flaw has everything, and damaged bytes need no look.
+    let left = match is_whole && salvage::was_closed(&path_in(dir)) {
+        true => State::default(),
+        false => State::of_damaged(&path_in(dir)),
+    };
     let mut lines = Vec::new();
     let state = match journal {
         None => {

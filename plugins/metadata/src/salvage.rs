@@ -1,6 +1,7 @@
 //! From what is left of a database and of its journal to a whole state.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -11,6 +12,16 @@ use crate::entry::Op;
 use crate::journal::{self, Walk};
 use crate::seal;
 use crate::store::{EVENTS, FORMAT, RECORDS, SEQUENCE, fail, in_memory};
+
+/// Where redb notes with the second bit that the file was not closed; in front of it is what every redb begins with.
+const FLAGS: usize = 9;
+
+/// Whether the last user of the file ended in order, as far as it says.
+pub(crate) fn was_closed(path: &Path) -> bool {
+    let mut head = [0; FLAGS + 1];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head.starts_with(b"redb") && head[FLAGS] & 2 == 0
+}
 
 /// Records and events.
 #[derive(Debug, Default)]
@@ -52,7 +63,10 @@ impl State {
         let Ok(mut bytes) = std::fs::read(path) else { return Self::default() };
         // As it is, and without the mark that it must be repaired, which cannot be done.
         let whole = Self::of_bytes(&bytes);
-        if let Some(flags) = bytes.get_mut(9) {
+        if was_closed(path) {
+            return whole;
+        }
+        if let Some(flags) = bytes.get_mut(FLAGS) {
             *flags &= !2;
         }
         let unmarked = Self::of_bytes(&bytes);

@@ -1,7 +1,8 @@
 //! The open database, as readers and the writer share it. After an error of the system it is opened anew in place.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use capstan_sdk::{Class, Error, Result};
 use redb::Database;
@@ -18,6 +19,8 @@ pub(crate) struct Shared {
     /// `None` for as long as it is being opened anew, or when that failed.
     database: RwLock<Option<Database>>,
     read_only: Mutex<Option<Error>>,
+    /// A long look at the database has to end, for somebody wants it alone.
+    is_wanted: AtomicBool,
     /// Becomes true when damage was met: the plugin ends, and the next instance rebuilds.
     damage: watch::Sender<bool>,
 }
@@ -32,6 +35,7 @@ impl Shared {
             config,
             database: RwLock::new(Some(database)),
             read_only: Mutex::new(read_only),
+            is_wanted: AtomicBool::new(false),
             damage: watch::Sender::new(false),
         })
     }
@@ -90,15 +94,36 @@ impl Shared {
         Error::broken_off(format!("{}; it is rebuilt, try again", error.message()))
     }
 
+    /// Reads all records.
+    ///
+    /// # Errors
+    /// `Corrupt`: one is damaged, and nothing is done about it. `Aborted`: the plugin ends.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.with_raw(|database| store::check_records(database, &self.is_wanted))
+    }
+
+    /// Closes the database; the guard is for whoever opens it again.
+    fn take_out(&self) -> RwLockWriteGuard<'_, Option<Database>> {
+        self.is_wanted.store(true, Ordering::Relaxed);
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        self.is_wanted.store(false, Ordering::Relaxed);
+        if let Some(old) = database.take() {
+            store::close(old);
+        }
+        database
+    }
+
+    /// Closes the database for good.
+    pub(crate) fn close(&self) {
+        drop(self.take_out());
+    }
+
     /// Opens the file anew.
     ///
     /// # Errors
     /// Those of [`rebuild::open`]; there is no database then.
     pub(crate) fn reopen(&self, reserve: &mut Reserve) -> Result<()> {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(old) = database.take() {
-            store::close(old);
-        }
+        let mut database = self.take_out();
         let opened = rebuild::open(&self.dir, &self.config, reserve)?;
         *database = Some(opened.database);
         *self.read_only.lock().unwrap_or_else(PoisonError::into_inner) = opened.read_only;
@@ -108,9 +133,6 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let database = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(database) = database.take() {
-            store::close(database);
-        }
+        self.close();
     }
 }

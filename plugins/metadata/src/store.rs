@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use capstan_sdk::{Class, Error, Result};
 use redb::backends::InMemoryBackend;
@@ -72,7 +73,7 @@ pub(crate) fn open(path: &Path, config: &Config, is_checked: bool) -> Result<Dat
     };
     let sound = guard(|| {
         check_format(&database).map_err(|error| error.at(path.display()))?;
-        if is_checked { check_records(&database) } else { Ok(()) }
+        if is_checked { check_records(&database, &GO_ON) } else { Ok(()) }
     });
     match sound {
         Ok(()) => Ok(database),
@@ -119,7 +120,7 @@ pub(crate) fn open_copy(path: &Path, config: &Config) -> Result<Database, Troubl
     }));
     match opened {
         Ok(Ok(database)) => {
-            guard(|| check_format(&database).and_then(|()| check_records(&database)))?;
+            guard(|| check_format(&database).and_then(|()| check_records(&database, &GO_ON)))?;
             Ok(database)
         }
         Ok(Err(error)) => Err(refused(error, &format!("open {}", path.display()))),
@@ -223,19 +224,28 @@ fn seal_all(write: &WriteTransaction) -> Result<()> {
     Ok(())
 }
 
+/// Nobody ends the check of a database that is being opened.
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
 /// Reads every record and every event.
 ///
 /// # Errors
-/// `Corrupt`: one is damaged.
-pub(crate) fn check_records(database: &Database) -> Result<()> {
+/// `Corrupt`: one is damaged. `Aborted`: `is_over` became true.
+pub(crate) fn check_records(database: &Database, is_over: &AtomicBool) -> Result<()> {
+    let go_on = || match is_over.load(Ordering::Relaxed) {
+        true => Err(Error::aborted("the check of the metadata is broken off; try again")),
+        false => Ok(()),
+    };
     let read = database.begin_read().map_err(fail)?;
     for row in read.open_table(RECORDS).map_err(fail)?.iter().map_err(fail)? {
         let (key, value) = row.map_err(fail)?;
         seal::open(key.value(), value.value())?;
+        go_on()?;
     }
     for row in read.open_table(EVENTS).map_err(fail)?.iter().map_err(fail)? {
         let (cursor, value) = row.map_err(fail)?;
         seal::open(&cursor.value().to_le_bytes(), value.value())?;
+        go_on()?;
     }
     Ok(())
 }

@@ -52,8 +52,8 @@ impl Request {
 
 /// The thread. Dropping this ends it, after it has written what was sent.
 ///
-/// Only this holds the sending half, so that dropping it closes the queue at once; the wait in
-/// `drop` is for what is queued, at most.
+/// Only this holds the sending half, so that its end closes the queue at once; the wait then is for what is
+/// queued, at most.
 pub(crate) struct Writer {
     requests: Option<mpsc::Sender<Request>>,
     /// How many were sent and not taken yet.
@@ -112,7 +112,7 @@ impl Writer {
                 "{QUEUE} changes wait to be written; try again later"
             )));
         }
-        let requests = self.requests.as_ref().expect("only drop takes it");
+        let requests = self.requests.as_ref().ok_or_else(gone)?;
         requests.send(request).map_err(|_| gone())
     }
 
@@ -125,14 +125,21 @@ fn gone() -> Error {
     Error::unavailable("the metadata writer ended; try again")
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
+impl Writer {
+    /// Ends the thread and waits for that. It writes what was sent.
+    pub(crate) fn end(&mut self) {
         self.requests = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             error!("the metadata writer had panicked");
         }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

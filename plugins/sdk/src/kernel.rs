@@ -19,7 +19,8 @@ pub enum PluginState {
     Restarting,
     /// It did not start, or gave up after too many restarts.
     Failed,
-    /// Something that it requires is missing or failed.
+    /// Something that it requires is missing or failed, or it said `Unimplemented` when it was made: this machine does
+    /// not have what it is for.
     Skipped,
     /// The configuration denies it.
     Disabled,

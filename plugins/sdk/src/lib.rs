@@ -20,6 +20,7 @@ mod context;
 pub mod contract;
 mod export;
 pub mod failpoint;
+mod frames;
 mod kernel;
 mod latency;
 mod link;
@@ -35,7 +36,10 @@ pub mod snapshots;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "testing")]
+pub mod testing_disk;
+#[cfg(feature = "testing")]
 pub mod testing_metadata;
+pub mod tool;
 pub mod tree;
 pub mod uses;
 

@@ -225,6 +225,69 @@ pub fn with_mounted<T: Send>(
     })
 }
 
+/// A mount that this process sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Where.
+    pub target: std::path::PathBuf,
+    /// File system type.
+    pub kind: String,
+    /// What is mounted: a device, a file, or a word.
+    pub source: String,
+}
+
+/// All mounts of this process, in the order in which they were made.
+///
+/// # Errors
+/// What the system says.
+pub fn seen() -> Result<Vec<Seen>> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| Error::io("read /proc/self/mountinfo", error))?;
+    Ok(text.lines().filter_map(read_seen).collect())
+}
+
+/// proc(5), "/proc/pid/mountinfo": optional fields come before a hyphen.
+fn read_seen(line: &str) -> Option<Seen> {
+    let (mount, about) = line.split_once(" - ")?;
+    let target = mount.split(' ').nth(4)?;
+    let mut about = about.split(' ');
+    let (kind, source) = (about.next()?, about.next()?);
+    Some(Seen { target: plain(target).into(), kind: plain(kind), source: plain(source) })
+}
+
+/// Without the octal escapes of spaces and such.
+fn plain(word: &str) -> String {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let octal = behind.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(escaped) if byte == b'\\' => {
+                bytes.push(escaped);
+                rest = &behind[3..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Takes a mount away; who is inside keeps it until they leave. That there is none is fine.
+///
+/// # Errors
+/// What umount2(2) says.
+pub fn detach(target: &Path) -> Result<()> {
+    use nix::errno::Errno;
+    use nix::mount::{MntFlags, umount2};
+    match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(Error::io(format!("unmount {}", target.display()), error)),
+    }
+}
+
 /// Opens a directory as the root of a tree.
 fn open_root(path: &Path) -> Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags, open};
@@ -271,6 +334,16 @@ mod tests {
         assert_eq!(read[1], mount("bind", &["rw", "rbind"]));
         let view = mount("overlay", &["lowerdir=/b:/a"]);
         assert_eq!(for_reading(std::slice::from_ref(&view)), [view]);
+    }
+
+    #[test]
+    fn mounts_are_read_from_mountinfo() {
+        let line = r"71 69 7:2 / /a\040b/c ro,relatime shared:1 - erofs /dev/loop2 ro,acl";
+        let want =
+            Seen { target: "/a b/c".into(), kind: "erofs".into(), source: "/dev/loop2".into() };
+        assert_eq!(read_seen(line), Some(want));
+        assert_eq!(read_seen("nonsense"), None);
+        assert!(seen().unwrap().iter().any(|seen| seen.target == Path::new("/proc")));
     }
 
     #[test]

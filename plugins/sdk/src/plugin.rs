@@ -100,7 +100,8 @@ pub trait Plugin: Actor<Context = actix::Context<Self>> + Sized {
     /// Makes an instance. What it requires is up by now.
     ///
     /// # Errors
-    /// Anything: the plugin is then reported as failed and skipped, with its dependents.
+    /// Anything: the plugin is then reported as failed and skipped, with its dependents. `Unimplemented`: this machine
+    /// does not have what the plugin is for; it is skipped, and that is no illness.
     fn build(config: Self::Config, context: Context) -> impl Future<Output = Result<Self>>;
 
     /// Says what the instance offers.

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use capstan_sdk::{Error, Result};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr,
-    lsetxattr, mknodat, utimensat,
+    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, ioctl_ficlone, lgetxattr,
+    llistxattr, lsetxattr, mknodat, utimensat,
 };
 
 /// Copies the tree at `from` to `to`, which must not exist.
@@ -68,8 +68,10 @@ fn entry(
     } else if kind.is_file() {
         let mut source = File::open(from)?;
         let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-        // copy_file_range where the system has it: a reflink on file systems that can.
-        io::copy(&mut source, &mut target)?;
+        // Shared blocks where the file system can, or else copy_file_range where the system has it.
+        if ioctl_ficlone(&target, &source).is_err() {
+            io::copy(&mut source, &mut target)?;
+        }
     } else {
         let kind = if kind.is_block_device() {
             FileType::BlockDevice

@@ -51,7 +51,7 @@ impl Driver for Trees {
     const ABILITIES: Abilities = Abilities { can_rebase: false };
     type Config = Config;
 
-    fn open(_config: Config, root: &Path) -> Result<Self> {
+    fn open(_config: Config, root: &Path, _state: &Path) -> Result<Self> {
         let dir = root.join("snapshots");
         DirBuilder::new()
             .recursive(true)

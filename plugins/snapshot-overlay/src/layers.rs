@@ -51,8 +51,14 @@ impl Driver for Layers {
     const ABILITIES: Abilities = Abilities { can_rebase: true };
     type Config = Config;
 
-    fn open(_config: Config, root: &Path) -> Result<Self> {
-        probe::overlay(root)?;
+    fn open(_config: Config, root: &Path, _state: &Path) -> Result<Self> {
+        match probe::overlay(root) {
+            // There is no space to try it in: what is there can be read and removed all the same.
+            Err(error) if error.class() == capstan_sdk::Class::ResourceExhausted => {
+                tracing::warn!(%error, "whether overlayfs works is not known");
+            }
+            probed => probed?,
+        }
         let dir = root.join("snapshots");
         DirBuilder::new()
             .recursive(true)

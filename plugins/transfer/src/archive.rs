@@ -15,7 +15,7 @@ use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Ingest, OpenIngest};
 use capstan_sdk::contract::transfer::{Item, ItemState, ProgressSender};
 use capstan_sdk::oci::media::Compression;
-use capstan_sdk::{Descriptor, Digest, Error, Link, Namespace, Result, random};
+use capstan_sdk::{Algorithm, Descriptor, Digest, Error, Labels, Link, Namespace, Result, random};
 use tar::EntryType;
 use tokio::runtime::Handle;
 
@@ -227,8 +227,14 @@ impl Intake {
 
     async fn open(&self, expected: Option<&Digest>, size: u64) -> Result<Option<Ingest>> {
         let Some(digest) = expected else {
-            let reference = format!("import-{}", random::hex::<16>()?);
-            let message = OpenIngest { total: size, ..OpenIngest::new(&self.namespace, reference) };
+            let message = OpenIngest {
+                namespace: self.namespace.clone(),
+                reference: format!("import-{}", random::hex::<16>()?),
+                expected: None,
+                algorithm: Some(Algorithm::Sha256),
+                total: size,
+                labels: Labels::new(),
+            };
             return self.content.send(message).await.map(Some);
         };
         let descriptor =

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Abort, Follow, Ingest, Open, OpenIngest, Use};
 use capstan_sdk::contract::differ::LayerStream;
+use capstan_sdk::contract::transfer::LABEL_SOURCE;
 use capstan_sdk::oci::media::Kind;
-use capstan_sdk::{Class, Descriptor, Digest, Error, Link, Namespace, Result};
+use capstan_sdk::{Class, Descriptor, Digest, Error, Labels, Link, Namespace, Result};
 use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
@@ -128,8 +129,11 @@ impl Fetcher {
         namespace: &Namespace,
         descriptor: &Descriptor,
         bytes: Bytes,
+        labels: &Labels,
     ) -> Result<()> {
-        let Some(ingest) = open(&self.content, namespace, descriptor).await? else { return Ok(()) };
+        let Some(ingest) = open(&self.content, namespace, descriptor, labels).await? else {
+            return Ok(());
+        };
         let skip = usize::try_from(ingest.info.offset).unwrap_or(usize::MAX).min(bytes.len());
         let rest = bytes.slice(skip..);
         if !rest.is_empty() {
@@ -162,6 +166,11 @@ impl Fetcher {
     }
 }
 
+/// The labels of what a repository gave.
+pub(crate) fn labels_of(from: &Repository) -> Labels {
+    Labels::from([(LABEL_SOURCE.to_owned(), from.source())])
+}
+
 /// As [`open`], for bytes that can only be had from their beginning.
 pub(crate) async fn open_anew(
     content: &Link<Content>,
@@ -169,7 +178,7 @@ pub(crate) async fn open_anew(
     descriptor: &Descriptor,
 ) -> Result<Option<Ingest>> {
     loop {
-        match open(content, namespace, descriptor).await? {
+        match open(content, namespace, descriptor, &Labels::new()).await? {
             Some(ingest) if ingest.info.offset > 0 => ingest.abort().await?,
             opened => return Ok(opened),
         }
@@ -181,12 +190,14 @@ async fn open(
     content: &Link<Content>,
     namespace: &Namespace,
     descriptor: &Descriptor,
+    labels: &Labels,
 ) -> Result<Option<Ingest>> {
     let mut wait = FIRST_WAIT;
     loop {
         let message = OpenIngest {
             expected: Some(descriptor.digest.clone()),
             total: descriptor.size,
+            labels: labels.clone(),
             ..OpenIngest::new(namespace, item_name(descriptor))
         };
         match content.send(message).await {
@@ -251,7 +262,9 @@ impl Work {
     }
 
     async fn attempt(&self, state: &FetchState, abandoned: &mut Abandoned) -> Result<()> {
-        let Some(ingest) = open(&self.content, &self.namespace, &self.descriptor).await? else {
+        let labels = labels_of(&self.from);
+        let Some(ingest) = open(&self.content, &self.namespace, &self.descriptor, &labels).await?
+        else {
             state.was_there.set(true);
             return Ok(());
         };

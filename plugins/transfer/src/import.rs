@@ -11,7 +11,8 @@ use capstan_sdk::oci::media::{
 };
 use capstan_sdk::oci::{Document, ImageConfig};
 use capstan_sdk::{
-    Class, Descriptor, Digest, Error, Link, Namespace, Platform, Reference, Result, blocking,
+    Class, Descriptor, Digest, Error, Labels, Link, Namespace, Platform, Reference, Result,
+    blocking,
 };
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -200,7 +201,8 @@ impl Job {
                 platform: None,
             };
             let fetcher = &self.importer.puller.fetcher;
-            fetcher.store(&self.namespace, &target, bytes.into()).await?;
+            let labels = Labels::new();
+            fetcher.store(&self.namespace, &target, bytes.into(), &labels).await?;
             let names = image.repo_tags.unwrap_or_default();
             let names = names.iter().map(|name| full(name)).collect::<Result<_>>()?;
             candidates.push(Candidate { target, names });

@@ -10,7 +10,7 @@ use capstan_sdk::contract::snapshotter::{Kind, Mounts, SnapshotInfo, Stat, View}
 use capstan_sdk::contract::transfer::{Apply, Diff, Stored};
 use capstan_sdk::contract::{Content, Differ};
 use capstan_sdk::oci::media::OCI_LAYER;
-use capstan_sdk::{Algorithm, Descriptor, Digest, Error, Link, Mount, Result, random};
+use capstan_sdk::{Algorithm, Descriptor, Digest, Error, Labels, Link, Mount, Result, random};
 use tokio::runtime::Handle;
 
 use crate::unpack::{Target, owned};
@@ -95,11 +95,13 @@ impl Layers {
         tree: Vec<Mount>,
         media_type: String,
     ) -> Result<Stored> {
-        let reference = format!("diff-{}", random::hex::<16>()?);
         let open = OpenIngest {
-            // The differ hashes like this.
+            namespace: target.namespace.clone(),
+            reference: format!("diff-{}", random::hex::<16>()?),
+            expected: None,
             algorithm: Some(Algorithm::Sha256),
-            ..OpenIngest::new(&target.namespace, reference)
+            total: 0,
+            labels: Labels::new(),
         };
         let ingest = Arc::new(self.content.send(open).await?);
         let sink = Sink { ingest: Arc::clone(&ingest), runtime: Handle::current() };

@@ -18,7 +18,7 @@ use capstan_sdk::{
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tracing::info;
 
-use crate::fetch::{Fetch, Fetcher, item_name};
+use crate::fetch::{Fetch, Fetcher, item_name, labels_of};
 use crate::refetch;
 use crate::registry::{Registry, Repository, Scheme};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
@@ -59,7 +59,6 @@ impl Puller {
             platform: pull.platform,
             repository,
             board: Board::default(),
-            source: format!("{}://{}/{}", scheme.name(), reference.host(), reference.repository()),
             stored: RefCell::default(),
             concurrency: usize::try_from(pull.concurrency).unwrap_or(0),
         };
@@ -127,8 +126,6 @@ struct Job {
     repository: Repository,
     board: Board,
     concurrency: usize,
-    /// `http://host/repository`.
-    source: String,
     /// What was stored or found besides the manifest's own parts.
     stored: RefCell<Vec<Digest>>,
 }
@@ -165,9 +162,10 @@ impl Job {
         let stored = self.stored.take();
         let parts = manifest.layers.iter().chain([&manifest.config]).map(|part| &part.digest);
         let content = &self.puller.fetcher.content;
+        let source = self.repository.source();
         let notes = parts
             .chain(&stored)
-            .map(|digest| refetch::note(content, &self.namespace, digest, &self.source));
+            .map(|digest| refetch::note(content, &self.namespace, digest, &source));
         futures::future::try_join_all(notes).await.map(drop)
     }
 
@@ -229,7 +227,8 @@ impl Job {
         let state = match fetcher.has(&self.namespace, &descriptor.digest).await? {
             true => ItemState::Exists,
             false => {
-                fetcher.store(&self.namespace, descriptor, bytes).await?;
+                let labels = labels_of(&self.repository);
+                fetcher.store(&self.namespace, descriptor, bytes, &labels).await?;
                 ItemState::Done
             }
         };

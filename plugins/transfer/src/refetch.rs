@@ -148,9 +148,12 @@ async fn writer(
     // what these will be.
     let Descriptor { digest, size, .. } = descriptor;
     let open = OpenIngest {
+        namespace: namespace.clone(),
+        reference: format!("refetch-{digest}"),
+        expected: None,
         algorithm: Some(digest.algorithm()),
         total: *size,
-        ..OpenIngest::new(namespace, format!("refetch-{digest}"))
+        labels: Labels::new(),
     };
     content.send(open).await.map(Some)
 }

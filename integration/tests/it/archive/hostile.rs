@@ -151,10 +151,11 @@ fn what_does_not_fit_together_is_corrupt() {
             "a blob that is missing",
             Archive::new().blobs(&image, &layer).json("index.json", &good).bytes(),
         ),
-        (
-            "a manifest that is missing",
-            Archive::new().blobs(&image, &image.manifest).json("index.json", &good).bytes(),
-        ),
+        ("a manifest that is missing", {
+            let other = Image::new(vec![Layer::new().file("c", 0o644, b"c")]);
+            let index = index(&[descriptor(&other)]);
+            Archive::new().blobs(&other, &other.manifest).json("index.json", &index).bytes()
+        }),
         (
             "a size that is wrong",
             Archive::new().blobs(&image, "").json("index.json", &index(&[longer])).bytes(),

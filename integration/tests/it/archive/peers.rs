@@ -1,8 +1,9 @@
 //! What other tools make and read: the same digests, the same trees.
 
 use std::fs;
+use std::process::{Child, Command, Stdio};
 
-use capstan_integration::{FakeRegistry, Host};
+use capstan_integration::{FakeRegistry, Host, find};
 
 use super::{digest_of, image, noise_of, succeed};
 
@@ -60,4 +61,86 @@ fn what_skopeo_writes_is_imported() {
     copy(format!("oci-archive:{oci}"));
     host.ok(&["images", "import", &oci, "--name", "mine:3"]);
     assert_eq!(digest_of(&host, "docker.io/library/mine:3"), made.manifest);
+}
+
+/// Debian's containerd, on a host's disk.
+struct Containerd {
+    process: Child,
+    socket: String,
+}
+
+impl Containerd {
+    fn start(host: &Host) -> Self {
+        let socket = host.path("containerd.sock").display().to_string();
+        let config = host.path("containerd.toml");
+        let text = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.snapshotter.v1.btrfs\", \
+             \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.devmapper\", \
+             \"io.containerd.snapshotter.v1.aufs\"]\n[grpc]\n  address = {socket:?}\n",
+            host.path("peer/root"),
+            host.path("peer/state"),
+        );
+        fs::write(&config, text).unwrap();
+        let log = fs::File::create(host.path("containerd.log")).unwrap();
+        let process = Command::new(find("containerd"))
+            .arg("--config")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let peer = Self { process, socket };
+        host.until("containerd answers", || {
+            let args = ["-a", &peer.socket, "version"];
+            Command::new(find("ctr")).args(args).output().unwrap().status.success()
+        });
+        peer
+    }
+
+    fn ctr(&self, args: &[&str]) -> String {
+        let mut all = vec!["-a", &self.socket, "-n", "test", "images"];
+        all.extend(args);
+        String::from_utf8(succeed("ctr", &all)).unwrap()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = (self.process.kill(), self.process.wait());
+    }
+}
+
+#[test]
+fn containerd_and_we_read_each_other() {
+    let registry = FakeRegistry::start();
+    let made = image(13);
+    let name = registry.offer("app", &made);
+    let host = Host::new();
+    host.ok(&["images", "pull", "--plain-http", &name]);
+    let ours = host.path("ours.tar").display().to_string();
+    host.ok(&["images", "export", &ours, &name]);
+    let docker = host.path("docker.tar").display().to_string();
+    let to = format!("docker-archive:{docker}:example.com/from/docker:2");
+    succeed("skopeo", &["copy", "-q", "--src-tls-verify=false", &format!("docker://{name}"), &to]);
+    let theirs = host.path("theirs.tar").display().to_string();
+    let peer = Containerd::start(&host);
+    peer.ctr(&["import", "--no-unpack", &ours]);
+    let list = peer.ctr(&["ls"]);
+    let line = list.lines().find(|line| line.starts_with(&name)).expect("it has the name");
+    assert!(line.contains(&made.manifest), "{list}");
+    peer.ctr(&["export", &theirs, &name]);
+    peer.ctr(&["import", "--no-unpack", &docker]);
+    let list = peer.ctr(&["ls"]);
+    drop(peer);
+
+    let other = Host::new();
+    other.ok(&["images", "import", &theirs]);
+    assert_eq!(digest_of(&other, &name), made.manifest);
+    assert_eq!(noise_of(&other, &name), noise_of(&host, &name));
+    // A manifest that both have to make: it is the same.
+    other.ok(&["images", "import", &docker]);
+    let digest = digest_of(&other, "example.com/from/docker:2");
+    let line = list.lines().find(|line| line.starts_with("example.com/from/docker:2"));
+    assert!(line.expect("it has the name").contains(&digest), "{digest} is not in {list}");
 }

@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod runtime;
 pub mod sink;
 pub mod snapshotter;
+mod snapshotter_graph;

@@ -14,8 +14,8 @@ use crate::{Link, mount};
 
 /// One snapshotter under test.
 pub struct Suite {
-    link: Link<Snapshotter>,
-    namespace: Namespace,
+    pub(super) link: Link<Snapshotter>,
+    pub(super) namespace: Namespace,
     place: PathBuf,
 }
 
@@ -50,34 +50,45 @@ pub async fn run(link: &Link<Snapshotter>, place: &Path) {
     suite("race").one_winner_per_key().await;
     suite("rebase").rebase().await;
     suite("labels").labels_of_a_key_end_with_it().await;
+    suite("seven").seven().await;
+    suite("chain").a_chain().await;
+    suite("order").rebased_in_order().await;
+    suite("label").labelled().await;
+    suite("label-race").commits_and_labels_race().await;
+    suite("nodes").nodes_tell_uses().await;
+    suite("collect").collections().await;
+    suite("use-race").uses_and_collections_race().await;
+    suite("once").usage_counts_once().await;
+    suite("own").own_layers().await;
+    suite("audit").nothing_to_find().await;
     namespaces_are_apart(suite("ns-a"), suite("ns-b")).await;
 }
 
-fn class<T: std::fmt::Debug>(result: Result<T>) -> Class {
+pub(super) fn class<T: std::fmt::Debug>(result: Result<T>) -> Class {
     result.expect_err("it must fail").class()
 }
 
 /// A path to a tree that only exists as a descriptor.
-fn inside(root: &OwnedFd, name: &str) -> PathBuf {
+pub(super) fn inside(root: &OwnedFd, name: &str) -> PathBuf {
     format!("/proc/self/fd/{}/{name}", root.as_raw_fd()).into()
 }
 
 impl Suite {
-    async fn prepare(&self, key: &str, parent: &str) -> Result<Vec<Mount>> {
+    pub(super) async fn prepare(&self, key: &str, parent: &str) -> Result<Vec<Mount>> {
         let (key, parent) = (key.into(), parent.into());
         let message =
             Prepare { namespace: self.namespace.clone(), key, parent, labels: Labels::new() };
         self.link.send(message).await
     }
 
-    async fn view(&self, key: &str, parent: &str) -> Result<Vec<Mount>> {
+    pub(super) async fn view(&self, key: &str, parent: &str) -> Result<Vec<Mount>> {
         let (key, parent) = (key.into(), parent.into());
         let message =
             View { namespace: self.namespace.clone(), key, parent, labels: Labels::new() };
         self.link.send(message).await
     }
 
-    async fn commit(&self, name: &str, key: &str) -> Result<()> {
+    pub(super) async fn commit(&self, name: &str, key: &str) -> Result<()> {
         let message = Commit {
             namespace: self.namespace.clone(),
             name: name.into(),
@@ -88,30 +99,34 @@ impl Suite {
         self.link.send(message).await
     }
 
-    async fn remove(&self, key: &str) -> Result<()> {
+    pub(super) async fn remove(&self, key: &str) -> Result<()> {
         self.link.send(Remove { namespace: self.namespace.clone(), key: key.into() }).await
     }
 
-    async fn info(&self, key: &str) -> Result<SnapshotInfo> {
+    pub(super) async fn info(&self, key: &str) -> Result<SnapshotInfo> {
         self.link.send(Stat { namespace: self.namespace.clone(), key: key.into() }).await
     }
 
-    async fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
+    pub(super) async fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
         self.link.send(Mounts { namespace: self.namespace.clone(), key: key.into() }).await
     }
 
-    async fn keys(&self) -> String {
+    pub(super) async fn keys(&self) -> String {
         let message = List { namespace: self.namespace.clone(), page: Page::all() };
         let listed = self.link.send(message).await.expect("list");
         listed.items.into_iter().map(|info| info.key).collect::<Vec<_>>().join(" ")
     }
 
     /// Works in a mounted tree.
-    fn inside<T: Send>(&self, mounts: &[Mount], work: impl FnOnce(&OwnedFd) -> T + Send) -> T {
+    pub(super) fn inside<T: Send>(
+        &self,
+        mounts: &[Mount],
+        work: impl FnOnce(&OwnedFd) -> T + Send,
+    ) -> T {
         mount::with_mounted(mounts, &self.place, |root| Ok(work(&root))).expect("mount")
     }
 
-    fn write(&self, mounts: &[Mount], files: &[(&str, &str)]) {
+    pub(super) fn write(&self, mounts: &[Mount], files: &[(&str, &str)]) {
         self.inside(mounts, |root| {
             for (name, text) in files {
                 let path = inside(root, name);
@@ -123,7 +138,7 @@ impl Suite {
     }
 
     /// All files of a tree as `name=text`, in order.
-    fn read(&self, mounts: &[Mount]) -> String {
+    pub(super) fn read(&self, mounts: &[Mount]) -> String {
         fn walk(dir: &Path, name: &str, found: &mut Vec<String>) {
             for entry in fs::read_dir(dir).expect("list") {
                 let entry = entry.expect("list");
@@ -145,7 +160,7 @@ impl Suite {
     }
 
     /// A committed snapshot with one file.
-    async fn layer(&self, name: &str, parent: &str, files: &[(&str, &str)]) {
+    pub(super) async fn layer(&self, name: &str, parent: &str, files: &[(&str, &str)]) {
         let key = format!("{name}-active");
         let mounts = self.prepare(&key, parent).await.expect("prepare");
         self.write(&mounts, files);
@@ -326,7 +341,7 @@ impl Suite {
         let mut after = String::new();
         let mut keys = Vec::new();
         loop {
-            let page = Page { after, limit: 2 };
+            let page = Page { after, limit: 2, ..Page::default() };
             let message = List { namespace: self.namespace.clone(), page };
             let listed = self.link.send(message).await.expect("list");
             keys.extend(listed.items.into_iter().map(|info| info.key));

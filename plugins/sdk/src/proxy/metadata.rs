@@ -335,7 +335,7 @@ mod tests {
                 .await
                 .unwrap();
             let scan = async |limit| {
-                let page = Page { after: "0009".into(), limit };
+                let page = Page { after: "0009".into(), limit, ..Page::default() };
                 let namespace = Some(Namespace::parse("a").unwrap());
                 link.send(Scan { bucket: "content".into(), namespace, page }).await.unwrap()
             };

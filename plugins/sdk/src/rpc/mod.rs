@@ -28,5 +28,5 @@ pub mod snapshotter;
 pub mod tasks;
 pub mod transfer;
 
-pub(crate) use answer::{answer, length, namespace, text};
+pub(crate) use answer::{answer, length, namespace, page, text};
 pub(crate) use pairs::{read_pairs, write_pairs};

@@ -33,11 +33,12 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// Its configuration section.
     type Config: Serialize + DeserializeOwned + Default + Send + 'static;
 
-    /// Opens the driver's directory, `root`, and checks that it can work there.
+    /// Opens the driver's directory, `root`, and checks that it can work there. `state` is for what does not
+    /// survive a reboot, such as mounts.
     ///
     /// # Errors
     /// Why it cannot.
-    fn open(config: Self::Config, root: &Path) -> Result<Self>;
+    fn open(config: Self::Config, root: &Path, state: &Path) -> Result<Self>;
 
     /// The numbers of all snapshots that are on disk, with or without a record.
     ///
@@ -71,6 +72,17 @@ pub trait Driver: Send + Sync + Sized + 'static {
     fn keep(&self, snapshot: &Snapshot) -> Result<()> {
         let path = self.path(snapshot.id);
         tree::sync_dirs(path.ancestors().take(3))
+    }
+
+    /// Whether [`Driver::committed`] does something.
+    const IS_TIDYING: bool = false;
+
+    /// Its record says now that it is committed: what only an active one needs can go. That it cannot is for the log.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn committed(&self, _id: u64) -> Result<()> {
+        Ok(())
     }
 
     /// What has to be mounted to see an active snapshot or a view.
@@ -140,6 +152,18 @@ pub trait Driver: Send + Sync + Sized + 'static {
 
     /// Whether there is something to do before mounts can be used.
     const IS_ATTACHING: bool = false;
+
+    /// Tells at the start, once, which snapshots are active or views: what an instance before attached for others can
+    /// be let go. Only for a driver with [`Driver::IS_ATTACHING`].
+    ///
+    /// # Errors
+    /// What the system says.
+    fn adopt(&self, _live: &[Snapshot]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Before an orderly end: lets go of all that is attached. The next instance attaches it again where it is asked.
+    fn rest(&self) {}
 }
 
 /// The entries of a directory that are no numbers.
@@ -202,17 +226,24 @@ impl<D: Driver> Plugin for DriverPlugin<D> {
     type Config = D::Config;
 
     async fn build(config: D::Config, context: Context) -> Result<Self> {
-        let root = context.root_dir()?;
+        let (root, state) = (context.root_dir()?, context.state_dir()?);
         let (driver, numbers) = blocking::run("open the snapshots", move || {
-            let driver = D::open(config, &root)?;
+            let driver = D::open(config, &root, &state)?;
             let numbers = driver.numbers()?;
             Ok((driver, numbers))
         })
         .await?;
         let driver = Arc::new(driver);
         let metadata = context.link::<Metadata>()?;
-        let (ledger, known) = Ledger::open(D::INFO.id, metadata, numbers.iter().copied()).await?;
+        let (ledger, records) = Ledger::open(D::INFO.id, metadata, numbers.iter().copied()).await?;
+        let known = records.iter().map(|snapshot| snapshot.id).collect();
         sweep(&driver, &numbers, &known);
+        if D::IS_ATTACHING {
+            let is_live = |snapshot: &Snapshot| snapshot.info.kind != Kind::Committed;
+            let live: Vec<Snapshot> = records.into_iter().filter(is_live).collect();
+            let adopting = Arc::clone(&driver);
+            blocking::run("look for attached layers", move || adopting.adopt(&live)).await?;
+        }
         Ok(Self { ledger, driver })
     }
 
@@ -311,10 +342,19 @@ impl<D: Driver> DriverPlugin<D> {
         let snapshot = self.ledger.check_commit(&namespace, &name, &key).await?;
         let driver = Arc::clone(&self.driver);
         // Data first, then the name (DESIGN.md, section 6).
+        let id = snapshot.id;
         failpoint::at("snapshot:filled");
-        blocking::run("sync a snapshot", move || driver.sync(snapshot.id)).await?;
+        blocking::run("sync a snapshot", move || driver.sync(id)).await?;
         failpoint::at("snapshot:synced");
-        self.ledger.commit(&namespace, &name, &key, rebase.as_deref(), labels).await
+        self.ledger.commit(&namespace, &name, &key, rebase.as_deref(), labels).await?;
+        if !D::IS_TIDYING {
+            return Ok(());
+        }
+        let driver = Arc::clone(&self.driver);
+        if let Err(error) = blocking::run("tidy a snapshot", move || driver.committed(id)).await {
+            warn!(plugin = D::INFO.id, id, %error, "what only an active one needs is still there");
+        }
+        Ok(())
     }
 
     async fn mounts(self, mounts: Mounts) -> Result<Vec<Mount>> {
@@ -485,7 +525,17 @@ impl actix::Message for Settle {
 impl<D: Driver> Handler<Settle> for DriverPlugin<D> {
     type Result = ResponseFuture<Result<()>>;
     fn handle(&mut self, _: Settle, _: &mut Cell<Self>) -> Self::Result {
-        let ledger = self.ledger.clone();
-        Box::pin(async move { ledger.settle(None).await })
+        let plugin = self.clone();
+        Box::pin(async move {
+            let settled = plugin.ledger.settle(None).await;
+            if D::IS_ATTACHING {
+                let rest = move || {
+                    plugin.driver.rest();
+                    Ok(())
+                };
+                blocking::run("let go of layers", rest).await?;
+            }
+            settled
+        })
     }
 }

@@ -101,17 +101,17 @@ impl Ledger {
         bucket: &'static str,
         metadata: Link<Metadata>,
         numbers: impl IntoIterator<Item = u64>,
-    ) -> Result<(Self, HashSet<u64>)> {
-        let mut known = HashSet::new();
+    ) -> Result<(Self, Vec<Snapshot>)> {
+        let mut known = Vec::new();
         let mut children = HashMap::new();
         for (key, bytes) in metadata.send(ScanAll(bucket.into())).await? {
             let snapshot = read(&key.name, &bytes).map_err(|error| error.at(&key.name))?;
-            known.insert(snapshot.id);
             if let Some(&parent) = snapshot.parent_ids.first() {
                 *children.entry(parent).or_insert(0) += 1;
             }
+            known.push(snapshot);
         }
-        let highest = known.iter().copied().chain(numbers).max().unwrap_or(0);
+        let highest = known.iter().map(|snapshot| snapshot.id).chain(numbers).max().unwrap_or(0);
         let ledger = Self {
             bucket,
             metadata,
@@ -153,10 +153,8 @@ impl Ledger {
         namespace: &Namespace,
         page: Page,
     ) -> Result<Listed<SnapshotInfo>> {
-        let limit = page.limit;
-        let scan = Scan { bucket: self.bucket.into(), namespace: Some(namespace.clone()), page };
-        let rows = self.metadata.send(scan).await?;
-        Listed::decode(&rows, limit, |name, bytes| Ok(read(name, bytes)?.info))
+        let decode = |name: &str, bytes: &[u8]| Ok(read(name, bytes)?.info);
+        Listed::scan(&self.metadata, self.bucket, Some(namespace.clone()), page, decode).await
     }
 
     /// Begins a snapshot: checks key and parent, gives it a number. The driver then makes its

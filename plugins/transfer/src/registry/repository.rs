@@ -49,6 +49,7 @@ pub(crate) struct Repository {
     pool: Arc<Pool>,
     host: Authority,
     reference: Reference,
+    scheme: Scheme,
 }
 
 impl Registry {
@@ -71,7 +72,7 @@ impl Registry {
         let host = reference.host().parse().map_err(|error| {
             Error::invalid(format!("image {reference}: the host does not fit into a URL: {error}"))
         })?;
-        Ok(Repository { pool: Arc::clone(&self.pool), host, reference: reference.clone() })
+        Ok(Repository { pool: Arc::clone(&self.pool), host, reference: reference.clone(), scheme })
     }
 }
 
@@ -86,6 +87,12 @@ impl Scheme {
 }
 
 impl Repository {
+    /// `http://host/repository`.
+    pub(crate) fn source(&self) -> String {
+        let (host, repository) = (self.reference.host(), self.reference.repository());
+        format!("{}://{host}/{repository}", self.scheme.name())
+    }
+
     /// Finds out what the reference means: by its digest if it has one, else by its tag.
     ///
     /// The document comes along: a registry's word for a digest is worth nothing without it.

@@ -1,0 +1,3 @@
+//! snapshotter.btrfs, as a library.
+
+use capstan_snapshot_btrfs as _;

@@ -1,0 +1,3 @@
+//! snapshotter.erofs, as a library.
+
+use capstan_snapshot_erofs as _;

@@ -1,0 +1,3 @@
+//! snapshotter.overlay, as a library.
+
+use capstan_snapshot_overlay as _;

@@ -1,0 +1,219 @@
+//! The subvolumes of snapshots, and the mounts that they make.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use capstan_sdk::contract::graph::Flaw;
+use capstan_sdk::contract::snapshotter::{Abilities, Kind, Usage};
+use capstan_sdk::snapshots::{Driver, Snapshot, numbers, strays};
+use capstan_sdk::{Class, Error, Info, Mount, Result, mount, tree};
+use rustix::fs::statfs;
+
+use crate::tool::Btrfs;
+
+/// `BTRFS_SUPER_MAGIC` of linux/magic.h.
+const MAGIC: u64 = 0x9123_683e;
+
+/// `active/` and `snapshots/`.
+#[derive(Debug)]
+pub struct Subvolumes {
+    active: PathBuf,
+    committed: PathBuf,
+    /// What the file system is mounted from.
+    device: String,
+    btrfs: Btrfs,
+    /// Numbers of subvolumes that mounts were made of.
+    known: Mutex<HashMap<u64, u64>>,
+}
+
+/// Its section.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A directory on btrfs for the subvolumes. Default: empty, which is the plugin's own directory.
+    pub root: PathBuf,
+}
+
+impl Subvolumes {
+    fn of(&self, snapshot: &Snapshot) -> PathBuf {
+        let id = snapshot.id.to_string();
+        match snapshot.info.kind {
+            Kind::Committed => self.committed.join(id),
+            Kind::Active | Kind::View => self.active.join(id),
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u64>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fails unless a directory is on btrfs.
+fn check_on_btrfs(root: &Path) -> Result<()> {
+    let about =
+        statfs(root).map_err(|error| Error::io(format!("look at {}", root.display()), error))?;
+    if u64::try_from(about.f_type).is_ok_and(|magic| magic & 0xffff_ffff == MAGIC) {
+        return Ok(());
+    }
+    let kind = mount_of(root).map_or_else(|_| "something else".into(), |seen| seen.kind);
+    Err(Error::precondition(format!(
+        "{}: expected btrfs, got {kind}; set `root` of [plugins.\"snapshotter.btrfs\"] to a directory on btrfs, or \
+         use another snapshotter",
+        root.display()
+    )))
+}
+
+/// The mount that a directory is in: the last one with the longest path to it.
+fn mount_of(path: &Path) -> Result<mount::Seen> {
+    let path = fs::canonicalize(path)
+        .map_err(|error| Error::io(format!("look for {}", path.display()), error))?;
+    mount::seen()?
+        .into_iter()
+        .filter(|seen| path.starts_with(&seen.target))
+        .max_by_key(|seen| seen.target.as_os_str().len())
+        .ok_or_else(|| Error::internal(format!("{} is in no mount", path.display())))
+}
+
+impl Driver for Subvolumes {
+    const INFO: Info = Info {
+        id: "snapshotter.btrfs",
+        version: env!("CARGO_PKG_VERSION"),
+        about: "subvolumes and snapshots of btrfs",
+        requires: &["metadata"],
+        rank: -20,
+    };
+    const ABILITIES: Abilities = Abilities { can_rebase: false };
+    const IS_ATTACHING: bool = true;
+    const IS_TIDYING: bool = true;
+    type Config = Config;
+
+    fn open(config: Config, root: &Path, _state: &Path) -> Result<Self> {
+        // Where nobody asked for it, a machine without it is not ill.
+        let is_asked_for = !config.root.as_os_str().is_empty();
+        let root = if is_asked_for { &config.root } else { root };
+        let softly = |error: Error| match is_asked_for {
+            true => error,
+            false => error.as_class(Class::Unimplemented),
+        };
+        check_on_btrfs(root).map_err(softly)?;
+        let btrfs = Btrfs::new().map_err(softly)?;
+        let [active, committed] = ["active", "snapshots"].map(|name| root.join(name));
+        for dir in [&active, &committed] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
+        }
+        let device = mount_of(root)?.source;
+        Ok(Self { active, committed, device, btrfs, known: Mutex::default() })
+    }
+
+    fn numbers(&self) -> Result<Vec<u64>> {
+        let mut all = numbers(&self.active)?;
+        all.extend(numbers(&self.committed)?);
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    fn make(&self, snapshot: &Snapshot) -> Result<()> {
+        let path = self.active.join(snapshot.id.to_string());
+        let is_view = snapshot.info.kind == Kind::View;
+        if let Some(parent) = snapshot.parent_ids.first() {
+            let parent = self.committed.join(parent.to_string());
+            return self.btrfs.snapshot(&parent, &path, is_view);
+        }
+        self.btrfs.create(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o755))
+            .map_err(|error| Error::io(format!("make {}", path.display()), error))?;
+        if is_view { self.btrfs.seal(&path) } else { Ok(()) }
+    }
+
+    fn remove(&self, id: u64) -> Result<()> {
+        self.known().remove(&id);
+        self.btrfs.delete(&self.active.join(id.to_string()))?;
+        self.btrfs.delete(&self.committed.join(id.to_string()))
+    }
+
+    /// A read-only snapshot, on disk. The active subvolume goes when the record says that this one is what counts.
+    fn sync(&self, id: u64) -> Result<()> {
+        let [from, to] = [&self.active, &self.committed].map(|dir| dir.join(id.to_string()));
+        // Of a commit that did not come to its end.
+        self.btrfs.delete(&to)?;
+        self.btrfs.snapshot(&from, &to, true)?;
+        let sync =
+            || rustix::fs::syncfs(File::open(&self.committed)?).map_err(std::io::Error::from);
+        sync().map_err(|error| Error::io(format!("sync {}", self.committed.display()), error))
+    }
+
+    fn committed(&self, id: u64) -> Result<()> {
+        self.known().remove(&id);
+        self.btrfs.delete(&self.active.join(id.to_string()))
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        let committed = self.committed.join(id.to_string());
+        if committed.exists() { committed } else { self.active.join(id.to_string()) }
+    }
+
+    fn measure(&self, snapshot: &Snapshot) -> Result<Usage> {
+        tree::measure(&self.of(snapshot))
+    }
+
+    fn check(&self, snapshot: &Snapshot, _is_full: bool) -> Result<Option<(Flaw, String)>> {
+        let path = self.of(snapshot);
+        if !path.is_dir() {
+            return Ok(Some((Flaw::Missing, format!("its subvolume {} is gone", path.display()))));
+        }
+        if snapshot.info.kind == Kind::Committed {
+            // A crash came between the record and the end of the active one.
+            self.committed(snapshot.id)?;
+        }
+        Ok(None)
+    }
+
+    fn strays(&self) -> Result<Vec<PathBuf>> {
+        let mut all = strays(&self.active)?;
+        all.extend(strays(&self.committed)?);
+        Ok(all)
+    }
+
+    fn own_layer(&self, snapshot: &Snapshot) -> Result<Mount> {
+        if snapshot.info.kind != Kind::Active {
+            return Err(Error::unimplemented(format!(
+                "{:?} is a read-only subvolume, which cannot be written; remove it and pull again",
+                snapshot.info.key
+            )));
+        }
+        Ok(Mount {
+            kind: "bind".into(),
+            source: self.of(snapshot).to_string_lossy().into_owned(),
+            options: vec!["rw".into(), "rbind".into()],
+        })
+    }
+
+    /// Learns the number of the subvolume.
+    fn attach(&self, snapshot: &Snapshot) -> Result<()> {
+        if self.known().contains_key(&snapshot.id) {
+            return Ok(());
+        }
+        let number = self.btrfs.number(&self.of(snapshot))?;
+        self.known().insert(snapshot.id, number);
+        Ok(())
+    }
+
+    fn mounts(&self, snapshot: &Snapshot) -> Vec<Mount> {
+        // Without a number it was removed meanwhile. 0 would be the whole file system; this is refused.
+        let number = self.known().get(&snapshot.id).map_or("gone".into(), u64::to_string);
+        let mode = if snapshot.info.kind == Kind::Active { "rw" } else { "ro" };
+        vec![Mount {
+            kind: "btrfs".into(),
+            source: self.device.clone(),
+            options: vec![format!("subvolid={number}"), mode.into()],
+        }]
+    }
+}
