@@ -1,5 +1,6 @@
 //! Exit codes (CLI.md), and the one line that an error is.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use capstan_client::{Class, Error};
@@ -9,6 +10,8 @@ use capstan_client::{Class, Error};
 pub(crate) enum Failure {
     /// The daemon, or the way to it, said no.
     Error(Error),
+    /// As `Error`, which was said already.
+    Said(Error),
     /// As `Error`, of a command whose exit status is otherwise that of a process in a container.
     InForeground(Error),
     /// The process in the container ended like this: its code, or 128 + signal.
@@ -91,9 +94,27 @@ pub(crate) fn report(outcome: Outcome) -> ExitCode {
             eprintln!("capstan: {error}");
             ExitCode::from(code(error.class()))
         }
+        Err(Failure::Said(error)) => ExitCode::from(code(error.class())),
         Err(Failure::InForeground(error)) => {
             eprintln!("capstan: {error}");
             ExitCode::from(foreground_code(&error))
         }
     }
+}
+
+/// Does something with each of several names and prints those with which it worked. What fails is said at once, and
+/// the rest is done all the same; the first failure is that of the command.
+pub(crate) async fn each(names: Vec<String>, one: impl AsyncFn(&str) -> Outcome) -> Outcome {
+    let mut first = None;
+    for name in names {
+        match one(&name).await {
+            Ok(()) => writeln!(std::io::stdout(), "{name}")?,
+            Err(Failure::Error(error)) => {
+                eprintln!("capstan: {error}");
+                first.get_or_insert(error);
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    first.map_or(Ok(()), |error| Err(Failure::Said(error)))
 }

@@ -3,13 +3,14 @@
 use std::io::Write as _;
 
 use capstan_client::schema::content_capnp::content;
-use capstan_client::schema::{MAX_CHUNK_BYTES, read_labels};
+use capstan_client::schema::{Labels, MAX_CHUNK_BYTES, read_labels, write_labels};
 use clap::Subcommand;
 use tokio::io::AsyncReadExt as _;
 
+use crate::args::pair;
 use crate::cmd::filter::Ls;
 use crate::cmd::namespaces::cell;
-use crate::exit::Outcome;
+use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
 
@@ -27,6 +28,9 @@ pub(crate) enum Content {
         /// How many bytes it must have
         #[arg(long)]
         expected_size: Option<u64>,
+        /// How it is hashed: sha256, sha384 or sha512 [default: as expected, or as the store is configured]
+        #[arg(long)]
+        algorithm: Option<String>,
         /// The name of the ingest until it is a blob
         #[arg(value_name = "REF")]
         reference: String,
@@ -44,7 +48,13 @@ pub(crate) enum Content {
         #[arg(value_name = "REF")]
         reference: String,
     },
-    /// Remove blobs
+    /// Set labels of a blob; an empty value removes one
+    Label {
+        digest: String,
+        #[arg(value_name = "K=V", value_parser = pair, required = true)]
+        labels: Vec<(String, String)>,
+    },
+    /// Remove blobs; those after one that fails, too
     Rm {
         #[arg(required = true)]
         digests: Vec<String>,
@@ -57,9 +67,16 @@ impl Content {
         match self {
             Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Get { digest } => get(session, &service, &digest).await,
-            Self::Ingest { expected_digest, expected_size, reference } => {
+            Self::Ingest { expected_digest, expected_size, algorithm, reference } => {
+                let mut request = service.ingest_request();
+                let mut params = request.get();
+                params.set_ref(&reference);
+                params.set_expected(expected_digest.as_deref().unwrap_or_default());
+                params.set_total(expected_size.unwrap_or_default());
+                params.set_algorithm(algorithm.as_deref().unwrap_or_default());
+                let response = call!(session, request);
                 let expected = expected_digest.unwrap_or_default();
-                ingest(session, &service, &reference, &expected, expected_size.unwrap_or(0)).await
+                ingest(session, response.get()?, &expected, expected_size.unwrap_or(0)).await
             }
             Self::Inspect { digest } => {
                 let mut request = service.info_request();
@@ -75,12 +92,21 @@ impl Content {
                 Ok(())
             }
             Self::Rm { digests } => {
-                for digest in digests {
+                let remove = async |digest: &str| {
                     let mut request = service.delete_request();
-                    request.get().set_digest(&digest);
+                    request.get().set_digest(digest);
                     call!(session, request);
-                    writeln!(std::io::stdout(), "{digest}")?;
-                }
+                    Ok(())
+                };
+                each(digests, remove).await
+            }
+            Self::Label { digest, labels } => {
+                let labels: Labels = labels.into_iter().collect();
+                let mut request = service.label_request();
+                request.get().set_digest(&digest);
+                let count = u32::try_from(labels.len()).unwrap_or(u32::MAX);
+                write_labels(&labels, request.get().init_labels(count));
+                call!(session, request);
                 Ok(())
             }
         }
@@ -139,19 +165,13 @@ pub(crate) async fn get(session: &Session, service: &content::Client, digest: &s
 
 async fn ingest(
     session: &Session,
-    service: &content::Client,
-    reference: &str,
+    opened: content::ingest_results::Reader<'_>,
     expected: &str,
     total: u64,
 ) -> Outcome {
-    let mut request = service.ingest_request();
-    request.get().set_ref(reference);
-    request.get().set_expected(expected);
-    request.get().set_total(total);
-    let response = call!(session, request);
-    let ingest = response.get()?.get_ingest()?;
+    let ingest = opened.get_ingest()?;
     // stdin starts at its first byte: what an earlier try left is skipped, not sent again.
-    let mut skip = response.get()?.get_info()?.get_offset();
+    let mut skip = opened.get_info()?.get_offset();
     let mut offset = skip;
     let mut input = tokio::io::stdin();
     let mut buffer = vec![0; MAX_CHUNK_BYTES as usize];

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use capnp::struct_list;
-use capstan_client::schema::Mount;
 use capstan_client::schema::common_capnp::mount;
 use capstan_client::schema::snapshot_capnp::{SnapshotKind, snapshotter};
+use capstan_client::schema::{Labels, Mount, write_labels};
 use clap::{Args, Subcommand};
 
 use super::layers::{Apply, Diff};
+use crate::args::pair;
 use crate::cmd::filter::Ls;
-use crate::exit::Outcome;
+use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
 
@@ -49,7 +50,13 @@ enum Command {
     Mounts {
         key: String,
     },
-    /// Remove snapshots
+    /// Set labels of a snapshot; an empty value removes one
+    Label {
+        key: String,
+        #[arg(value_name = "K=V", value_parser = pair, required = true)]
+        labels: Vec<(String, String)>,
+    },
+    /// Remove snapshots; those after one that fails, too
     Rm {
         #[arg(required = true)]
         keys: Vec<String>,
@@ -116,12 +123,21 @@ impl Snapshots {
                 mounts(session, response.get()?.get_mounts()?)
             }
             Command::Rm { keys } => {
-                for key in keys {
+                let remove = async |key: &str| {
                     let mut request = service.remove_request();
-                    request.get().set_key(&key);
+                    request.get().set_key(key);
                     call!(session, request);
-                    writeln!(std::io::stdout(), "{key}")?;
-                }
+                    Ok(())
+                };
+                each(keys, remove).await
+            }
+            Command::Label { key, labels } => {
+                let labels: Labels = labels.into_iter().collect();
+                let mut request = service.label_request();
+                request.get().set_key(&key);
+                let count = u32::try_from(labels.len()).unwrap_or(u32::MAX);
+                write_labels(&labels, request.get().init_labels(count));
+                call!(session, request);
                 Ok(())
             }
             Command::Inspect { key } => {

@@ -4,8 +4,12 @@ use bytes::Bytes;
 use capstan_content::LocalContent;
 use capstan_metadata::RedbMetadata;
 use capstan_sdk::contract::Content;
-use capstan_sdk::contract::content::{Abort, Delete, Ingest, Ingests, Open, OpenIngest};
+use capstan_sdk::contract::content::{
+    Abort, Audit, Collect, Delete, Ingest, Ingests, Nodes, Open, OpenIngest, Stat, Use,
+};
+use capstan_sdk::contract::graph::{Finding, Flaw};
 use capstan_sdk::testing::{Bench, run};
+use capstan_sdk::testing_disk::LoopDisk;
 use capstan_sdk::{Class, Digest, Link, Namespace, Result};
 
 const HELLO: &[u8] = b"hello, world\n";
@@ -167,5 +171,210 @@ fn damage_is_an_error_and_mended_by_the_next_ingest() {
             writer.commit(None, 0).await.unwrap();
             assert_eq!(link.send(open()).await.unwrap().read_all(100).unwrap(), HELLO);
         }
+    });
+}
+
+async fn audit(link: &Link<Content>, is_full: bool, is_cleaning: bool) -> Vec<Finding> {
+    link.send(Audit { is_full, is_cleaning }).await.unwrap()
+}
+
+#[test]
+fn a_damaged_blob_loses_its_name_until_it_comes_again() {
+    run(|| async {
+        let (bench, link) = bench().await;
+        let name = store(&link, "a", HELLO).await.unwrap();
+        store(&link, "b", HELLO).await.unwrap();
+        store(&link, "a", b"sound").await.unwrap();
+        let file = bench.root().join("content.local/blobs/sha256").join(name.hex());
+        let mut bytes = HELLO.to_vec();
+        bytes[3] ^= 1;
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, bytes).unwrap();
+        assert!(audit(&link, false, false).await.is_empty(), "its size is right");
+        for is_full in [true, true, false] {
+            let findings = audit(&link, is_full, true).await;
+            assert_eq!(findings.len(), 2, "one for each namespace: {findings:?}");
+            for finding in &findings {
+                assert_eq!(finding.flaw, Flaw::Damaged);
+                assert_eq!(finding.what, format!("content/{name}"));
+            }
+            assert!(!file.exists());
+        }
+        let open = || Open { namespace: ns("a"), digest: name.clone() };
+        assert_eq!(class(link.send(open()).await), Class::NotFound);
+        let use_ = Use { namespace: ns("b"), digest: name.clone() };
+        assert_eq!(class(link.send(use_).await), Class::NotFound);
+        let stat = Stat { namespace: ns("a"), digest: name.clone() };
+        assert_eq!(link.send(stat).await.unwrap().size, 13, "what is known of it is kept");
+        let aside =
+            || std::fs::read_dir(bench.root().join("content.local/damaged")).unwrap().count();
+        assert_eq!(aside(), 1);
+        // One namespace brings it back for both.
+        let writer = link.send(ingest("x", Some(HELLO_DIGEST), 13)).await.unwrap();
+        writer.write(Bytes::from_static(HELLO)).await.unwrap();
+        writer.commit(None, 0).await.unwrap();
+        assert_eq!(aside(), 0);
+        assert!(audit(&link, true, false).await.is_empty());
+        let there = Open { namespace: ns("b"), ..open() };
+        assert_eq!(link.send(there).await.unwrap().read_all(100).unwrap(), HELLO);
+    });
+}
+
+#[test]
+fn missing_files_orphans_and_strays_are_found() {
+    run(|| async {
+        let (bench, link) = bench().await;
+        let name = store(&link, "a", HELLO).await.unwrap();
+        let other = store(&link, "a", b"other").await.unwrap();
+        let root = bench.root().join("content.local");
+        let path = |digest: &Digest| root.join("blobs/sha256").join(digest.hex());
+        std::fs::remove_file(path(&name)).unwrap();
+        std::fs::remove_file(path(&other)).unwrap();
+        std::fs::write(path(&other), "shorter or longer").unwrap();
+        std::fs::write(path(&digest(OTHER_DIGEST)), "nobody names me").unwrap();
+        std::fs::write(root.join("blobs/sha256/odd"), "").unwrap();
+        std::fs::create_dir(root.join("blobs/foo")).unwrap();
+        std::fs::create_dir(root.join("ingest/half-begun")).unwrap();
+        let writer = link.send(ingest("live", None, 0)).await.unwrap();
+        for is_cleaning in [false, true] {
+            let findings = audit(&link, false, is_cleaning).await;
+            let of = |flaw: Flaw| findings.iter().filter(|finding| finding.flaw == flaw).count();
+            assert_eq!(of(Flaw::Missing), 1, "{findings:?}");
+            assert_eq!(of(Flaw::Damaged), 1);
+            assert_eq!(of(Flaw::Orphan), 4);
+            assert_eq!(findings.len(), 6);
+            for finding in findings {
+                let is_removed = finding.detail.ends_with("; removed");
+                assert_eq!(is_removed, is_cleaning && finding.flaw == Flaw::Orphan);
+            }
+        }
+        assert_eq!(audit(&link, false, false).await.len(), 2, "the orphans are gone");
+        fill(&writer, b"it lives").await;
+        writer.commit(None, 0).await.unwrap();
+        // A wrong size is not passed on to who asks for the blob by its name.
+        let open = OpenIngest {
+            namespace: ns("b"),
+            expected: Some(other.clone()),
+            ..ingest("x", None, 0)
+        };
+        let writer = link.send(open).await.unwrap();
+        writer.write(Bytes::from_static(b"other")).await.unwrap();
+        writer.commit(None, 0).await.unwrap();
+        let open = Open { namespace: ns("a"), digest: other };
+        assert_eq!(link.send(open).await.unwrap().read_all(100).unwrap(), b"other");
+    });
+}
+
+#[test]
+fn times_of_use_survive_a_restart() {
+    run(|| async {
+        let (mut bench, link) = bench().await;
+        let name = store(&link, "a", HELLO).await.unwrap();
+        let used = async || link.send(Nodes(ns("a"))).await.unwrap()[0].used_at_unix_ns;
+        let first = used().await;
+        link.send(Use { namespace: ns("a"), digest: name.clone() }).await.unwrap();
+        let second = used().await;
+        assert!(second > first);
+        bench.stop::<LocalContent>().await;
+        bench.start::<LocalContent>("").await.unwrap();
+        assert_eq!(used().await, second);
+        let digests = vec![name];
+        let collect = Collect { namespace: ns("a"), digests, unused_since_unix_ns: second + 1 };
+        let collected = link.send(collect.clone()).await.unwrap();
+        assert!(collected.removed.is_empty(), "the look began before this instance did");
+        let later = Collect { unused_since_unix_ns: i64::MAX, ..collect };
+        assert_eq!(link.send(later).await.unwrap().removed.len(), 1);
+    });
+}
+
+/// F-054 the other way: where namespaces are isolated, a digest alone gives nobody the bytes of others.
+#[test]
+fn an_isolated_store_wants_the_bytes() {
+    run(|| async {
+        let mut bench = Bench::new();
+        bench.start::<RedbMetadata>("").await.unwrap();
+        bench.start::<LocalContent>("sharing = \"isolated\"").await.unwrap();
+        let link = bench.link::<Content>("content");
+        let name = store(&link, "a", HELLO).await.unwrap();
+        let open = OpenIngest { namespace: ns("b"), ..ingest("y", Some(HELLO_DIGEST), 13) };
+        let writer = link.send(open.clone()).await.unwrap();
+        let there = || Open { namespace: ns("b"), digest: name.clone() };
+        assert_eq!(class(link.send(there()).await), Class::NotFound);
+        writer.write(Bytes::from_static(b"not the bytes")).await.unwrap();
+        assert_eq!(class(writer.commit(None, 0).await), Class::Corrupt);
+        assert_eq!(class(link.send(there()).await), Class::NotFound);
+        let writer = patiently(&link, open.clone()).await.unwrap();
+        writer.write(Bytes::from_static(HELLO)).await.unwrap();
+        writer.commit(None, 0).await.unwrap();
+        assert_eq!(link.send(there()).await.unwrap().read_all(100).unwrap(), HELLO);
+        assert_eq!(class(link.send(open).await), Class::AlreadyExists);
+        let files = std::fs::read_dir(bench.root().join("content.local/blobs/sha256")).unwrap();
+        assert_eq!(files.count(), 1, "the bytes are stored once all the same");
+        let gone = Delete { namespace: ns("a"), digest: name.clone() };
+        link.send(gone).await.unwrap();
+        assert_eq!(link.send(there()).await.unwrap().size, 13);
+    });
+}
+
+#[test]
+fn the_configuration_chooses_the_algorithm() {
+    run(|| async {
+        let mut bench = Bench::new();
+        bench.start::<RedbMetadata>("").await.unwrap();
+        bench.start::<LocalContent>("algorithm = \"sha384\"").await.unwrap();
+        let link = bench.link::<Content>("content");
+        let name = store(&link, "a", HELLO).await.unwrap();
+        assert!(name.as_str().starts_with("sha384:"), "{name}");
+        assert!(bench.root().join("content.local/blobs/sha384").join(name.hex()).exists());
+        bench.stop::<LocalContent>().await;
+        let error = bench.start::<LocalContent>("algorithm = \"md5\"").await.unwrap_err();
+        assert_eq!(error.class(), Class::InvalidArgument);
+    });
+}
+
+/// A full disk stops an ingest with its own class, keeps what came, and does not keep blobs from being deleted.
+#[test]
+fn a_full_disk_keeps_the_ingest() {
+    run(|| async {
+        let mut bench = Bench::new();
+        let disk = LoopDisk::new("ext4", 24);
+        bench.start::<RedbMetadata>("").await.unwrap();
+        let place = disk.path().join("content.local");
+        std::fs::create_dir(&place).unwrap();
+        std::os::unix::fs::symlink(&place, bench.root().join("content.local")).unwrap();
+        bench.start::<LocalContent>("").await.unwrap();
+        let link = bench.link::<Content>("content");
+        let big = vec![7; 6 << 20];
+        let first = link.send(ingest("first", None, 0)).await.unwrap();
+        first.write(Bytes::from(big.clone())).await.unwrap();
+        let (first, _) = first.commit(None, 0).await.unwrap();
+        let mut all: Vec<u8> = Vec::new();
+        let writer = link.send(ingest("x", None, 0)).await.unwrap();
+        let mut error = None;
+        for number in 0..32_u8 {
+            let piece = vec![number; 1 << 20];
+            all.extend(&piece);
+            let written = writer.write(Bytes::from(piece)).await;
+            if let Err(full) = written.and(writer.taken(all.len() as u64).await) {
+                error = Some(full);
+                break;
+            }
+        }
+        assert_eq!(error.expect("the disk is smaller").class(), Class::ResourceExhausted);
+        let outcome = writer.commit(None, 0).await;
+        assert_eq!(class(outcome), Class::ResourceExhausted, "and it says so again");
+        let kept = link.send(Ingests(ns("a"))).await.unwrap();
+        let is_it = |info: &&capstan_sdk::contract::content::IngestInfo| info.reference == "x";
+        let kept = kept.iter().find(is_it).unwrap();
+        assert!(kept.offset >= 1 << 20, "{kept:?}");
+        link.send(Delete { namespace: ns("a"), digest: first }).await.unwrap();
+        let writer = patiently(&link, ingest("x", None, 0)).await.unwrap();
+        let offset = usize::try_from(writer.info.offset).unwrap();
+        writer.write(Bytes::copy_from_slice(&all[offset..])).await.unwrap();
+        let (name, size) = writer.commit(None, 0).await.unwrap();
+        assert_eq!(size, all.len() as u64);
+        let blob = link.send(Open { namespace: ns("a"), digest: name }).await.unwrap();
+        assert!(blob.read_all(size).unwrap() == all);
+        bench.stop::<LocalContent>().await;
     });
 }

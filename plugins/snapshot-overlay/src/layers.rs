@@ -15,6 +15,8 @@ use crate::probe;
 #[derive(Debug)]
 pub struct Layers {
     dir: PathBuf,
+    /// Words that every mount with an upper layer has.
+    words: Vec<String>,
 }
 
 /// It has none.
@@ -65,7 +67,7 @@ impl Driver for Layers {
             .mode(0o700)
             .create(&dir)
             .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
-        Ok(Self { dir })
+        Ok(Self { dir, words: probe::words() })
     }
 
     fn numbers(&self) -> Result<Vec<u64>> {
@@ -152,6 +154,7 @@ impl Driver for Layers {
                     format!("upperdir={}", text(self.fs(snapshot.id))),
                     lower(),
                 ];
+                options.extend(self.words.iter().cloned());
                 if snapshot.info.labels.contains_key(LABEL_EPHEMERAL) {
                     // overlayfs syncs the upper layer at unmount, for nobody in this case.
                     options.push("volatile".into());
@@ -159,7 +162,11 @@ impl Driver for Layers {
                 overlay(options)
             }
             (_, &[parent]) => bind(parent, "ro"),
-            _ => overlay(vec![lower()]),
+            _ => {
+                let is_by_user = |word: &&String| *word == probe::USER_XATTR;
+                let words = self.words.iter().filter(is_by_user).cloned();
+                overlay(std::iter::once(lower()).chain(words).collect())
+            }
         };
         vec![mount]
     }
@@ -171,6 +178,10 @@ mod tests {
     use capstan_sdk::contract::snapshotter::SnapshotInfo;
 
     fn check(kind: Kind, parent_ids: &[u64], labels: &[&str], want: &str) {
+        check_with(&[], kind, parent_ids, labels, want);
+    }
+
+    fn check_with(words: &[&str], kind: Kind, parent_ids: &[u64], labels: &[&str], want: &str) {
         let info = SnapshotInfo {
             key: "k".into(),
             parent: String::new(),
@@ -181,7 +192,8 @@ mod tests {
         };
         let parent_ids = parent_ids.to_vec();
         let snapshot = Snapshot { info, id: 9, parent_ids, used_at_unix_ns: 0, usage: None };
-        let mounts = Layers { dir: "/s".into() }.mounts(&snapshot);
+        let mounts = Layers { dir: "/s".into(), words: words.iter().map(|&w| w.into()).collect() }
+            .mounts(&snapshot);
         let [Mount { kind, source, options }] = mounts.as_slice() else { panic!("one mount") };
         assert_eq!(format!("{kind} {source} {}", options.join(",")), want);
     }
@@ -204,5 +216,16 @@ mod tests {
             &[LABEL_EPHEMERAL],
             "overlay overlay workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/3/fs,volatile",
         );
+        let words = ["index=off", "userxattr"];
+        check_with(
+            &words,
+            Kind::Active,
+            &[3],
+            &[],
+            "overlay overlay workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/3/fs,index=off,userxattr",
+        );
+        let view = "overlay overlay lowerdir=/s/3/fs:/s/2/fs,userxattr";
+        check_with(&words, Kind::View, &[3, 2], &[], view);
+        check_with(&words, Kind::View, &[3], &[], "bind /s/3/fs ro,rbind");
     }
 }

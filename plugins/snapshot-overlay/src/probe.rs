@@ -61,3 +61,42 @@ fn try_in(dir: &Path) -> Result<()> {
             .map_err(|error| Error::io("remove a file in the probe", error))
     })
 }
+
+/// In a user namespace only `user.` attributes can be written: overlayfs keeps its own there then.
+pub(crate) const USER_XATTR: &str = "userxattr";
+
+/// The words that mounts need here, so that a layer stands for itself, whatever it is put on. `index` ties an upper
+/// layer to its lower ones; with `metacopy` and `redirect_dir` files of a layer lie in those below. The kernel's
+/// own defaults are left alone where they are off.
+pub(crate) fn words() -> Vec<String> {
+    let is_on = |name: &&str| {
+        let path = Path::new("/sys/module/overlay/parameters").join(name);
+        fs::read_to_string(path).is_ok_and(|value| value.trim() == "Y")
+    };
+    let words = ["index", "metacopy", "redirect_dir"].into_iter().filter(is_on);
+    let mut words: Vec<String> = words.map(|name| format!("{name}=off")).collect();
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if is_in_user_namespace(&map) {
+        words.push(USER_XATTR.into());
+    }
+    words
+}
+
+/// user_namespaces(7): the first one maps all ids to themselves.
+fn is_in_user_namespace(map: &str) -> bool {
+    let words: Vec<&str> = map.split_whitespace().collect();
+    !words.is_empty() && words != ["0", "0", "4294967295"]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_namespace_is_seen_by_its_map() {
+        assert!(!is_in_user_namespace("         0          0 4294967295\n"));
+        assert!(is_in_user_namespace("         0       1000          1\n"));
+        assert!(is_in_user_namespace("0 0 1\n1 100000 65536\n"));
+        assert!(!is_in_user_namespace(""));
+    }
+}
