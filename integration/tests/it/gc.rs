@@ -260,8 +260,7 @@ fn why_names_what_keeps_a_thing_and_df_what_would_go() {
     }
 
     let all: u64 = sizes(&[&blobs("a"), &blobs("b")]);
-    let content = rooms(&host)["content"].clone();
-    assert_eq!(content, (7, all, 0), "the shared layer is there once");
+    assert_eq!(rooms(&host)["content"], (7, all, 0), "the shared layer is there once");
     host.ok(&["images", "rm", &b]);
     let own: BTreeSet<String> = blobs("b").difference(&blobs("a")).cloned().collect();
     assert_eq!(rooms(&host)["content"], (7, all, sizes(&[&own])));

@@ -10,9 +10,7 @@ use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
 use capstan_sdk::contract::images::{self, Image, Manifest, ResolveTarget};
 use capstan_sdk::contract::snapshotter::{Ask, LABEL_OWNER, OwnLayer, Remove, Use, View};
 use capstan_sdk::contract::{Page, Snapshotter};
-use capstan_sdk::{
-    Class, Digest, Error, Labels, Link, Mount, Namespace, Platform, Result, random,
-};
+use capstan_sdk::{Class, Digest, Error, Labels, Link, Mount, Namespace, Platform, Result, random};
 
 use crate::audit::Found;
 use crate::owners::Owners;

@@ -83,6 +83,5 @@ fn a_setting_that_cannot_be_is_refused() {
         host.configure(&format!("[plugins.\"gc.local\"]\n{wrong}\n"));
         let log = host.try_start().expect_err("it must not start");
         assert!(log.contains(said), "{wrong}: {log}");
-
     }
 }
