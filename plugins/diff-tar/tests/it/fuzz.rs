@@ -124,8 +124,7 @@ fn memory_kib() -> u64 {
 
 fn check_outcome<T>(result: &Result<T>, what: &str) {
     let Err(error) = result else { return };
-    let is_named = error.message().contains("[plugins.\"differ.tar\"]")
-        || error.message().contains("zstd window");
+    let is_named = error.message().contains("[plugins.\"differ.tar\"]");
     match error.class() {
         Class::Corrupt | Class::FailedPrecondition => {}
         Class::ResourceExhausted if is_named => {}
