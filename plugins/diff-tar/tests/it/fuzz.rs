@@ -27,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const MAX_MEMORY_KIB: u64 = 512 << 10;
 
 fn rounds() -> u64 {
-    std::env::var("CAPSTAN_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3000)
+    std::env::var("CAPSTAN_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
 }
 
 fn config() -> Config {
