@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
@@ -60,6 +61,49 @@ impl Disk {
         let path = dir.path().join("d");
         std::fs::create_dir(&path).expect("make a mount point");
         Self { _dir: dir, path, is_mounted: false }
+    }
+
+    /// What a power cut does: what is not on the disk by now is lost. Everything fails from here on.
+    pub fn shut_down(&self) {
+        // Without -f its log is not flushed (EXT4_GOING_FLAGS_NOLOGFLUSH, XFS_FSOP_GOING_FLAGS_NOLOGFLUSH).
+        succeed(Command::new(find("xfs_io")).args(["-x", "-c", "shutdown"]).arg(&self.path));
+    }
+
+    /// Unmounts it and mounts it again, which replays its log. Nobody may use it.
+    ///
+    /// # Errors
+    /// It is in use, or cannot be mounted any more.
+    pub fn remount(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let tried = self.try_remount();
+            if tried.is_ok() || Instant::now() > deadline {
+                return tried;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn try_remount(&mut self) -> Result<(), String> {
+        let place = self.path.display();
+        if self.is_mounted {
+            umount2(&self.path, MntFlags::empty())
+                .map_err(|error| format!("unmount {place}: {error}"))?;
+            self.is_mounted = false;
+        }
+        let image = self.path.with_file_name("disk.img");
+        attempt(Command::new(find("mount")).args(["-o", "loop"]).arg(&image).arg(&self.path))?;
+        self.is_mounted = true;
+        // A mount namespace that somebody made meanwhile, in another test, may keep the old one alive for a
+        // moment: then this is the same, still shut down.
+        let probe = self.path.join("probe");
+        let works = File::create(&probe).and_then(|_| std::fs::remove_file(&probe));
+        works.map_err(|error| format!("mounted again, {place} does not work: {error}"))
+    }
+
+    /// Lets an ext4 turn read-only, as it does when it meets an error of its device.
+    pub fn abort(&self) {
+        succeed(Command::new(find("mount")).args(["-o", "remount,abort"]).arg(&self.path));
     }
 
     /// Where it is.

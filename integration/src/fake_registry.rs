@@ -66,6 +66,11 @@ impl FakeRegistry {
         format!("127.0.0.1:{}/{name}:latest", self.port)
     }
 
+    /// Offers nothing any more.
+    pub fn clear(&self) {
+        *self.shelf() = Shelf::default();
+    }
+
     /// Makes a blob go wrong, or right again.
     pub fn set_fault(&self, digest: &str, fault: Option<Fault>) {
         let mut shelf = self.shelf();

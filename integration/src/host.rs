@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::process::signal;
 use crate::{Disk, Remains, program};
 
 /// How long anything may take that takes milliseconds when all is well.
@@ -85,6 +86,15 @@ impl Host {
         self.write_config("", more);
     }
 
+    /// Puts the root on another disk.
+    pub fn configure_root(&self, dir: &Path) {
+        let root = format!("root = {:?}\n", self.root());
+        let text = fs::read_to_string(self.config()).expect("read the configuration");
+        assert!(text.contains(&root), "{text}");
+        let other = format!("root = {:?}\n", dir.join("root"));
+        fs::write(self.config(), text.replace(&root, &other)).expect("write the configuration");
+    }
+
     fn write_config(&self, more: &str, containers: &str) {
         let dir = self.disk.path();
         let text = format!(
@@ -101,7 +111,8 @@ impl Host {
 
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
-        self.disk.path().join("config.toml")
+        // Not on the disk: it survives what tests do to that.
+        self.disk.path().with_file_name("config.toml")
     }
 
     /// The cgroup that holds its containers.
@@ -129,9 +140,34 @@ impl Host {
         format!("unix://{}", self.disk.path().join("capstan.sock").display())
     }
 
+    /// Where a test says at which step the daemon is to be held (failpoint.rs of the SDK).
+    pub fn failpoints(&self) -> PathBuf {
+        self.disk.path().with_file_name("failpoints")
+    }
+
+    /// Cuts the power: what is not on the disk is lost, and the daemon is gone. Other threads may be using it.
+    pub fn cut_power(&self) {
+        self.disk.shut_down();
+        signal(self.daemon_pid(), rustix::process::Signal::KILL);
+    }
+
+    /// The power comes back; the daemon is not started.
+    ///
+    /// # Errors
+    /// The disk cannot be used.
+    pub fn restore_power(&mut self) -> Result<(), String> {
+        self.kill();
+        self.remains().end();
+        self.disk.remount()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.disk.path().with_file_name("daemon.log")
+    }
+
     /// The daemon's log so far.
     pub fn log(&self) -> String {
-        let bytes = fs::read(self.path("daemon.log")).unwrap_or_default();
+        let bytes = fs::read(self.log_file()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -148,19 +184,20 @@ impl Host {
     /// The log.
     pub fn try_start(&mut self) -> Result<(), String> {
         assert!(self.daemon.is_none(), "it runs already");
-        let notify = self.path("notify.sock");
+        let notify = self.disk.path().with_file_name("notify.sock");
         let _ = fs::remove_file(&notify);
         let ready = UnixDatagram::bind(&notify).expect("listen for READY=1");
         ready.set_read_timeout(Some(Duration::from_millis(20))).expect("set a timeout");
         let log = File::options()
             .create(true)
             .append(true)
-            .open(self.path("daemon.log"))
+            .open(self.log_file())
             .expect("open the daemon's log");
         let mut daemon = Command::new(program("capstand"))
             .arg("--config")
             .arg(self.config())
             .env("NOTIFY_SOCKET", &notify)
+            .env("CAPSTAN_FAILPOINTS", self.failpoints())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second descriptor"))
             .stderr(log)

@@ -19,6 +19,14 @@ impl Random {
         Self(seed | 1)
     }
 
+    /// The one of a seed, for what is one of several at once.
+    pub fn of(seed: u64) -> Self {
+        // splitmix64's last step: seeds that follow each other give nothing alike.
+        let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self((mixed ^ (mixed >> 31)) | 1)
+    }
+
     /// A number below `limit`, or 0.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;

@@ -53,4 +53,7 @@ struct Page {
   # A slice of a list that is ordered by key in byte order.
   after @0 :Text;         # last key of the previous page; empty = from the start
   limit @1 :UInt32;       # at most so many items; 0 = the server's default (100), capped at 1000
+  filters @2 :List(Text);
+  # Any of them may hold; none = everything. The grammar is in schema/src/filter.rs. InvalidArgument: one is
+  # no filter; the message has the place.
 }

@@ -159,4 +159,13 @@ interface Containers {
 
   ociSpec @4 (id :Text, spec :ContainerSpec) -> (ociSpec :Data, error :Common.Error);
   # What `create` would store, without creating anything.
+
+  label @5 (id :Text, labels :List(Common.Label)) -> (container :Container, error :Common.Error);
+  # Sets the given labels and keeps the others; an empty value removes the key. NotFound.
+
+  update @6 (container :Container, mask :List(Text)) -> (container :Container, error :Common.Error);
+  # Changes what `mask` names and nothing else: "labels" (all are replaced), "labels.<key>" (the rest is the key;
+  # an empty value removes it), "image", "runtime", "spec", "rootfs". Empty = these five. A task that there is
+  # keeps what it was made with. Two updates at once both happen. NotFound. InvalidArgument: another field, or
+  # a spec that is none.
 }

@@ -34,4 +34,24 @@ interface Images {
   resolve @3 (name :Text, platform :Text) -> (image :Image, manifest :Manifest, error :Common.Error);
   # The manifest for a platform ("linux/amd64"; empty = the host's). NotFound: the image, its
   # manifest for that platform, or content that it needs.
+
+  label @4 (name :Text, labels :List(Common.Label)) -> (image :Image, error :Common.Error);
+  # Sets the given labels and keeps the others; an empty value removes the key. NotFound.
+
+  update @5 (image :Image, mask :List(Text)) -> (image :Image, error :Common.Error);
+  # Changes what `mask` names and nothing else: "labels" (all are replaced), "labels.<key>" (the rest is the key,
+  # dots and all; an empty value removes it), "target". Empty = labels and target. Two updates at once both
+  # happen. NotFound. InvalidArgument: another field.
+
+  tag @6 (source :Text, name :Text) -> (image :Image, error :Common.Error);
+  # Points `name` at the target of `source`; makes the name, or moves it. NotFound: source.
+
+  check @7 (name :Text) -> (complete :Bool, size :UInt64, missing :List(Missing), error :Common.Error);
+  # Looks whether all that an image needs is there, for each platform that the index was pulled for. `size` is
+  # what is present. NotFound: the name.
+
+  struct Missing {
+    descriptor @0 :Common.Descriptor;
+    reason @1 :Text;                   # "missing", or what is wrong with it
+  }
 }

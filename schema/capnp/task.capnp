@@ -98,8 +98,9 @@ interface Tasks {
 
   get @2 (id :Text) -> (task :Task, info :TaskInfo, error :Common.Error);
 
-  list @3 () -> (tasks :List(TaskInfo), error :Common.Error);
-  # The last known state of each; never waits for a shim.
+  list @3 (filters :List(Text)) -> (tasks :List(TaskInfo), error :Common.Error);
+  # The last known state of each; never waits for a shim. `filters` as in Common.Page, on id, pid, status,
+  # exitStatus and runtime.
 
   restore @4 (container :Text, checkpoint :Text, stdio :Stdio)
       -> (task :Task, info :TaskInfo, error :Common.Error);

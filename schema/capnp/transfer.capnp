@@ -46,4 +46,64 @@ interface Transfer {
 
   unpack @1 (image :Text, platform :Text, snapshotter :Text) -> (chainId :Text, error :Common.Error);
   # Makes the snapshots of an image that is present. Idempotent.
+
+  import @2 (options :ImportOptions, progress :Progress) -> (upload :ArchiveUpload, error :Common.Error);
+  # Takes images from an archive that the caller then writes: an OCI image layout or what `docker save` writes, in
+  # a tar, plain or compressed by gzip or zstd.
+
+  export @3 (names :List(Text), platform :Text) -> (archive :ArchiveDownload, error :Common.Error);
+  # Writes images into an OCI image layout in a tar that `docker load` reads too. The same images give the same bytes.
+  # An empty platform means every platform whose content is there. NotFound: an image, or content of it.
+
+  diff @4 (snapshotter :Text, key :Text, parent :Text, mediaType :Text)
+      -> (layer :Common.Descriptor, diffId :Text, error :Common.Error);
+  # Stores what a snapshot has and `parent` has not (empty: its own parent) as a layer blob. The media type is that of an
+  # OCI layer; empty = gzip. Nothing references the blob yet. NotFound, InvalidArgument: media type.
+
+  apply @5 (snapshotter :Text, key :Text, layer :Common.Descriptor) -> (diffId :Text, error :Common.Error);
+  # Unpacks a layer blob into an active snapshot. FailedPrecondition: it is not active. NotFound: snapshot, blob. Corrupt: no
+  # valid layer; what it had by then is in the snapshot, which should be removed.
+
+  refetch @6 (digest :Text) -> (error :Common.Error);
+  # Fetches a blob again from where it came. Nothing is done where it is whole. NotFound: nobody knows where it came from, or
+  # it is not there any more.
+}
+
+enum Names {
+  # Which of the names in an archive are taken.
+  only @0;        # those in `names`; with none, images are stored by digest only
+  fresh @1;       # all that are not the names of other images here
+  all @2;         # all, also those that then mean another image than before
+}
+
+struct ImportOptions {
+  take @0 :Names;
+  names @1 :List(Text);
+  platform @2 :Text;           # to unpack; empty = the host's
+  snapshotter @3 :Text;        # name without kind; empty = the preferred one
+  noUnpack @4 :Bool;
+}
+
+struct Imported {
+  name @0 :Text;               # empty: only its digest is known
+  target @1 :Common.Descriptor;
+}
+
+interface ArchiveUpload {
+  # Dropping it before `finish` has answered cancels the import: nothing gets a name.
+
+  write @0 (bytes :Data) -> (error :Common.Error);
+  # At most 1 MiB, in order. Answered when there is room for more. Errors of the import so far come here too.
+
+  finish @1 () -> (images :List(Imported), error :Common.Error);
+  # The archive is complete: verifies, unpacks, names. InvalidArgument: it is no such archive. Corrupt: its parts do not match
+  # their digests, or are missing. NotFound: it has nothing of a name that is asked for. AlreadyExists: a name in
+  # it is that of another image, and `take` is fresh. ResourceExhausted: disk, or a limit. Nothing gets a name then.
+}
+
+interface ArchiveDownload {
+  # Dropping it cancels the export.
+
+  read @0 () -> (bytes :Data, error :Common.Error);
+  # The next bytes, at most 1 MiB; empty at the end.
 }

@@ -8,6 +8,7 @@
 
 mod digest;
 mod error;
+pub mod filter;
 pub mod generated;
 mod identifier;
 mod list;
@@ -18,6 +19,7 @@ mod value;
 
 pub use digest::{Algorithm, Digest};
 pub use error::{Class, Error, Result};
+pub use filter::{Fields, Filter, Filters};
 pub use generated::{
     common_capnp, container_capnp, content_capnp, differ_capnp, event_capnp, gc_capnp,
     gc_policy_capnp, graph_capnp, health_capnp, image_capnp, introspection_capnp, leases_capnp,

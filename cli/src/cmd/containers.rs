@@ -3,8 +3,11 @@
 use std::io::Write as _;
 
 use capstan_client::schema::container_capnp::containers;
+use capstan_client::schema::{Labels, write_labels};
 use clap::{Args, Subcommand};
 
+use crate::args::pair;
+use crate::cmd::filter::Ls;
 use crate::cmd::images::full_name;
 use crate::cmd::spec::SpecFlags;
 use crate::exit::Outcome;
@@ -16,17 +19,19 @@ pub(crate) enum Containers {
     /// Make a container without running anything
     Create(Box<Create>),
     /// List containers
-    Ls {
-        /// Print only the ids
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Ls(Ls),
     /// Show a container's record, as JSON
     Inspect { id: String },
     /// Remove containers that have no task
     Rm {
         #[arg(required = true)]
         ids: Vec<String>,
+    },
+    /// Set labels; an empty value removes one
+    Label {
+        id: String,
+        #[arg(value_name = "K=V", value_parser = pair, required = true)]
+        labels: Vec<(String, String)>,
     },
     /// Print a container's OCI runtime spec
     Spec { id: String },
@@ -92,7 +97,7 @@ impl Containers {
                 }
                 Ok(writeln!(std::io::stdout(), "{}", create.id)?)
             }
-            Self::Ls { quiet } => list(session, &service, quiet).await,
+            Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Inspect { id } => {
                 let mut request = service.get_request();
                 request.get().set_id(&id);
@@ -107,6 +112,18 @@ impl Containers {
                     writeln!(std::io::stdout(), "{id}")?;
                 }
                 Ok(())
+            }
+            Self::Label { id, labels } => {
+                let labels: Labels = labels.into_iter().collect();
+                let mut request = service.label_request();
+                request.get().set_id(&id);
+                let count = u32::try_from(labels.len()).unwrap_or(u32::MAX);
+                write_labels(&labels, request.get().init_labels(count));
+                let response = call!(session, request);
+                if session.is_json() {
+                    return print::json(response.get()?.get_container()?);
+                }
+                Ok(writeln!(std::io::stdout(), "{id}")?)
             }
             Self::Spec { id } => {
                 let mut request = service.get_request();
@@ -137,12 +154,12 @@ fn document(bytes: &[u8]) -> Outcome {
     Ok(writeln!(out)?)
 }
 
-async fn list(session: &Session, service: &containers::Client, quiet: bool) -> Outcome {
-    let mut list = Listing::new(session.is_json(), quiet, &["ID", "IMAGE", "RUNTIME"]);
+async fn list(session: &Session, service: &containers::Client, ls: &Ls) -> Outcome {
+    let mut list = Listing::new(session.is_json(), ls.quiet, &["ID", "IMAGE", "RUNTIME"]);
     let mut after = String::new();
     loop {
         let mut request = service.list_request();
-        request.get().init_page().set_after(&after);
+        ls.page(&after, request.get().init_page());
         let response = call!(session, request);
         let reply = response.get()?;
         for item in reply.get_containers()? {

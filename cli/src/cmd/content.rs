@@ -8,6 +8,7 @@ use clap::Subcommand;
 use tokio::io::AsyncReadExt as _;
 
 use crate::args::pair;
+use crate::cmd::filter::Ls;
 use crate::cmd::namespaces::cell;
 use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
@@ -16,11 +17,7 @@ use crate::session::{Session, call};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Content {
     /// List blobs
-    Ls {
-        /// Print only the digests
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Ls(Ls),
     /// Write a blob to stdout
     Get { digest: String },
     /// Store stdin as a blob and print its digest
@@ -68,7 +65,7 @@ impl Content {
     pub(crate) async fn run(self, session: &Session) -> Outcome {
         let service: content::Client = session.open("content");
         match self {
-            Self::Ls { quiet } => list(session, &service, quiet).await,
+            Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Get { digest } => get(session, &service, &digest).await,
             Self::Ingest { expected_digest, expected_size, algorithm, reference } => {
                 let mut request = service.ingest_request();
@@ -116,12 +113,12 @@ impl Content {
     }
 }
 
-async fn list(session: &Session, service: &content::Client, quiet: bool) -> Outcome {
-    let mut list = Listing::new(session.is_json(), quiet, &["DIGEST", "SIZE", "AGE", "LABELS"]);
+async fn list(session: &Session, service: &content::Client, ls: &Ls) -> Outcome {
+    let mut list = Listing::new(session.is_json(), ls.quiet, &["DIGEST", "SIZE", "AGE", "LABELS"]);
     let mut after = String::new();
     loop {
         let mut request = service.list_request();
-        request.get().init_page().set_after(&after);
+        ls.page(&after, request.get().init_page());
         let response = call!(session, request);
         let reply = response.get()?;
         for item in reply.get_blobs()? {
@@ -142,7 +139,7 @@ async fn list(session: &Session, service: &content::Client, quiet: bool) -> Outc
 }
 
 /// Reads ahead by one chunk, so that the daemon reads while we write.
-async fn get(session: &Session, service: &content::Client, digest: &str) -> Outcome {
+pub(crate) async fn get(session: &Session, service: &content::Client, digest: &str) -> Outcome {
     let mut request = service.open_request();
     request.get().set_digest(digest);
     let response = call!(session, request);

@@ -2,13 +2,19 @@
 
 use std::io::Write as _;
 
+use capstan_client::Error;
 use capstan_client::schema::image_capnp::{image, images};
 use capstan_client::schema::transfer_capnp::transfer;
-use capstan_client::schema::{Platform, Reference};
+use capstan_client::schema::{Labels, Platform, Reference, write_labels};
 use clap::Subcommand;
+use serde_json::{Value, json};
 
+use super::archive::{Export, Import};
+use super::image_mount::{MountImage, UnmountImage};
+use crate::args::pair;
+use crate::cmd::filter::Ls;
 use crate::exit::Outcome;
-use crate::print::{self, Listing, PullProgress};
+use crate::print::{self, Listing, PullProgress, Table};
 use crate::session::{Session, call};
 
 #[derive(Debug, Subcommand)]
@@ -16,11 +22,7 @@ pub(crate) enum Images {
     /// Pull an image from a registry and unpack it
     Pull(Pull),
     /// List images
-    Ls {
-        /// Print only the names
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Ls(Ls),
     /// Remove names; content and snapshots stay until garbage collection
     Rm {
         #[arg(required = true, value_name = "REF")]
@@ -33,6 +35,30 @@ pub(crate) enum Images {
         /// os/arch[/variant] [default: the host's]
         #[arg(long)]
         platform: Option<String>,
+    },
+    Import(Import),
+    Export(Export),
+    Mount(MountImage),
+    Umount(UnmountImage),
+    /// Give an image another name
+    Tag {
+        #[arg(value_name = "SRC")]
+        source: String,
+        #[arg(value_name = "DST")]
+        name: String,
+    },
+    /// Set labels; an empty value removes one
+    Label {
+        #[arg(value_name = "REF")]
+        name: String,
+        #[arg(value_name = "K=V", value_parser = pair, required = true)]
+        labels: Vec<(String, String)>,
+    },
+    /// Look whether all that images need is there; exit code 6 if it is not
+    Check {
+        /// All images if none is named
+        #[arg(value_name = "REF")]
+        name: Option<String>,
     },
     /// Make the snapshots of an image that is present
     Unpack {
@@ -116,7 +142,7 @@ impl Images {
         let service: images::Client = session.open("images");
         match self {
             Self::Pull(pull) => pull.pull(session, false).await.map(drop),
-            Self::Ls { quiet } => list(session, &service, quiet).await,
+            Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Rm { names } => {
                 for name in names {
                     let mut request = service.delete_request();
@@ -133,6 +159,27 @@ impl Images {
                 let response = call!(session, request);
                 print::json(response.get()?)
             }
+            Self::Import(import) => import.run(session).await,
+            Self::Export(export) => export.run(session).await,
+            Self::Mount(mount) => mount.run(session).await,
+            Self::Umount(umount) => umount.run(session).await,
+            Self::Tag { source, name } => {
+                let mut request = service.tag_request();
+                request.get().set_source(full_name(&source));
+                request.get().set_name(full_name(&name));
+                let response = call!(session, request);
+                show(session, response.get()?.get_image()?)
+            }
+            Self::Label { name, labels } => {
+                let labels: Labels = labels.into_iter().collect();
+                let mut request = service.label_request();
+                request.get().set_name(full_name(&name));
+                let count = u32::try_from(labels.len()).unwrap_or(u32::MAX);
+                write_labels(&labels, request.get().init_labels(count));
+                let response = call!(session, request);
+                show(session, response.get()?.get_image()?)
+            }
+            Self::Check { name } => check(session, &service, name).await,
             Self::Unpack { name, platform, snapshotter } => {
                 let service: transfer::Client = session.open("transfer");
                 let mut request = service.unpack_request();
@@ -150,6 +197,87 @@ impl Images {
     }
 }
 
+/// Prints an image that was changed.
+fn show(session: &Session, image: image::Reader<'_>) -> Outcome {
+    if session.is_json() {
+        return print::json(image);
+    }
+    Ok(writeln!(std::io::stdout(), "{}", image.get_name()?.to_str()?)?)
+}
+
+/// The names of all images.
+async fn all_names(session: &Session, service: &images::Client) -> Outcome<Vec<String>> {
+    let mut names = Vec::new();
+    let mut after = String::new();
+    loop {
+        let mut request = service.list_request();
+        request.get().init_page().set_after(&after);
+        let response = call!(session, request);
+        let reply = response.get()?;
+        for item in reply.get_images()? {
+            names.push(item.get_name()?.to_string()?);
+        }
+        after = reply.get_next()?.to_string()?;
+        if after.is_empty() {
+            return Ok(names);
+        }
+    }
+}
+
+async fn check(session: &Session, service: &images::Client, name: Option<String>) -> Outcome {
+    let names = match name {
+        Some(name) => vec![full_name(&name)],
+        None => all_names(session, service).await?,
+    };
+    let mut table = Table::new(&["REF", "STATUS", "SIZE", "MISSING"]);
+    let mut array = Vec::new();
+    let mut gaps = Vec::new();
+    for name in names {
+        let mut request = service.check_request();
+        request.get().set_name(&name);
+        let response = call!(session, request);
+        let reply = response.get()?;
+        let mut missing = Vec::new();
+        for item in reply.get_missing()? {
+            let digest = item.get_descriptor()?.get_digest()?.to_string()?;
+            missing.push((digest, item.get_reason()?.to_string()?));
+        }
+        let status = if reply.get_complete() { "complete" } else { "incomplete" };
+        let text: Vec<String> = missing
+            .iter()
+            .map(|(digest, reason)| match reason.as_str() {
+                "missing" => digest.clone(),
+                reason => format!("{digest} ({reason})"),
+            })
+            .collect();
+        let cell = if text.is_empty() { "-".into() } else { text.join(",") };
+        table.row([name.clone(), status.into(), print::size(reply.get_size()), cell]);
+        let missing: Vec<Value> = missing
+            .into_iter()
+            .map(|(digest, reason)| json!({ "digest": digest, "reason": reason }))
+            .collect();
+        array.push(json!({
+            "name": name, "status": status, "size": reply.get_size(), "missing": missing,
+        }));
+        if !reply.get_complete() {
+            gaps.push(name);
+        }
+    }
+    if session.is_json() {
+        print::json_value(&Value::Array(array))?;
+    } else {
+        table.print()?;
+    }
+    match gaps.is_empty() {
+        true => Ok(()),
+        false => Err(Error::precondition(format!(
+            "not all is there of {}: pull them again",
+            gaps.join(", ")
+        ))
+        .into()),
+    }
+}
+
 fn platforms(image: image::Reader<'_>) -> Outcome<String> {
     let mut names = Vec::new();
     for platform in image.get_platforms()? {
@@ -158,12 +286,13 @@ fn platforms(image: image::Reader<'_>) -> Outcome<String> {
     Ok(names.join(","))
 }
 
-async fn list(session: &Session, service: &images::Client, quiet: bool) -> Outcome {
-    let mut list = Listing::new(session.is_json(), quiet, &["REF", "DIGEST", "SIZE", "PLATFORMS"]);
+async fn list(session: &Session, service: &images::Client, ls: &Ls) -> Outcome {
+    let mut list =
+        Listing::new(session.is_json(), ls.quiet, &["REF", "DIGEST", "SIZE", "PLATFORMS"]);
     let mut after = String::new();
     loop {
         let mut request = service.list_request();
-        request.get().init_page().set_after(&after);
+        ls.page(&after, request.get().init_page());
         let response = call!(session, request);
         let reply = response.get()?;
         for item in reply.get_images()? {

@@ -7,6 +7,7 @@ use capstan_client::schema::{Labels, read_labels, write_labels};
 use clap::Subcommand;
 
 use crate::args::pair;
+use crate::cmd::filter::Ls;
 use crate::exit::Outcome;
 use crate::print::Listing;
 use crate::session::{Session, call};
@@ -14,11 +15,7 @@ use crate::session::{Session, call};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Namespaces {
     /// List namespaces
-    Ls {
-        /// Print only the names
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Ls(Ls),
     /// Make a namespace
     Create {
         name: String,
@@ -43,7 +40,7 @@ impl Namespaces {
     pub(crate) async fn run(self, session: &Session) -> Outcome {
         let service: namespaces::Client = session.open_global("namespaces");
         match self {
-            Self::Ls { quiet } => list(session, &service, quiet).await,
+            Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Create { name, labels } => {
                 let labels: Labels = labels.into_iter().collect();
                 let mut request = service.create_request();
@@ -81,12 +78,12 @@ pub(crate) fn cell(labels: &Labels) -> String {
     pairs.join(",")
 }
 
-async fn list(session: &Session, service: &namespaces::Client, quiet: bool) -> Outcome {
-    let mut list = Listing::new(session.is_json(), quiet, &["NAME", "LABELS"]);
+async fn list(session: &Session, service: &namespaces::Client, ls: &Ls) -> Outcome {
+    let mut list = Listing::new(session.is_json(), ls.quiet, &["NAME", "LABELS"]);
     let mut after = String::new();
     loop {
         let mut request = service.list_request();
-        request.get().init_page().set_after(&after);
+        ls.page(&after, request.get().init_page());
         let response = call!(session, request);
         let reply = response.get()?;
         for item in reply.get_namespaces()? {

@@ -9,7 +9,9 @@ use capstan_client::schema::snapshot_capnp::{SnapshotKind, snapshotter};
 use capstan_client::schema::{Labels, Mount, write_labels};
 use clap::{Args, Subcommand};
 
+use super::layers::{Apply, Diff};
 use crate::args::pair;
+use crate::cmd::filter::Ls;
 use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
@@ -26,21 +28,28 @@ pub(crate) struct Snapshots {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List snapshots
-    Ls {
-        /// Print only the keys
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Ls(Ls),
     /// Show snapshots below their parents
     Tree,
     /// Make a writable snapshot and print its mounts
-    Prepare { key: String, parent: Option<String> },
+    Prepare {
+        key: String,
+        parent: Option<String>,
+    },
     /// Make a read-only snapshot and print its mounts
-    View { key: String, parent: Option<String> },
+    View {
+        key: String,
+        parent: Option<String>,
+    },
     /// Make an active snapshot immutable under a name
-    Commit { name: String, key: String },
+    Commit {
+        name: String,
+        key: String,
+    },
     /// Print the mounts of an active snapshot
-    Mounts { key: String },
+    Mounts {
+        key: String,
+    },
     /// Set labels of a snapshot; an empty value removes one
     Label {
         key: String,
@@ -53,9 +62,15 @@ enum Command {
         keys: Vec<String>,
     },
     /// Show what is known of a snapshot
-    Inspect { key: String },
+    Inspect {
+        key: String,
+    },
+    Diff(Diff),
+    Apply(Apply),
     /// Measure snapshots; all of them if none is named
-    Usage { keys: Vec<String> },
+    Usage {
+        keys: Vec<String>,
+    },
 }
 
 /// A snapshot, as far as lists and trees need it.
@@ -73,10 +88,10 @@ impl Snapshots {
         };
         let service: snapshotter::Client = session.open(&name);
         match self.command {
-            Command::Ls { quiet } => {
+            Command::Ls(ls) => {
                 let header = ["KEY", "PARENT", "KIND"];
-                let mut list = Listing::new(session.is_json(), quiet, &header);
-                rows(session, &service, Some(&mut list)).await?;
+                let mut list = Listing::new(session.is_json(), ls.quiet, &header);
+                rows(session, &service, Some((&mut list, &ls))).await?;
                 list.print()
             }
             Command::Tree => tree(&rows(session, &service, None).await?),
@@ -131,6 +146,8 @@ impl Snapshots {
                 let response = call!(session, request);
                 print::json(response.get()?.get_info()?)
             }
+            Command::Diff(diff) => diff.run(session, self.snapshotter.as_deref()).await,
+            Command::Apply(apply) => apply.run(session, self.snapshotter.as_deref()).await,
             Command::Usage { keys } => usage(session, &service, keys).await,
         }
     }
@@ -139,13 +156,17 @@ impl Snapshots {
 async fn rows(
     session: &Session,
     service: &snapshotter::Client,
-    mut list: Option<&mut Listing>,
+    mut list: Option<(&mut Listing, &Ls)>,
 ) -> Outcome<Vec<Row>> {
     let mut rows = Vec::new();
     let mut after = String::new();
     loop {
         let mut request = service.list_request();
-        request.get().init_page().set_after(&after);
+        let mut page = request.get().init_page();
+        match &list {
+            Some((_, ls)) => ls.page(&after, page),
+            None => page.set_after(&after),
+        }
         let response = call!(session, request);
         let reply = response.get()?;
         for item in reply.get_snapshots()? {
@@ -155,7 +176,7 @@ async fn rows(
                 SnapshotKind::Committed => "committed",
             };
             let (key, parent) = (item.get_key()?.to_string()?, item.get_parent()?.to_string()?);
-            if let Some(list) = list.as_mut() {
+            if let Some((list, _)) = list.as_mut() {
                 list.item(item, item.get_key(), |key| {
                     let parent = if parent.is_empty() { "-" } else { parent.as_str() };
                     Ok([key.to_owned(), parent.to_owned(), kind.to_owned()])

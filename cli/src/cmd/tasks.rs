@@ -7,6 +7,7 @@ use capstan_client::schema::task_capnp::{Status, process_info, task, tasks};
 use capstan_client::schema::write_texts;
 use clap::{Args, Subcommand};
 
+use crate::cmd::filter::Ls;
 use crate::cmd::foreground::{DetachFlag, DetachKeys, Foreground, Parted, Target, Wish};
 use crate::cmd::images::full_name;
 use crate::cmd::limits::LimitFlags;
@@ -59,11 +60,7 @@ pub(crate) enum Tasks {
     /// Let a paused container go on
     Resume { id: String },
     /// List tasks
-    Ls {
-        /// Print only the ids
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Ls(Ls),
     /// Show a task, as JSON
     Inspect { id: String },
     /// List the processes in a container
@@ -201,7 +198,7 @@ impl Tasks {
                 call!(session, task.resume_request());
                 Ok(())
             }
-            Self::Ls { quiet } => list(session, &service, quiet).await,
+            Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Inspect { id } => {
                 let mut request = service.get_request();
                 request.get().set_id(&id);
@@ -356,9 +353,12 @@ fn status(status: Status) -> &'static str {
     }
 }
 
-async fn list(session: &Session, service: &tasks::Client, quiet: bool) -> Outcome {
-    let mut list = Listing::new(session.is_json(), quiet, &["ID", "PID", "STATUS", "EXIT"]);
-    let response = call!(session, service.list_request());
+async fn list(session: &Session, service: &tasks::Client, ls: &Ls) -> Outcome {
+    let mut list = Listing::new(session.is_json(), ls.quiet, &["ID", "PID", "STATUS", "EXIT"]);
+    let mut request = service.list_request();
+    let count = u32::try_from(ls.filters.len()).unwrap_or(u32::MAX);
+    write_texts(&ls.filters, request.get().init_filters(count));
+    let response = call!(session, request);
     for item in response.get()?.get_tasks()? {
         list.item(item, item.get_id(), |id| {
             let exit = match item.has_exit() {

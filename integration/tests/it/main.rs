@@ -1,12 +1,18 @@
 //! The tests against the real binaries. One module per theme.
 
+mod archive;
 mod bad_input;
 mod checkpoint;
 mod churn;
 mod cli;
+mod damage_metadata;
+mod disk_full;
+mod gc;
+mod lists;
 mod matrix;
 mod outside;
 mod plugins;
+mod powercut;
 mod pull;
 mod python;
 mod replace;
@@ -19,3 +25,4 @@ mod streams;
 mod survival;
 mod tasks;
 mod terminal;
+mod updates;

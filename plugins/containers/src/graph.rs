@@ -1,43 +1,16 @@
 //! What containers keep, and whether it is there.
 
-use capstan_sdk::contract::containers::{Container, Label};
-use capstan_sdk::contract::events::NewEvent;
+use capstan_sdk::contract::containers::Container;
 use capstan_sdk::contract::graph::{Finding, Flaw, Node, Resource};
-use capstan_sdk::contract::metadata::{Commit, Get, Scan, Step};
+use capstan_sdk::contract::metadata::{Get, Scan};
 use capstan_sdk::contract::snapshotter::Stat;
 use capstan_sdk::contract::{Listed, Page, Snapshotter};
-use capstan_sdk::{Class, ContainerId, Error, Namespace, Result, clock, merge_labels};
+use capstan_sdk::{Class, ContainerId, Namespace, Result};
 
 use crate::plugin::LocalContainers;
 use crate::record;
 
 impl LocalContainers {
-    pub(crate) async fn label(self, label: Label) -> Result<Container> {
-        let Label { namespace, id, labels } = label;
-        let key = record::key(&namespace, &id);
-        loop {
-            let old = self.metadata.send(Get(key.clone())).await?.ok_or_else(|| {
-                Error::not_found(format!(
-                    "container {id} does not exist; see `capstan containers ls`"
-                ))
-            })?;
-            let mut container = record::read(id.as_str(), &old)?;
-            merge_labels(&mut container.labels, &labels);
-            container.updated_at_unix_ns = clock::now_unix_ns();
-            let put = Step::Put { key: key.clone(), value: record::write(&container) };
-            let event = NewEvent::new(&namespace, "/containers/update")
-                .with("id", &id)
-                .with("image", &container.image);
-            let steps = vec![Step::unchanged(key.clone(), old), put];
-            match self.metadata.send(Commit { steps, events: vec![event] }).await {
-                // Somebody else was faster: on top of that, then.
-                Err(error) if error.class() == Class::Aborted => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(container),
-            }
-        }
-    }
-
     async fn all(&self, namespace: &Namespace) -> Result<Vec<Container>> {
         let (bucket, page) = (record::BUCKET.into(), Page::all());
         let scan = Scan { bucket, namespace: Some(namespace.clone()), page };
@@ -51,10 +24,14 @@ impl LocalContainers {
             .into_iter()
             .map(|container| {
                 let image = Some(container.image).filter(|image| !image.is_empty());
-                let snapshot = (!container.snapshotter.is_empty()).then(|| Resource::Snapshot {
-                    snapshotter: container.snapshotter,
-                    key: container.snapshot_key,
-                });
+                // A container on a directory of somebody's has no snapshot.
+                let snapshot = match container.snapshotter.is_empty() {
+                    true => None,
+                    false => Some(Resource::Snapshot {
+                        snapshotter: container.snapshotter,
+                        key: container.snapshot_key,
+                    }),
+                };
                 Node {
                     resource: Resource::Container(container.id.to_string()),
                     references: image.map(Resource::Image).into_iter().chain(snapshot).collect(),

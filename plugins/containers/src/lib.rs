@@ -17,6 +17,7 @@ mod resources;
 mod seccomp;
 mod spec;
 mod sweep;
+mod update;
 mod user;
 
 pub use config::Config;

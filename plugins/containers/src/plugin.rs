@@ -9,12 +9,12 @@ use actix::{
 };
 use capstan_sdk::contract::containers::{
     Audit, Container, ContainerSpec, ContainersAddr, Create, Delete, Get, Label, List, ListAll,
-    MakeProcess, MakeSpec, Nodes, Rootfs,
+    MakeProcess, MakeSpec, Nodes, Rootfs, Update,
 };
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Finding, Node};
 use capstan_sdk::contract::images::{Manifest, Resolve};
-use capstan_sdk::contract::metadata::{self, Commit, Scan, ScanAll, Step};
+use capstan_sdk::contract::metadata::{self, Commit, ScanAll, Step};
 use capstan_sdk::contract::restart::RestartPolicy;
 use capstan_sdk::contract::snapshotter::{
     LABEL_EPHEMERAL, LABEL_OWNER, Mounts, Prepare, Remove, Stat, View,
@@ -43,7 +43,7 @@ const USUAL_STATE: &str = "/run/capstan";
 #[derive(Clone)]
 pub struct LocalContainers {
     pub(crate) context: Context,
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     pub(crate) metadata: Link<Metadata>,
     images: Link<Images>,
     transfer: Link<Transfer>,
@@ -142,7 +142,7 @@ impl Actor for LocalContainers {
     }
 }
 
-fn missing(id: &ContainerId) -> Error {
+pub(crate) fn missing(id: &ContainerId) -> Error {
     Error::not_found(format!("container {id} does not exist; see `capstan containers ls`"))
 }
 
@@ -163,7 +163,12 @@ impl LocalContainers {
 
     /// Below the parent that the user named, if so; two daemons share no cgroup there either. That it
     /// is a good path is checked with the whole spec.
-    fn cgroups_path(&self, namespace: &Namespace, id: &ContainerId, parent: &str) -> String {
+    pub(crate) fn cgroups_path(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        parent: &str,
+    ) -> String {
         format!("{}{}/{namespace}/{id}", parent.trim_end_matches('/'), self.cgroup_parent)
     }
 
@@ -499,13 +504,8 @@ impl Handler<List> for LocalContainers {
     fn handle(&mut self, list: List, _: &mut Cell<Self>) -> Self::Result {
         let metadata = self.metadata.clone();
         Box::pin(async move {
-            let limit = list.page.limit;
-            let scan = Scan {
-                bucket: record::BUCKET.into(),
-                namespace: Some(list.namespace),
-                page: list.page,
-            };
-            Listed::decode(&metadata.send(scan).await?, limit, record::read)
+            let List { namespace, page } = list;
+            Listed::scan(&metadata, record::BUCKET, Some(namespace), page, record::read).await
         })
     }
 }
@@ -571,5 +571,12 @@ impl Handler<Audit> for LocalContainers {
     type Result = ResponseFuture<Result<Vec<Finding>>>;
     fn handle(&mut self, Audit(namespace): Audit, _: &mut Cell<Self>) -> Self::Result {
         Box::pin(self.clone().audit(namespace))
+    }
+}
+
+impl Handler<Update> for LocalContainers {
+    type Result = ResponseFuture<Result<Container>>;
+    fn handle(&mut self, update: Update, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().update(update))
     }
 }

@@ -322,6 +322,12 @@ pub(crate) fn adopt(bytes: &[u8], cgroups_path: &str) -> Result<Vec<u8>> {
     bounds::check(&spec)
 }
 
+/// The cgroup of a stored spec.
+pub(crate) fn cgroup(bytes: &[u8]) -> Option<String> {
+    let spec: Value = serde_json::from_slice(bytes).ok()?;
+    Some(spec["linux"]["cgroupsPath"].as_str()?.to_owned())
+}
+
 /// Kernel parameters of a spec that a user brought: no others than those that can be asked for.
 fn check_own_sysctls(spec: &Value) -> Result<()> {
     let Some(sysctls) = spec["linux"]["sysctl"].as_object() else { return Ok(()) };

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use capstan_sdk::contract::content::{
     Ingest, IngestCommand, IngestInfo, IngestProgress, OpenIngest,
 };
-use capstan_sdk::{Algorithm, Digest, Error, Labels, Namespace, Result, clock};
+use capstan_sdk::{Algorithm, Digest, Error, Labels, Namespace, Result, clock, failpoint};
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -381,8 +381,10 @@ impl Writer {
             }
             return Err(error);
         }
+        failpoint::at("ingest:verified");
         file.sync_data()
             .map_err(|error| Error::io(format!("sync {:?}", record.reference), error))?;
+        failpoint::at("ingest:synced");
         let data = path.join("data");
         name(&Verified {
             namespace: &record.namespace,

@@ -10,12 +10,12 @@ use capstan_sdk::contract::content::{
 };
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Collected, Finding, Node};
-use capstan_sdk::contract::metadata::{Commit, Get, Scan, ScanAll, Step};
+use capstan_sdk::contract::metadata::{Commit, Get, ScanAll, Step};
 use capstan_sdk::contract::{Content, Listed, Metadata};
 use capstan_sdk::uses::Uses;
 use capstan_sdk::{
     Algorithm, Class, Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin,
-    Result, blocking, clock, export_plugin, merge_labels, rpc,
+    Result, blocking, clock, export_plugin, failpoint, merge_labels, rpc,
 };
 
 use crate::blobs::Blobs;
@@ -312,6 +312,7 @@ impl LocalContent {
     async fn name(&self, verified: &Verified<'_>) -> Result<()> {
         let _shared = self.hold(false).await?;
         self.blobs.name(&verified.data, &verified.digest)?;
+        failpoint::at("blob:named");
         let Verified { namespace, digest, size, labels, .. } = verified;
         self.record(namespace, digest, *size, labels).await
     }
@@ -324,6 +325,7 @@ impl LocalContent {
         let event = NewEvent::new(&namespace, "/content/delete").with("digest", &digest);
         self.metadata.send(Commit { steps, events: vec![event] }).await?;
         self.uses.forget(&namespace, digest.as_str());
+        failpoint::at("blob:forgotten");
         self.remove_unnamed(&digest).await.map(drop)
     }
 
@@ -369,13 +371,8 @@ impl Handler<List> for LocalContent {
     fn handle(&mut self, list: List, _: &mut Cell<Self>) -> Self::Result {
         let metadata = self.metadata.clone();
         Box::pin(async move {
-            let limit = list.page.limit;
-            let scan = Scan {
-                bucket: record::BUCKET.into(),
-                namespace: Some(list.namespace),
-                page: list.page,
-            };
-            Listed::decode(&metadata.send(scan).await?, limit, record::read)
+            let List { namespace, page } = list;
+            Listed::scan(&metadata, record::BUCKET, Some(namespace), page, record::read).await
         })
     }
 }

@@ -20,7 +20,7 @@ use crate::pipe::with_pipe;
 use crate::stream::Stream;
 
 /// As many links as the kernel follows in one path.
-const MAX_LINKS: u32 = 40;
+pub(crate) const MAX_LINKS: u32 = 40;
 
 /// Unpacks a layer into the tree below `root`, which must be writable for nobody else.
 ///
@@ -127,7 +127,7 @@ impl Applier<'_> {
             }
             Kind::Link(target) => self.link(&dir, name, target),
             Kind::Symlink(target) => {
-                self.check_target(name, target)?;
+                check_target(name, target, self.config)?;
                 self.replacing(&dir, name, || dir.make_symlink(name.base(), target))?;
                 self.form.describe(name);
                 attributes.give_entry(&dir, name.base(), true)
@@ -145,17 +145,6 @@ impl Applier<'_> {
                 let device = makedev(major, minor);
                 self.node(&dir, name, attributes, FileType::BlockDevice, device)
             }
-        }
-    }
-
-    fn check_target(&self, name: &Name, target: &[u8]) -> Result<()> {
-        let limit = self.config.max_path_bytes;
-        match target.len() {
-            0 => Err(Error::corrupt(format!("the symbolic link {name} has no target"))),
-            len if len > limit => {
-                Err(exceeded(&format!("the target of {name}"), "max_path_bytes", limit))
-            }
-            _ => Ok(()),
         }
     }
 
@@ -482,11 +471,23 @@ impl Applier<'_> {
     }
 }
 
+/// What no symbolic link can lead to.
+pub(crate) fn check_target(name: &Name, target: &[u8], config: &Config) -> Result<()> {
+    let limit = config.max_path_bytes;
+    match target.len() {
+        0 => Err(Error::corrupt(format!("the symbolic link {name} has no target"))),
+        len if len > limit => {
+            Err(exceeded(&format!("the target of {name}"), "max_path_bytes", limit))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(crate) fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-fn is_symlink(stat: &Stat) -> bool {
+pub(crate) fn is_symlink(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
 }
 

@@ -18,7 +18,7 @@ use crate::pax::Records;
 use crate::sparse::{self, NewMap, OldMap, Segment};
 
 /// What an extended header may take; Go's reader has the same limit. It bounds memory.
-const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
 /// Where the bytes of an archive come from.
 pub(crate) trait Source {
@@ -386,7 +386,7 @@ impl<'a, S: Source> Archive<'a, S> {
 }
 
 /// The bytes from the end of data to the end of its block.
-fn padding(size: u64) -> u64 {
+pub(crate) fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
 

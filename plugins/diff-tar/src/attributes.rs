@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
-use capstan_sdk::Result;
+use capstan_sdk::{Class, Result};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat,
@@ -90,9 +90,15 @@ impl Attributes {
         Ok(Self::new(stat, xattrs))
     }
 
-    fn new(stat: &Stat, xattrs: Xattrs) -> Self {
+    pub(crate) fn new(stat: &Stat, xattrs: Xattrs) -> Self {
         let (uid, gid, mode) = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777);
         Self { uid, gid, mode, times: Times::of(stat), xattrs }
+    }
+
+    /// What of it belongs into a layer: labels of security modules are the machine's own.
+    pub(crate) fn portable(mut self) -> Self {
+        self.xattrs.retain(|key, _| !is_of_machine(key));
+        self
     }
 
     /// Gives all but the times to an open file or directory. `owner` is whom it belongs to, if
@@ -119,8 +125,13 @@ impl Attributes {
             .map_err(failed("set the owner of", base))?;
         let path = path_of_entry(dir, base);
         for (key, value) in self.xattrs.iter().filter(|(key, _)| !is_control(key)) {
-            tolerate(key, lsetxattr(&path, key.as_slice(), value, XattrFlags::empty()))
-                .map_err(failed("set extended attributes of", base))?;
+            let set = lsetxattr(&path, key.as_slice(), value, XattrFlags::empty());
+            tolerate(key, set).map_err(|errno| {
+                let error = failed("set extended attributes of", base)(errno);
+                // Files of these types have none of users: it is the layer that is wrong.
+                let is_wrong = errno == Errno::PERM && key.starts_with(b"user.");
+                if is_wrong { error.as_class(Class::Corrupt) } else { error }
+            })?;
         }
         if !is_symlink {
             // There is no chmod that does not follow, so: by a descriptor that cannot be a link.
@@ -166,9 +177,40 @@ pub(crate) fn is_opaque(dir: impl AsFd) -> Result<bool, Errno> {
     }
 }
 
+/// What overlayfs has written down about an entry of an upper directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// A directory that shows nothing of the layers below.
+    pub(crate) is_opaque: bool,
+    /// Its content is somewhere else: it was renamed, or has only its attributes here.
+    pub(crate) is_elsewhere: bool,
+}
+
+/// Reads overlayfs's marks, which stand in attributes with this prefix.
+pub(crate) fn marks(fd: impl AsFd, prefix: &str) -> Result<Marks, Errno> {
+    let get = |name: &str| {
+        let mut value = Vec::with_capacity(XATTR_BYTES);
+        match fgetxattr(&fd, format!("{prefix}{name}").as_str(), spare_capacity(&mut value)) {
+            Ok(_) => Ok(Some(value)),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    };
+    Ok(Marks {
+        is_opaque: get("opaque")?.is_some_and(|value| value == b"y"),
+        is_elsewhere: get("redirect")?.is_some() || get("metacopy")?.is_some(),
+    })
+}
+
 /// Whether overlayfs takes orders by this attribute: no layer may give it any.
-fn is_control(xattr: &[u8]) -> bool {
+pub(crate) fn is_control(xattr: &[u8]) -> bool {
     xattr.starts_with(b"trusted.overlay.") || xattr.starts_with(b"user.overlay.")
+}
+
+/// Whether an attribute is about this machine, and not about the file: SELinux labels and the like.
+pub(crate) fn is_of_machine(xattr: &[u8]) -> bool {
+    xattr.starts_with(b"security.") && xattr != b"security.capability"
+        || xattr == b"system.nfs4_acl"
 }
 
 /// A file system without extended attributes loses them silently, as everywhere; but a program

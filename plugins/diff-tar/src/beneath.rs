@@ -13,7 +13,7 @@ use std::rc::Rc;
 use capstan_sdk::Result;
 use rustix::fs::{
     AtFlags, Dir as Entries, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, linkat, mkdirat,
-    mknodat, openat, openat2, readlinkat, statat, symlinkat, unlinkat,
+    mknodat, openat, openat2, readlinkat, renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -96,6 +96,21 @@ impl Dir {
     /// Gives an entry of a directory a second name; of a symbolic link, too.
     pub(crate) fn link(&self, base: &[u8], from: &Self, from_base: &[u8]) -> Result<(), Errno> {
         linkat(from, from_base, self.change(), base, AtFlags::empty())
+    }
+
+    /// Gives an entry another name, in the place of what has that name.
+    pub(crate) fn rename(&self, from: &[u8], to: &[u8]) -> Result<(), Errno> {
+        renameat(&self.fd, from, self.change(), to)
+    }
+
+    /// Removes an entry that is no directory.
+    pub(crate) fn unlink(&self, base: &[u8]) -> Result<(), Errno> {
+        unlinkat(self.change(), base, AtFlags::empty())
+    }
+
+    /// What its times are to be in the end.
+    pub(crate) fn times(&self) -> Times {
+        self.times.get()
     }
 
     /// What an entry is; `None` if there is none.
@@ -309,7 +324,7 @@ fn empty(dir: BorrowedFd<'_>, path: &[u8], keep: &dyn Fn(&[u8]) -> Keep) -> Resu
     Ok(())
 }
 
-fn joined(path: &[u8], base: &[u8]) -> Vec<u8> {
+pub(crate) fn joined(path: &[u8], base: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
     [path, slash, base].concat()
 }

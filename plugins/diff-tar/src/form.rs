@@ -70,8 +70,20 @@ pub(crate) struct Made {
 }
 
 impl Made {
-    fn hash(&self, path: &[u8]) -> u64 {
+    pub(crate) fn hash(&self, path: &[u8]) -> u64 {
         self.hasher.hash_one(path)
+    }
+
+    /// Empty, and with the same hashes of paths.
+    pub(crate) fn sibling(&self) -> Self {
+        Self { hasher: self.hasher.clone(), ..Self::default() }
+    }
+
+    /// Adds what a sibling has.
+    pub(crate) fn absorb(&mut self, sibling: Self) {
+        for (path, is_described) in sibling.paths {
+            *self.paths.entry(path).or_default() |= is_described;
+        }
     }
 
     /// An entry describes it.

@@ -69,10 +69,9 @@ impl Header {
                 "the header has a prefix, but is of a format that has none",
             ));
         }
-        let device = match format {
-            Format::V7 => (-1, -1),
-            _ => (field(329..337, "major number")?, field(337..345, "minor number")?),
-        };
+        // Python's reader decodes them in every format, and takes an archive to end where it cannot.
+        let device = (field(329..337, "major number")?, field(337..345, "minor number")?);
+        let device = if format == Format::V7 { (-1, -1) } else { device };
         Ok(Self {
             block,
             format,

@@ -1,4 +1,4 @@
-//! differ.tar: unpacks layer archives (OCI image-spec, layer.md) into trees.
+//! differ.tar: layer archives (OCI image-spec, layer.md) in and out of trees.
 //!
 //! It never leaves the tree: every path is opened beneath a root descriptor, by the kernel's own
 //! rules, and no link is ever followed out of it. It never guesses: a record that is malformed, or
@@ -18,28 +18,47 @@
 //! | `beneath` | directories below the root, opened and kept; removal |
 //! | `attributes` | owner, mode, times, extended attributes |
 //! | `settle` | what a layer takes from its parents |
+//! | `upper` | which directory has the changes of a tree |
+//! | `changes` | what a tree has and its parent has not |
+//! | `diff` | changes as entries of an archive; files with several names |
+//! | `writer`, `pack` | from entries to bytes, and to compressed ones |
+//! | `verify`, `compare` | in what a tree is not as its layers have it |
+//! | `repair` | something new in the place of something damaged |
 //! | `plugin`, `config` | the actor and its limits |
 //!
 //! Invariant: `beneath` and `attributes` alone name files; all else works on what they opened.
 
+#[cfg(test)]
+mod agreement;
 mod apply;
 mod archive;
 mod attributes;
 mod beneath;
+mod changes;
+mod compare;
 mod config;
+mod diff;
 mod error;
 mod form;
 mod header;
 mod media_type;
 mod name;
+mod pack;
 mod pax;
 mod pipe;
 mod plugin;
+mod repair;
 mod settle;
 mod sparse;
 mod stream;
+mod upper;
+mod verify;
+mod writer;
 
 pub use apply::apply;
+pub use changes::Shape;
 pub use config::Config;
+pub use diff::diff;
 pub use plugin::TarDiffer;
 pub use settle::settle;
+pub use verify::verify;

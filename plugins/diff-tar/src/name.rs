@@ -9,7 +9,7 @@ use crate::config::exceeded;
 use crate::error::Shown;
 
 /// What whiteouts start with (OCI image-spec, layer.md, "Whiteouts").
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// The marker of a directory whose lower content is gone.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What names of aufs's own files start with; they stand at the root and mean nothing elsewhere.

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::Differ;
-use capstan_sdk::contract::differ::{Applied, Apply, DifferAddr, Settle};
-use capstan_sdk::mount::with_mounted;
+use capstan_sdk::contract::differ::{
+    Applied, Apply, Diff, Diffed, DifferAddr, Difference, Settle, Verify,
+};
+use capstan_sdk::mount::{for_reading, with_mounted};
 use capstan_sdk::{Context, Error, Exports, Info, Plugin, Result, blocking, export_plugin};
 use tracing::debug;
 
-use crate::{Config, apply, settle};
+use crate::upper::source;
+use crate::{Config, apply, diff, settle, verify};
 
 /// differ.tar.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ impl Plugin for TarDiffer {
     const INFO: Info = Info {
         id: "differ.tar",
         version: env!("CARGO_PKG_VERSION"),
-        about: "unpacks layer archives (tar; plain, gzip or zstd)",
+        about: "layer archives in and out of trees (tar; plain, gzip or zstd)",
         requires: &[],
         rank: 0,
     };
@@ -79,7 +82,36 @@ impl Handler<Settle> for TarDiffer {
     }
 }
 
-capstan_sdk::not_yet!({} TarDiffer:
-    capstan_sdk::contract::differ::Diff => capstan_sdk::contract::differ::Diffed,
-    capstan_sdk::contract::differ::Verify => Vec<capstan_sdk::contract::differ::Difference>,
-);
+impl Handler<Diff> for TarDiffer {
+    type Result = ResponseFuture<Result<Diffed>>;
+    fn handle(&mut self, message: Diff, _: &mut Cell<Self>) -> Self::Result {
+        let (config, place) = (self.config.clone(), self.place.clone());
+        Box::pin(blocking::run("write a layer", move || {
+            let Diff { parent, tree, media_type, out } = message;
+            let before = for_reading(&parent);
+            let (tree, shape) = source(&tree, &parent);
+            let diffed = with_mounted(&tree, &place, |tree| match before.as_slice() {
+                [] => diff(tree, None, shape, &media_type, out, &config),
+                _ => with_mounted(&before, &place, |before| {
+                    diff(tree, Some(before), shape, &media_type, out, &config)
+                }),
+            })?;
+            debug!(digest = %diffed.digest, size = diffed.size, ?shape, "layer written");
+            Ok(diffed)
+        }))
+    }
+}
+
+impl Handler<Verify> for TarDiffer {
+    type Result = ResponseFuture<Result<Vec<Difference>>>;
+    fn handle(&mut self, message: Verify, _: &mut Cell<Self>) -> Self::Result {
+        let (config, place) = (self.config.clone(), self.place.clone());
+        Box::pin(blocking::run("compare a tree with its layers", move || {
+            let Verify { layers, mounts, whiteouts, is_repair } = message;
+            let mounts = if is_repair { mounts } else { for_reading(&mounts) };
+            with_mounted(&mounts, &place, |root| {
+                verify(layers, root, whiteouts, is_repair, &config)
+            })
+        }))
+    }
+}

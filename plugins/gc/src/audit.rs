@@ -78,7 +78,7 @@ pub(crate) async fn audit(owners: &Owners, depth: Depth) -> Result<Vec<Found>> {
 }
 
 /// Compares the unpacked layers of a namespace's images with their blobs.
-async fn layers(owners: &Owners, namespace: &Namespace, is_cleaning: bool) -> Result<Vec<Found>> {
+async fn layers(owners: &Owners, namespace: &Namespace, is_repair: bool) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
     let list = images::List { namespace: namespace.clone(), page: Page::all() };
@@ -99,7 +99,7 @@ async fn layers(owners: &Owners, namespace: &Namespace, is_cleaning: bool) -> Re
                         continue;
                     }
                     let layer = Layer { owners, namespace, name: &name, link: &link };
-                    let outcome = layer.verify(&manifest, top, can_rebase, is_cleaning).await;
+                    let outcome = layer.verify(&manifest, top, can_rebase, is_repair).await;
                     match outcome {
                         Ok(finding) => found.extend(finding),
                         Err(error) => {
@@ -127,7 +127,7 @@ impl Layer<'_> {
         manifest: &Manifest,
         top: usize,
         can_rebase: bool,
-        is_cleaning: bool,
+        is_repair: bool,
     ) -> Result<Option<Found>> {
         let key = manifest.chain_ids[top].to_string();
         let namespace = self.namespace;
@@ -155,7 +155,7 @@ impl Layer<'_> {
             });
         }
         let whiteouts = if can_rebase { Whiteouts::Overlay } else { Whiteouts::Remove };
-        let verify = Verify { layers, mounts, whiteouts, is_cleaning };
+        let verify = Verify { layers, mounts, whiteouts, is_repair };
         let differences = match self.owners.differ.send(verify).await {
             Err(error) if error.class() == Class::Unimplemented => return Ok(None),
             differences => differences?,
@@ -178,7 +178,7 @@ impl Layer<'_> {
             flaw: Flaw::Damaged,
             detail: format!("not as its layer has it: {}", named.join(", ")),
         };
-        let is_mended = differences.iter().all(|difference| difference.is_cleaninged);
+        let is_mended = differences.iter().all(|difference| difference.is_repaired);
         Ok(Some(Found { finding, is_mended }))
     }
 }

@@ -20,11 +20,11 @@ pub(crate) struct Graph {
 impl Graph {
     /// Adds up what the owners told. What holds, labels and the clock keep becomes a root here; `held_since` is when
     /// the oldest hold of the namespace began, with whose it is.
-    pub(crate) fn new(nodes: Vec<Node>, held_since: Option<(i64, String)>, now: i64) -> Self {
+    pub(crate) fn new(nodes: Vec<Node>, held_since: Option<&(i64, String)>, now: i64) -> Self {
         let mut graph = Self::default();
         for mut node in nodes {
             if node.root.is_empty() {
-                node.root = kept(&node, held_since.as_ref(), now).unwrap_or_default();
+                node.root = kept(&node, held_since, now).unwrap_or_default();
             }
             node.references.extend(references(&node.labels));
             let index = graph.nodes.len();

@@ -165,9 +165,9 @@ mod tests {
         ) {
             let graph = graph(&edges, &roots);
             let is_marked = reached(&graph);
-            for target in 0..edges.len() {
+            for (target, is_marked) in is_marked.into_iter().enumerate() {
                 let chains = chains(&graph, target);
-                prop_assert_eq!(!chains.is_empty(), is_marked[target]);
+                prop_assert_eq!(!chains.is_empty(), is_marked);
                 for chain in chains {
                     let links: Vec<usize> = chain.links.iter().map(|link| {
                         link.rsplit('/').next().unwrap().parse().unwrap()

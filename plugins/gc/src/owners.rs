@@ -109,7 +109,7 @@ impl Owners {
         for (name, link) in self.snapshotters()? {
             nodes.extend(snapshots(&name, &link, here()).await?);
         }
-        let graph = Graph::new(nodes, held_since, began_at_unix_ns);
+        let graph = Graph::new(nodes, held_since.as_ref(), began_at_unix_ns);
         Ok(Look { graph, began_at_unix_ns })
     }
 }

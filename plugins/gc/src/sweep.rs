@@ -100,7 +100,7 @@ async fn sweep(
             let message =
                 snapshotter::Collect { namespace: namespace_of, keys, unused_since_unix_ns };
             let collected = link.send(message).await?;
-            note(report, namespace, graph, collected, begun.elapsed(), resource);
+            note(report, namespace, graph, &collected, begun.elapsed(), resource);
         }
     }
     for batch in blobs.chunks(BATCH) {
@@ -110,7 +110,7 @@ async fn sweep(
         let collected = owners.content.send(message).await?;
         let names: HashMap<String, Digest> =
             batch.iter().map(|digest| (digest.to_string(), digest.clone())).collect();
-        note(report, namespace, graph, collected, begun.elapsed(), |name| {
+        note(report, namespace, graph, &collected, begun.elapsed(), |name| {
             Resource::Content(names[name].clone())
         });
     }
@@ -121,7 +121,7 @@ fn note(
     report: &mut Report,
     namespace: &Namespace,
     graph: &Graph,
-    collected: Collected,
+    collected: &Collected,
     took: Duration,
     resource: impl Fn(&str) -> Resource,
 ) {

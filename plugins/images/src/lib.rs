@@ -6,5 +6,6 @@
 mod plugin;
 mod record;
 mod resolve;
+mod update;
 
 pub use plugin::LocalImages;

@@ -4,14 +4,14 @@ use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Finding, Flaw, Node, Resource};
 use capstan_sdk::contract::images::{
-    Audit, Delete, Get, Image, ImagesAddr, Label, List, Manifest, Nodes, Presence, Put, Resolve,
-    ResolveTarget, Survey, Tag,
+    Audit, Check, Checked, Delete, Get, Image, ImagesAddr, Label, List, Manifest, Nodes, Presence,
+    Put, Resolve, ResolveTarget, Survey, Tag, Update,
 };
 use capstan_sdk::contract::metadata::{self, Commit, Expect, Key, Scan, Step};
 use capstan_sdk::contract::{Content, Images, Listed, Metadata, Page};
 use capstan_sdk::{
     Class, Context, Descriptor, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result,
-    clock, export_plugin, merge_labels, rpc,
+    clock, export_plugin, rpc,
 };
 
 use crate::record;
@@ -20,7 +20,7 @@ use crate::resolve::Reader;
 /// images.local.
 #[derive(Clone, Debug)]
 pub struct LocalImages {
-    metadata: Link<Metadata>,
+    pub(crate) metadata: Link<Metadata>,
     content: Link<Content>,
 }
 
@@ -65,7 +65,11 @@ impl LocalImages {
         Reader { content: self.content.clone(), namespace: namespace.clone() }
     }
 
-    async fn stored(&self, namespace: &Namespace, name: &str) -> Result<(Image, Vec<u8>)> {
+    pub(crate) async fn stored(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Result<(Image, Vec<u8>)> {
         if name.is_empty() {
             return Err(Error::invalid("which image? the name is empty"));
         }
@@ -140,27 +144,6 @@ impl LocalImages {
         self.point(&namespace, &new_name, &image.target, Some((key, bytes, changed))).await
     }
 
-    async fn label(self, label: Label) -> Result<Image> {
-        let Label { namespace, name, labels } = label;
-        let key = record::key(&namespace, &name);
-        loop {
-            let (mut image, old) = self.stored(&namespace, &name).await?;
-            merge_labels(&mut image.labels, &labels);
-            image.updated_at_unix_ns = clock::now_unix_ns();
-            let put = Step::Put { key: key.clone(), value: record::write(&image) };
-            let event = NewEvent::new(&namespace, "/images/update")
-                .with("name", &name)
-                .with("digest", &image.target.digest);
-            let steps = vec![Step::unchanged(key.clone(), old), put];
-            match self.metadata.send(Commit { steps, events: vec![event] }).await {
-                // Somebody else was faster: on top of that, then.
-                Err(error) if error.class() == Class::Aborted => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(image),
-            }
-        }
-    }
-
     /// All images of a namespace.
     async fn all(&self, namespace: &Namespace) -> Result<Vec<Image>> {
         let (bucket, page) = (record::BUCKET.into(), Page::all());
@@ -174,7 +157,7 @@ impl LocalImages {
         for image in self.all(&namespace).await? {
             let closure = self.reader(&namespace).closure(&image.target).await?;
             let mut references: Vec<Resource> =
-                closure.content.into_keys().map(Resource::Content).collect();
+                closure.content.into_iter().map(Resource::Content).collect();
             references.extend(closure.chain_ids.into_iter().map(|chain_id| Resource::Snapshot {
                 snapshotter: "*".into(),
                 key: chain_id.to_string(),
@@ -195,30 +178,21 @@ impl LocalImages {
     async fn audit(self, namespace: Namespace) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for image in self.all(&namespace).await? {
-            let closure = self.reader(&namespace).closure(&image.target).await?;
-            // An index names platforms that nobody asked for: only what is there in part is broken.
-            let broken = closure.broken.into_iter().collect::<Vec<_>>().join(", ");
-            if !broken.is_empty() {
-                findings.push(Finding {
-                    namespace: Some(namespace.clone()),
-                    what: Resource::Image(image.name).to_string(),
-                    flaw: Flaw::Missing,
-                    detail: format!("it needs {broken}; pull it again, or heal"),
-                });
-            }
+            let checked = self.reader(&namespace).check(&image.target).await?;
+            findings.extend(checked.missing.into_iter().map(|(part, reason)| Finding {
+                namespace: Some(namespace.clone()),
+                what: Resource::Content(part.digest).to_string(),
+                flaw: Flaw::Missing,
+                detail: format!("image {} needs it: {reason}; pull it again, or heal", image.name),
+            }));
         }
         Ok(findings)
     }
 
     async fn list(self, list: List) -> Result<Listed<(Image, Presence)>> {
-        let limit = list.page.limit;
-        let namespace = list.namespace;
-        let scan = Scan {
-            bucket: record::BUCKET.into(),
-            namespace: Some(namespace.clone()),
-            page: list.page,
-        };
-        let stored = Listed::decode(&self.metadata.send(scan).await?, limit, record::read)?;
+        let List { namespace, page } = list;
+        let of = Some(namespace.clone());
+        let stored = Listed::scan(&self.metadata, record::BUCKET, of, page, record::read).await?;
         let mut items = Vec::with_capacity(stored.items.len());
         for image in stored.items {
             let presence = self.reader(&namespace).survey(&image.target).await?;
@@ -322,5 +296,23 @@ impl Handler<Audit> for LocalImages {
     type Result = ResponseFuture<Result<Vec<Finding>>>;
     fn handle(&mut self, Audit(namespace): Audit, _: &mut Cell<Self>) -> Self::Result {
         Box::pin(self.clone().audit(namespace))
+    }
+}
+
+impl Handler<Update> for LocalImages {
+    type Result = ResponseFuture<Result<Image>>;
+    fn handle(&mut self, update: Update, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().update(update))
+    }
+}
+
+impl Handler<Check> for LocalImages {
+    type Result = ResponseFuture<Result<Checked>>;
+    fn handle(&mut self, check: Check, _: &mut Cell<Self>) -> Self::Result {
+        let images = self.clone();
+        Box::pin(async move {
+            let (image, _) = images.stored(&check.namespace, &check.name).await?;
+            images.reader(&check.namespace).check(&image.target).await
+        })
     }
 }

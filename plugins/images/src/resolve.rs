@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Open, Stat};
-use capstan_sdk::contract::images::{Manifest, Presence};
+use capstan_sdk::contract::images::{Checked, Manifest, Presence};
 use capstan_sdk::oci::media::Kind;
 use capstan_sdk::oci::{Document, ImageConfig, chain_ids, choose};
 use capstan_sdk::{Class, Descriptor, Digest, Error, Link, Namespace, Platform, Result, blocking};
@@ -143,63 +143,122 @@ impl Reader {
         Ok(Presence { size: sizes.values().sum(), platforms })
     }
 
-    /// All content under `target`, present or not, with what stands in the way of using it.
+    /// All content under `target`, present or not, and the top layers of what can be unpacked.
     pub(crate) async fn closure(&self, target: &Descriptor) -> Result<Closure> {
         let mut closure = Closure::default();
-        let mut open = vec![(target.clone(), 0, true)];
-        while let Some((descriptor, depth, is_needed)) = open.pop() {
-            closure.content.insert(descriptor.digest.clone(), descriptor.size);
+        let mut open = vec![(target.clone(), 0)];
+        while let Some((descriptor, depth)) = open.pop() {
+            closure.content.insert(descriptor.digest.clone());
             if depth > MAX_DEPTH {
                 continue;
             }
             let bytes = match self.document(&descriptor).await {
                 Ok(bytes) => bytes,
-                Err(error) if is_gap(&error) => {
-                    if is_needed {
-                        closure.broken.insert(format!("content/{}", descriptor.digest));
-                    }
-                    continue;
-                }
+                Err(error) if is_gap(&error) => continue,
                 Err(error) => return Err(error),
             };
             match Document::parse(&descriptor.media_type, &bytes) {
                 Err(_) => {}
                 Ok(Document::Index(list)) => {
-                    open.extend(list.into_iter().rev().map(|child| (child, depth + 1, false)));
+                    open.extend(list.into_iter().map(|child| (child, depth + 1)));
                 }
                 Ok(Document::Manifest { config, layers }) => {
-                    self.parts(&mut closure, &config, &layers).await?;
+                    closure.chain_ids.extend(self.chain_id(&config).await?);
+                    let parts = layers.into_iter().chain([config]);
+                    closure.content.extend(parts.map(|part| part.digest));
                 }
             }
         }
         Ok(closure)
     }
 
-    async fn parts(
-        &self,
-        closure: &mut Closure,
-        config: &Descriptor,
-        layers: &[Descriptor],
-    ) -> Result<()> {
-        for part in layers.iter().chain([config]) {
-            closure.content.insert(part.digest.clone(), part.size);
-            if !self.has(part).await? {
-                closure.broken.insert(format!("content/{}", part.digest));
+    /// Of the top layer. `None`: the configuration is not there, or is none of an image.
+    async fn chain_id(&self, config: &Descriptor) -> Result<Option<Digest>> {
+        match self.document(config).await {
+            Ok(bytes) => Ok(ImageConfig::parse(&bytes)
+                .ok()
+                .and_then(|config| chain_ids(&config.diff_ids).pop())),
+            Err(error) if is_gap(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What of all that `target` needs is not there or not readable.
+    ///
+    /// A manifest that an index names and that is not present is of a platform that was not pulled; that none of
+    /// them is there is a gap.
+    pub(crate) async fn check(&self, target: &Descriptor) -> Result<Checked> {
+        let mut checked = Checked::default();
+        let mut seen = BTreeSet::new();
+        let mut open = vec![(target.clone(), 0)];
+        while let Some((descriptor, depth)) = open.pop() {
+            if !seen.insert(descriptor.digest.clone()) {
+                continue;
+            }
+            let read = match self.document(&descriptor).await {
+                Ok(bytes) => Document::parse(&descriptor.media_type, &bytes),
+                Err(error) => Err(error),
+            };
+            let document = match read {
+                Ok(document) if depth <= MAX_DEPTH => document,
+                Ok(_) => {
+                    let deep = format!("more than {MAX_DEPTH} indexes deep");
+                    checked.missing.push((descriptor, deep));
+                    continue;
+                }
+                Err(error) if is_gap(&error) => {
+                    let text = reason(&error);
+                    checked.missing.push((descriptor, text));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            checked.size += descriptor.size;
+            match document {
+                Document::Index(list) => {
+                    let mut present = Vec::new();
+                    for child in &list {
+                        if self.has(child).await? {
+                            present.push((child.clone(), depth + 1));
+                        }
+                    }
+                    if present.is_empty() {
+                        let gaps = list.into_iter().map(|child| (child, MISSING.to_owned()));
+                        checked.missing.extend(gaps);
+                    }
+                    open.extend(present.into_iter().rev());
+                }
+                Document::Manifest { config, layers } => {
+                    for part in [config].into_iter().chain(layers) {
+                        if !seen.insert(part.digest.clone()) {
+                            continue;
+                        }
+                        match self.whole(&part).await {
+                            Ok(()) => checked.size += part.size,
+                            Err(error) if is_gap(&error) => {
+                                let text = reason(&error);
+                                checked.missing.push((part, text));
+                            }
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
             }
         }
-        let bytes = match self.document(config).await {
-            Ok(bytes) => bytes,
-            Err(error) if is_gap(&error) => {
-                closure.broken.insert(format!("content/{}", config.digest));
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        // What is no image, such as an artifact, has no snapshots.
-        if let Ok(config) = ImageConfig::parse(&bytes) {
-            closure.chain_ids.extend(chain_ids(&config.diff_ids).pop());
+        Ok(checked)
+    }
+
+    /// Whether a blob can be opened and is as long as its descriptor says.
+    async fn whole(&self, part: &Descriptor) -> Result<()> {
+        let open = Open { namespace: self.namespace.clone(), digest: part.digest.clone() };
+        let blob = self.content.send(open).await?;
+        match blob.size == part.size {
+            true => Ok(()),
+            false => Err(Error::corrupt(format!(
+                "it has {} bytes, its descriptor says {}",
+                blob.size, part.size
+            ))),
         }
-        Ok(())
     }
 
     async fn platform(&self, manifest: &Descriptor, config: &Descriptor) -> Option<Platform> {
@@ -211,16 +270,21 @@ impl Reader {
     }
 }
 
+const MISSING: &str = "missing";
+
+/// What is wrong, for a table.
+fn reason(error: &Error) -> String {
+    match error.class() {
+        Class::NotFound => MISSING.into(),
+        _ => error.message().into(),
+    }
+}
+
 /// What an image consists of.
 #[derive(Debug, Default)]
 pub(crate) struct Closure {
-    /// Digests with their sizes.
-    pub(crate) content: BTreeMap<Digest, u64>,
-    /// Of the top layers, of all platforms whose configuration is there.
+    pub(crate) content: BTreeSet<Digest>,
     pub(crate) chain_ids: Vec<Digest>,
-    /// What is not there and should be: what the image's own documents name, but for platforms of an index of which
-    /// there is not even the manifest.
-    pub(crate) broken: BTreeSet<String>,
 }
 
 /// Whether something is simply not there, or not whole.

@@ -8,7 +8,10 @@ use tokio::sync::watch;
 
 /// All holds. Dropping it breaks them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Holds(Arc<Mutex<Vec<(Held, watch::Receiver<()>)>>>);
+pub(crate) struct Holds(Arc<Mutex<Vec<Taken>>>);
+
+/// A hold, and our end of it.
+type Taken = (Held, watch::Receiver<()>);
 
 impl Holds {
     pub(crate) fn take(&self, take: TakeHold) -> Hold {

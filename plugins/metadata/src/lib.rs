@@ -6,14 +6,31 @@
 //! tells of are one transaction.
 //!
 //! The file: table `records`, `bucket NUL namespace NUL name -> bytes`; table `events`,
-//! `cursor -> event.capnp Event`; table `format`, `"version" -> 1`.
+//! `cursor -> event.capnp Event`, each value with a checksum behind it; table `format`, `"version" -> 2` and
+//! `"sequence" ->` the number of the newest transaction.
+//!
+//! Beside it, `metadata.journal` is a second copy: a state, and every transaction since. A file that is damaged is set
+//! aside and rebuilt from the other one, at start, or after an end of the plugin that damage brought about.
+//! `metadata.reserve` is space that is given up when there is none left.
 //!
 //! Invariant: nothing here knows what a record means.
 
+mod audit;
+mod change;
 mod config;
+mod entry;
+mod journal;
 mod key;
 mod plugin;
+#[cfg(feature = "probe")]
+pub mod probe;
 mod read;
+mod rebuild;
+mod report;
+mod reserve;
+mod salvage;
+mod seal;
+mod shared;
 mod store;
 mod writer;
 

@@ -8,20 +8,21 @@ use actix::{
     Handler, ResponseFuture, WrapFuture as _,
 };
 use capstan_sdk::contract::Metadata;
+use capstan_sdk::contract::graph::Finding;
 use capstan_sdk::contract::metadata::{
-    Commit, Get, Key, LogPage, MetadataAddr, ReadLog, Scan, ScanAll, TrimLog, WatchLog,
+    Audit, Commit, Get, Key, LogPage, MetadataAddr, ReadLog, Scan, ScanAll, TrimLog, WatchLog,
 };
 use capstan_sdk::{Context, Exports, Info, Plugin, Result, blocking, export_plugin};
-use redb::Database;
 use tokio::sync::{oneshot, watch};
 
-use crate::Config;
+use crate::reserve::Reserve;
+use crate::shared::Shared;
 use crate::writer::{Order, Writer};
-use crate::{read, store};
+use crate::{Config, audit, read, store};
 
 /// metadata.redb.
 pub struct RedbMetadata {
-    database: Arc<Database>,
+    shared: Arc<Shared>,
     writer: Writer,
     writer_ended: Option<oneshot::Receiver<Infallible>>,
 }
@@ -45,13 +46,14 @@ impl Plugin for RedbMetadata {
     type Config = Config;
 
     async fn build(config: Config, context: Context) -> Result<Self> {
-        let path = context.root_dir()?.join("metadata.redb");
-        let database =
-            blocking::run("open the database", move || store::open(&path, config.cache_mib))
-                .await?;
-        let database = Arc::new(database);
-        let (writer, ended) = Writer::start(Arc::clone(&database))?;
-        Ok(Self { database, writer, writer_ended: Some(ended) })
+        let dir = context.root_dir()?;
+        let open = move || {
+            let mut reserve = Reserve::new(&dir, config.reserve_mib);
+            let shared = Arc::new(Shared::open(dir, config, &mut reserve)?);
+            let (writer, ended) = Writer::start(Arc::clone(&shared), reserve)?;
+            Ok(Self { shared, writer, writer_ended: Some(ended) })
+        };
+        blocking::run("open the database", open).await
     }
 
     fn export(addr: &Addr<Self>, _context: &Context, exports: &mut Exports) {
@@ -67,6 +69,22 @@ impl Actor for RedbMetadata {
         if let Some(ended) = self.writer_ended.take() {
             let stop = ended.into_actor(self).map(|_, _, cell: &mut Cell<Self>| cell.stop());
             cell.spawn(stop);
+        }
+        // So does damage that a reader meets: the next instance rebuilds.
+        let mut damage = self.shared.damage();
+        let met = async move { damage.wait_for(|is_met| *is_met).await.is_ok() };
+        let stop = met.into_actor(self).map(|is_met, _, cell: &mut Cell<Self>| {
+            if is_met {
+                cell.stop();
+            }
+        });
+        cell.spawn(stop);
+        if self.shared.is_large() {
+            // It was not looked at when it was opened.
+            let shared = Arc::clone(&self.shared);
+            let check =
+                blocking::run("check the metadata", move || shared.with(store::check_records));
+            cell.spawn(check.into_actor(self).map(|_, _, _| ()));
         }
     }
 }
@@ -89,28 +107,28 @@ impl Handler<TrimLog> for RedbMetadata {
 impl Handler<Get> for RedbMetadata {
     type Result = Result<Option<Vec<u8>>>;
     fn handle(&mut self, Get(key): Get, _: &mut Cell<Self>) -> Self::Result {
-        read::get(&self.database, &key)
+        self.shared.with(|database| read::get(database, &key))
     }
 }
 
 impl Handler<Scan> for RedbMetadata {
     type Result = Result<Vec<(String, Vec<u8>)>>;
     fn handle(&mut self, scan: Scan, _: &mut Cell<Self>) -> Self::Result {
-        read::scan(&self.database, &scan)
+        self.shared.with(|database| read::scan(database, &scan))
     }
 }
 
 impl Handler<ScanAll> for RedbMetadata {
     type Result = Result<Vec<(Key, Vec<u8>)>>;
     fn handle(&mut self, ScanAll(bucket): ScanAll, _: &mut Cell<Self>) -> Self::Result {
-        read::scan_all(&self.database, &bucket)
+        self.shared.with(|database| read::scan_all(database, &bucket))
     }
 }
 
 impl Handler<ReadLog> for RedbMetadata {
     type Result = Result<LogPage>;
     fn handle(&mut self, read: ReadLog, _: &mut Cell<Self>) -> Self::Result {
-        read::log(&self.database, read.after, read.limit)
+        self.shared.with(|database| read::log(database, read.after, read.limit))
     }
 }
 
@@ -118,5 +136,13 @@ impl Handler<WatchLog> for RedbMetadata {
     type Result = Result<watch::Receiver<u64>>;
     fn handle(&mut self, _: WatchLog, _: &mut Cell<Self>) -> Self::Result {
         Ok(self.writer.head())
+    }
+}
+
+impl Handler<Audit> for RedbMetadata {
+    type Result = ResponseFuture<Result<Vec<Finding>>>;
+    fn handle(&mut self, Audit { is_full }: Audit, _: &mut Cell<Self>) -> Self::Result {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(blocking::run("audit the metadata", move || audit::audit(&shared, is_full)))
     }
 }

@@ -7,14 +7,15 @@ use capstan_sdk::record::Record;
 use capstan_sdk::{Error, Namespace, Result};
 use redb::{Database, ReadableDatabase as _, ReadableTable};
 
-use crate::key;
 use crate::store::{EVENTS, RECORDS, fail};
+use crate::{key, seal};
 
 pub(crate) fn get(database: &Database, wanted: &Key) -> Result<Option<Vec<u8>>> {
     let bytes = key::encode(wanted)?;
     let read = database.begin_read().map_err(fail)?;
     let records = read.open_table(RECORDS).map_err(fail)?;
-    Ok(records.get(bytes.as_slice()).map_err(fail)?.map(|value| value.value().to_vec()))
+    let found = records.get(bytes.as_slice()).map_err(fail)?;
+    found.map(|value| Ok(seal::open(&bytes, value.value())?.to_vec())).transpose()
 }
 
 pub(crate) fn scan(database: &Database, scan: &Scan) -> Result<Vec<(String, Vec<u8>)>> {
@@ -32,7 +33,8 @@ pub(crate) fn scan(database: &Database, scan: &Scan) -> Result<Vec<(String, Vec<
     let mut found = Vec::new();
     for row in range.take(scan.page.limit) {
         let (name, value) = row.map_err(fail)?;
-        found.push((key::decode(name.value())?.name, value.value().to_vec()));
+        let value = seal::open(name.value(), value.value())?.to_vec();
+        found.push((key::decode(name.value())?.name, value));
     }
     Ok(found)
 }
@@ -46,7 +48,8 @@ pub(crate) fn scan_all(database: &Database, bucket: &str) -> Result<Vec<(Key, Ve
     let mut found = Vec::new();
     for row in records.range::<&[u8]>(from.as_slice()..end.as_slice()).map_err(fail)? {
         let (name, value) = row.map_err(fail)?;
-        found.push((key::decode(name.value())?, value.value().to_vec()));
+        let value = seal::open(name.value(), value.value())?.to_vec();
+        found.push((key::decode(name.value())?, value));
     }
     Ok(found)
 }
@@ -90,7 +93,8 @@ pub(crate) fn log(database: &Database, after: u64, limit: usize) -> Result<LogPa
     let mut page = LogPage { missed: oldest.saturating_sub(next), ..LogPage::default() };
     for row in events.range(next..).map_err(fail)?.take(limit) {
         let (cursor, value) = row.map_err(fail)?;
-        page.events.push(decode_event(cursor.value(), value.value())?);
+        let cursor = cursor.value();
+        page.events.push(decode_event(cursor, seal::open(&cursor.to_le_bytes(), value.value())?)?);
     }
     Ok(page)
 }

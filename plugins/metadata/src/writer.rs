@@ -1,28 +1,35 @@
-//! The writer: a thread that folds what waits into one durable transaction.
+//! The writer: a thread that folds what waits into one durable transaction, and keeps the second copy.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use capstan_schema::{event_capnp, record_capnp};
-use capstan_sdk::contract::events::NewEvent;
-use capstan_sdk::contract::metadata::{Commit, Expect, Key, Step};
-use capstan_sdk::{Error, Namespace, Result, clock, record};
-use redb::{Database, ReadableTable as _, Table, WriteTransaction};
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
-use tracing::error;
+use capstan_sdk::contract::metadata::{Commit, Step};
+use capstan_sdk::{Class, Error, Namespace, Result, failpoint};
+use tokio::sync::{oneshot, watch};
+use tracing::{error, info, warn};
 
-use crate::key::{self, NAMESPACES};
-use crate::read;
-use crate::store::{EVENTS, RECORDS, fail};
+use crate::change::{self, Change};
+use crate::entry::{Draft, Kind};
+use crate::journal::{self, Journal};
+use crate::key::NAMESPACES;
+use crate::reserve::Reserve;
+use crate::shared::Shared;
+use crate::store::{self, fail};
+use crate::{read, report};
 
 /// Commits in one transaction at most: it bounds how long the first of them waits for the sync.
 const BATCH: usize = 1024;
 
 /// Commits that may wait for the writer: a tenth of a second of work at full speed. More are refused.
 const QUEUE: usize = 4096;
+
+/// How often the thread looks after the journal and the reserve, where there is something to look after.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Something to write.
 pub(crate) enum Order {
@@ -49,42 +56,64 @@ impl Request {
 /// `drop` is for what is queued, at most.
 pub(crate) struct Writer {
     requests: Option<mpsc::Sender<Request>>,
+    /// How many were sent and not taken yet.
+    waiting: Arc<AtomicUsize>,
     head: watch::Receiver<u64>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
     /// Starts the thread. The receiver resolves when the thread has ended, for whatever reason.
-    pub(crate) fn start(database: Arc<Database>) -> Result<(Self, oneshot::Receiver<Infallible>)> {
-        let newest = read::head(&database)?;
-        let (requests, inbox) = mpsc::channel(QUEUE);
+    pub(crate) fn start(
+        shared: Arc<Shared>,
+        reserve: Reserve,
+    ) -> Result<(Self, oneshot::Receiver<Infallible>)> {
+        let (newest, sequence) =
+            shared.with(|database| Ok((read::head(database)?, store::sequence(database)?)))?;
+        let (requests, inbox) = mpsc::channel();
         let (publish, head) = watch::channel(newest);
         let (alive, ended) = oneshot::channel();
-        let state = State { database, newest, publish, known: HashSet::new() };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let state = State {
+            shared,
+            reserve,
+            journal: None,
+            newest,
+            sequence,
+            publish,
+            waiting: Arc::clone(&waiting),
+            known: HashSet::new(),
+            looked_after: Instant::now(),
+        };
         let thread = std::thread::Builder::new()
             .name("metadata".into())
             .spawn(move || {
                 let _alive = alive;
-                state.run(inbox);
+                state.run(&inbox);
             })
             .map_err(|error| Error::io("start the metadata writer", error))?;
-        Ok((Self { requests: Some(requests), head, thread: Some(thread) }, ended))
+        Ok((Self { requests: Some(requests), waiting, head, thread: Some(thread) }, ended))
     }
 
     /// Queues an order; the future waits for its answer.
     pub(crate) fn send(&self, order: Order) -> impl Future<Output = Result<u64>> + 'static {
         let (reply, answer) = oneshot::channel();
-        let requests = self.requests.as_ref().expect("only drop takes it");
-        let queued = requests.try_send(Request { order, reply }).map_err(|error| match error {
-            TrySendError::Full(_) => {
-                Error::exhausted(format!("{QUEUE} changes wait to be written; try again later"))
-            }
-            TrySendError::Closed(_) => gone(),
-        });
+        let queued = self.queue(Request { order, reply });
         async move {
             queued?;
             answer.await.map_err(|_| gone())?
         }
+    }
+
+    fn queue(&self, request: Request) -> Result<()> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(Error::exhausted(format!(
+                "{QUEUE} changes wait to be written; try again later"
+            )));
+        }
+        let requests = self.requests.as_ref().expect("only drop takes it");
+        requests.send(request).map_err(|_| gone())
     }
 
     pub(crate) fn head(&self) -> watch::Receiver<u64> {
@@ -108,53 +137,239 @@ impl Drop for Writer {
 }
 
 struct State {
-    database: Arc<Database>,
+    shared: Arc<Shared>,
+    reserve: Reserve,
+    /// `None`: there is none yet, or it could not be opened.
+    journal: Option<Journal>,
     /// The newest cursor that is on disk.
     newest: u64,
+    /// The number of the newest transaction on disk.
+    sequence: u64,
     publish: watch::Sender<u64>,
+    waiting: Arc<AtomicUsize>,
     /// Namespaces that are known to have a record.
     known: HashSet<Namespace>,
+    looked_after: Instant,
+}
+
+/// A transaction, carried out but for its commit.
+struct Prepared {
+    newest: u64,
+    answers: Vec<Result<u64>>,
+    fresh: Vec<Namespace>,
+    draft: Draft,
 }
 
 impl State {
-    fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+    fn run(mut self, inbox: &mpsc::Receiver<Request>) {
+        self.begin_journal();
         let mut batch = Vec::new();
-        while let Some(first) = inbox.blocking_recv() {
-            batch.push(first);
-            while batch.len() < BATCH
-                && let Ok(next) = inbox.try_recv()
-            {
-                batch.push(next);
-            }
-            if let Err(error) = self.write(&mut batch) {
-                error!(%error, "a transaction failed; none of it happened");
-                for request in batch.drain(..) {
-                    request.answer(Err(error.clone()));
+        loop {
+            let first = match self.has_chores() {
+                true => inbox.recv_timeout(TICK),
+                false => inbox.recv().map_err(RecvTimeoutError::from),
+            };
+            match first {
+                Ok(first) => {
+                    batch.push(first);
+                    while batch.len() < BATCH
+                        && let Ok(next) = inbox.try_recv()
+                    {
+                        batch.push(next);
+                    }
+                    self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+                    if let Err(error) = self.write(&mut batch) {
+                        error!(%error, "a transaction failed; none of it happened");
+                        for request in batch.drain(..) {
+                            request.answer(Err(error.clone()));
+                        }
+                        // Ending here lets the plugin end, and the supervisor opens the file anew.
+                        return;
+                    }
                 }
-                // redb refuses all further work after a failed sync. Ending here lets the plugin
-                // end, and the supervisor opens the file anew.
-                return;
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.looked_after.elapsed() >= TICK {
+                self.do_chores();
+            }
+        }
+        if let Some(journal) = self.journal.as_mut().filter(|journal| journal.is_unsynced()) {
+            journal.sync();
+        }
+    }
+
+    fn has_chores(&self) -> bool {
+        let is_waiting = |journal: &Journal| journal.is_unsynced() || journal.is_behind();
+        self.reserve.is_wanted()
+            || self.shared.is_read_only()
+            || self.journal.as_ref().is_none_or(is_waiting)
+    }
+
+    /// What need not be done on the way of a commit.
+    fn do_chores(&mut self) {
+        self.looked_after = Instant::now();
+        if self.shared.is_read_only() {
+            let _ = self.reopen();
+        }
+        if self.shared.is_read_only() {
+            return;
+        }
+        self.reserve.make();
+        match &mut self.journal {
+            Some(journal) if journal.is_behind() || journal.is_long() => self.renew_journal(),
+            Some(journal) if journal.is_unsynced() => journal.sync(),
+            Some(_) => {}
+            None => self.renew_journal(),
+        }
+    }
+
+    /// Goes on with the journal that is there if it has all that the database has; else makes a new one.
+    fn begin_journal(&mut self) {
+        if self.shared.is_read_only() {
+            return;
+        }
+        let dir = self.shared.dir();
+        let path = journal::path_in(dir);
+        match journal::walk(&path, |_| {}) {
+            Ok(walk) if walk.flaws.is_empty() && walk.sequence == self.sequence => {
+                match Journal::resume(dir, &walk) {
+                    Ok(journal) => {
+                        self.journal = Some(journal);
+                        return;
+                    }
+                    Err(error) => warn!(%error, "the journal is made anew"),
+                }
+            }
+            Ok(walk) if !walk.flaws.is_empty() => {
+                let mut lines: Vec<String> =
+                    walk.flaws.iter().map(|flaw| format!("damaged: {flaw}")).collect();
+                lines.push("made anew from the database, which is sound: nothing is lost".into());
+                if let Err(error) = report::set_aside(dir, &path, &lines) {
+                    warn!(%error, "the damaged journal cannot be kept");
+                }
+            }
+            Ok(walk) => {
+                let (has, is) = (walk.sequence, self.sequence);
+                info!(has, is, "the journal is behind the database; it is made anew");
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => warn!(%error, "the journal cannot be read; it is made anew"),
+        }
+        self.renew_journal();
+    }
+
+    fn renew_journal(&mut self) {
+        let dir = self.shared.dir();
+        match self.shared.with(|database| Journal::create(dir, database)) {
+            Ok(journal) => self.journal = Some(journal),
+            Err(error) => {
+                warn!(%error, "the second copy of the metadata cannot be made; it follows");
+                if let Some(journal) = &mut self.journal {
+                    journal.put_off();
+                }
             }
         }
     }
 
-    /// Writes a batch in one transaction and answers all of it.
+    /// Opens the database anew after an error of the system.
+    fn reopen(&mut self) -> Result<()> {
+        self.shared.reopen(&mut self.reserve)?;
+        let (newest, sequence) =
+            self.shared.with(|database| Ok((read::head(database)?, store::sequence(database)?)))?;
+        self.known.clear();
+        if sequence != self.sequence {
+            // A commit whose error came late, or a rebuild.
+            self.sequence = sequence;
+            self.journal = None;
+        }
+        self.newest = self.newest.max(newest);
+        Ok(())
+    }
+
+    /// Writes a batch in one transaction and answers all of it, also where the system has no space.
     ///
-    /// An error is one of the database: a request that fails by its own guards is answered here.
+    /// An error is one after which the plugin has to end.
     fn write(&mut self, batch: &mut Vec<Request>) -> Result<()> {
-        let transaction = self.database.begin_write().map_err(fail)?;
-        let mut newest = self.newest;
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut fresh = Vec::new();
-        {
-            let mut change = Change::open(&transaction, &self.known, &mut fresh, &mut newest)?;
+        if let Some(error) = self.shared.read_only() {
+            answer_all(batch, &error);
+            return Ok(());
+        }
+        let scarcity = self.reserve.scarcity();
+        let Err(error) = self.attempt(batch, scarcity.as_ref()) else { return Ok(()) };
+        if error.class() == Class::Corrupt {
+            return Err(self.shared.damaged(&error));
+        }
+        warn!(%error, "a transaction failed; the database is opened anew");
+        self.reopen()?;
+        if let Some(error) = self.shared.read_only() {
+            answer_all(batch, &error);
+            return Ok(());
+        }
+        if error.class() == Class::ResourceExhausted && self.reserve.give_up() {
+            // What adds something is refused now, the rest has room.
+            let scarcity = self.reserve.scarcity().unwrap_or_else(|| error.clone());
+            match self.attempt(batch, Some(&scarcity)) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.class() == Class::Corrupt => {
+                    return Err(self.shared.damaged(&error));
+                }
+                Err(error) => {
+                    self.reopen()?;
+                    answer_all(batch, &error);
+                    return Ok(());
+                }
+            }
+        }
+        answer_all(batch, &error);
+        Ok(())
+    }
+
+    /// One transaction. On an error nothing is answered, unless it turns out that all of it is on disk.
+    fn attempt(&mut self, batch: &mut Vec<Request>, scarcity: Option<&Error>) -> Result<()> {
+        let sequence = self.sequence + 1;
+        let mut prepared = None;
+        let committed = self.shared.with_raw(|database| {
+            let transaction = database.begin_write().map_err(fail)?;
+            let mut newest = self.newest;
+            let mut answers = Vec::with_capacity(batch.len());
+            let mut fresh = Vec::new();
+            let mut change =
+                Change::open(&transaction, &self.known, &mut fresh, &mut newest, scarcity)?;
             for request in batch.iter() {
                 answers.push(change.take(&request.order)?);
             }
+            let draft = change.finish();
+            let is_empty = draft.is_empty();
+            prepared = Some(Prepared { newest, answers, fresh, draft });
+            if is_empty {
+                return transaction.abort().map_err(fail);
+            }
+            change::number(&transaction, sequence)?;
+            failpoint::at("metadata:filled");
+            let committed = transaction.commit().map_err(fail);
+            failpoint::at("metadata:committed");
+            committed
+        });
+        if let Err(error) = committed {
+            let is_there = prepared.is_some()
+                && error.class() != Class::Corrupt
+                && self.shared.reopen(&mut self.reserve).is_ok()
+                && self.shared.with(store::sequence).is_ok_and(|found| found == sequence);
+            if !is_there {
+                return Err(error);
+            }
         }
-        transaction.commit().map_err(fail)?;
-        self.newest = newest;
-        self.known.extend(fresh);
+        let Prepared { newest, answers, fresh, draft } =
+            prepared.expect("it is there once there was a commit");
+        if !draft.is_empty() {
+            self.sequence = sequence;
+            self.newest = newest;
+            self.known.extend(fresh);
+            if let Some(journal) = &mut self.journal {
+                journal.append(&draft.finish(Kind::Change, sequence, newest, 0));
+            }
+        }
         // Before the answers: who has one finds its event at the head of the log.
         self.publish.send_if_modified(|head| std::mem::replace(head, newest) != newest);
         for (request, answer) in batch.drain(..).zip(answers) {
@@ -167,6 +382,12 @@ impl State {
     }
 }
 
+fn answer_all(batch: &mut Vec<Request>, error: &Error) {
+    for request in batch.drain(..) {
+        request.answer(Err(error.clone()));
+    }
+}
+
 /// A removed namespace is not known any more.
 fn forget(known: &mut HashSet<Namespace>, commit: &Commit) {
     for step in &commit.steps {
@@ -176,143 +397,5 @@ fn forget(known: &mut HashSet<Namespace>, commit: &Commit) {
         {
             known.remove(&namespace);
         }
-    }
-}
-
-/// One transaction under way.
-struct Change<'t> {
-    records: Table<'t, &'static [u8], &'static [u8]>,
-    events: Table<'t, u64, &'static [u8]>,
-    known: &'t HashSet<Namespace>,
-    fresh: &'t mut Vec<Namespace>,
-    newest: &'t mut u64,
-}
-
-impl<'t> Change<'t> {
-    fn open(
-        transaction: &'t WriteTransaction,
-        known: &'t HashSet<Namespace>,
-        fresh: &'t mut Vec<Namespace>,
-        newest: &'t mut u64,
-    ) -> Result<Self> {
-        let records = transaction.open_table(RECORDS).map_err(fail)?;
-        let events = transaction.open_table(EVENTS).map_err(fail)?;
-        Ok(Self { records, events, known, fresh, newest })
-    }
-
-    /// The outer error fails the transaction, the inner one this request alone.
-    fn take(&mut self, order: &Order) -> Result<Result<u64>> {
-        match order {
-            Order::Commit(commit) => {
-                if let Err(error) = self.check(&commit.steps)? {
-                    return Ok(Err(error));
-                }
-                self.apply(commit)?;
-            }
-            Order::Trim(up_to) => {
-                // The newest stays, since the next cursor is told from it.
-                let end = (*up_to).min(self.newest.saturating_sub(1));
-                self.events.retain_in(..=end, |_, _| false).map_err(fail)?;
-            }
-        }
-        Ok(Ok(*self.newest))
-    }
-
-    /// All guards, before anything is written.
-    fn check(&self, steps: &[Step]) -> Result<Result<()>> {
-        for step in steps {
-            let verdict = match step {
-                Step::Put { key, .. } | Step::Delete(key) => key::encode(key).map(drop),
-                Step::GuardEmpty(namespace) => match read::is_in_use(&self.records, namespace)? {
-                    None => Ok(()),
-                    Some(bucket) => Err(Error::precondition(format!(
-                        "namespace {namespace} is not empty: it has {bucket}; remove them first"
-                    ))),
-                },
-                Step::Guard { key, expect, error } => match key::encode(key) {
-                    Err(error) => Err(error),
-                    Ok(bytes) => {
-                        let found = self.records.get(bytes.as_slice()).map_err(fail)?;
-                        let is_met = match (expect, &found) {
-                            (Expect::Absent, found) => found.is_none(),
-                            (Expect::Present, found) => found.is_some(),
-                            (Expect::Equals(want), Some(found)) => found.value() == want.as_slice(),
-                            (Expect::Equals(_), None) => false,
-                        };
-                        if is_met { Ok(()) } else { Err(error.clone()) }
-                    }
-                },
-            };
-            if let Err(error) = verdict {
-                return Ok(Err(error));
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    fn apply(&mut self, commit: &Commit) -> Result<()> {
-        for step in &commit.steps {
-            match step {
-                Step::Guard { .. } | Step::GuardEmpty(_) => {}
-                Step::Put { key, value } => {
-                    if let Some(namespace) = &key.namespace {
-                        self.ensure_namespace(namespace)?;
-                    }
-                    self.put(key, value)?;
-                }
-                Step::Delete(key) => {
-                    let bytes = key::encode(key)?;
-                    self.records.remove(bytes.as_slice()).map_err(fail)?;
-                }
-            }
-        }
-        commit.events.iter().try_for_each(|event| self.log(event))
-    }
-
-    fn put(&mut self, key: &Key, value: &[u8]) -> Result<()> {
-        let bytes = key::encode(key)?;
-        self.records.insert(bytes.as_slice(), value).map_err(fail)?;
-        Ok(())
-    }
-
-    fn ensure_namespace(&mut self, namespace: &Namespace) -> Result<()> {
-        if self.known.contains(namespace) || self.fresh.contains(namespace) {
-            // A delete earlier in this very batch makes the knowledge stale: look again.
-            let key = key::encode(&Key::global(NAMESPACES, namespace.as_str()))?;
-            if self.records.get(key.as_slice()).map_err(fail)?.is_some() {
-                return Ok(());
-            }
-        }
-        let key = Key::global(NAMESPACES, namespace.as_str());
-        let bytes = key::encode(&key)?;
-        let is_there = self.records.get(bytes.as_slice()).map_err(fail)?.is_some();
-        self.fresh.push(namespace.clone());
-        if is_there {
-            return Ok(());
-        }
-        let value = record::encode::<record_capnp::namespace_record::Owned>(|mut record| {
-            record.set_created_at_unix_ns(clock::now_unix_ns());
-        });
-        self.put(&key, &value)?;
-        self.log(&NewEvent::new(namespace, "/namespaces/create").with("name", namespace))
-    }
-
-    fn log(&mut self, event: &NewEvent) -> Result<()> {
-        *self.newest += 1;
-        let value = record::encode::<event_capnp::event::Owned>(|mut out| {
-            out.set_time_unix_ns(clock::now_unix_ns());
-            let namespace = event.namespace.as_ref().map(Namespace::as_str).unwrap_or_default();
-            out.set_namespace(namespace);
-            out.set_topic(&event.topic);
-            let count = u32::try_from(event.fields.len()).expect("an event has few fields");
-            let mut fields = out.init_fields(count);
-            for (index, (key, value)) in (0..).zip(&event.fields) {
-                let mut field = fields.reborrow().get(index);
-                field.set_key(key);
-                field.set_value(value);
-            }
-        });
-        self.events.insert(*self.newest, value.as_slice()).map_err(fail)?;
-        Ok(())
     }
 }

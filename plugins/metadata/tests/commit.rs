@@ -46,7 +46,7 @@ fn what_was_put_is_there_in_order_and_per_namespace() {
             link.send(steps(vec![put(&key(namespace, name), name)])).await.unwrap();
         }
         assert_eq!(names(&link, "a", Page::all()).await, "x x/1 y");
-        assert_eq!(names(&link, "a", Page { after: "x".into(), limit: 1 }).await, "x/1");
+        assert_eq!(names(&link, "a", Page::new("x", 1)).await, "x/1");
         assert_eq!(names(&link, "b", Page::all()).await, "z");
         assert_eq!(names(&link, "c", Page::all()).await, "");
         let all = link.send(ScanAll("things".into())).await.unwrap();

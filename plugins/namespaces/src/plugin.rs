@@ -2,7 +2,7 @@
 
 use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::events::NewEvent;
-use capstan_sdk::contract::metadata::{self, Commit, Key, Scan, Step};
+use capstan_sdk::contract::metadata::{self, Commit, Key, Step};
 use capstan_sdk::contract::namespaces::{
     Create, Delete, Get, Label, List, NamespaceInfo, NamespacesAddr,
 };
@@ -134,12 +134,10 @@ impl Handler<Get> for LocalNamespaces {
 impl Handler<List> for LocalNamespaces {
     type Result = ResponseFuture<Result<Listed<NamespaceInfo>>>;
     fn handle(&mut self, List(page): List, _: &mut Cell<Self>) -> Self::Result {
-        let scan = Scan { bucket: BUCKET.into(), namespace: None, page };
         let metadata = self.metadata.clone();
         Box::pin(async move {
-            let limit = scan.page.limit;
-            let rows = metadata.send(scan).await?;
-            Listed::decode(&rows, limit, |name, bytes| record::read(Namespace::parse(name)?, bytes))
+            let decode = |name: &str, bytes: &[u8]| record::read(Namespace::parse(name)?, bytes);
+            Listed::scan(&metadata, BUCKET, None, page, decode).await
         })
     }
 }

@@ -19,6 +19,8 @@ pub mod conformance;
 mod context;
 pub mod contract;
 mod export;
+pub mod failpoint;
+mod frames;
 mod kernel;
 mod latency;
 mod link;

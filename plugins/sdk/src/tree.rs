@@ -1,4 +1,4 @@
-//! File trees on disk, for drivers: measuring and removing them.
+//! File trees on disk, for drivers: measuring, removing and syncing them.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,6 +9,22 @@ use std::path::Path;
 use capstan_schema::{Error, Result};
 
 use crate::contract::snapshotter::Usage;
+
+/// Writes directories with their entries to disk, in this order. Those that are not there have nothing to write.
+///
+/// # Errors
+/// What the system says.
+pub fn sync_dirs<'p>(dirs: impl IntoIterator<Item = &'p Path>) -> Result<()> {
+    for dir in dirs {
+        match fs::File::open(dir).and_then(|dir| dir.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("sync {}", dir.display()), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
 
 /// Measures a tree, the top directory included: apparent bytes, each inode once. Links are not followed.
 ///

@@ -93,6 +93,13 @@ impl Driver for Trees {
         sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
     }
 
+    fn keep(&self, snapshot: &Snapshot) -> Result<()> {
+        match snapshot.parent_ids.first() {
+            Some(_) => self.sync(snapshot.id),
+            None => tree::sync_dirs([self.path(snapshot.id).as_path(), &self.dir]),
+        }
+    }
+
     fn mounts(&self, snapshot: &Snapshot) -> Vec<Mount> {
         let mode = if snapshot.info.kind == Kind::Active { "rw" } else { "ro" };
         vec![self.bind(Self::shown(snapshot), mode)]

@@ -54,7 +54,13 @@ impl Driver for Layers {
     type Config = Config;
 
     fn open(_config: Config, root: &Path, _state: &Path) -> Result<Self> {
-        probe::overlay(root)?;
+        match probe::overlay(root) {
+            // There is no space to try it in: what is there can be read and removed all the same.
+            Err(error) if error.class() == capstan_sdk::Class::ResourceExhausted => {
+                tracing::warn!(%error, "whether overlayfs works is not known");
+            }
+            probed => probed?,
+        }
         let dir = root.join("snapshots");
         DirBuilder::new()
             .recursive(true)
@@ -100,6 +106,12 @@ impl Driver for Layers {
     fn sync(&self, _id: u64) -> Result<()> {
         let sync = || rustix::fs::syncfs(fs::File::open(&self.dir)?).map_err(std::io::Error::from);
         sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
+    }
+
+    fn keep(&self, snapshot: &Snapshot) -> Result<()> {
+        let layer = self.layer(snapshot.id);
+        let dirs = [layer.join("work"), layer.join("fs"), layer, self.dir.clone()];
+        tree::sync_dirs(dirs.iter().map(PathBuf::as_path))
     }
 
     fn path(&self, id: u64) -> PathBuf {

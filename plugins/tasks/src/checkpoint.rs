@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use capstan_sdk::contract::containers::{self, Container, ContainerSpec, Rootfs};
 use capstan_sdk::contract::content::{Abort, Ingests, Open, OpenIngest};
-use capstan_sdk::contract::differ::{Apply, LayerStream, Whiteouts};
+use capstan_sdk::contract::differ::{Apply, Diff, LayerSink, LayerStream, Whiteouts};
 use capstan_sdk::contract::images::{Get, Put};
 use capstan_sdk::contract::runtime::{self, Inspect, Pause, Resume, Status, TaskInfo, TaskKey};
 use capstan_sdk::contract::snapshotter::{LABEL_OWNER, Remove, Stat, View};
@@ -28,16 +28,15 @@ use capstan_sdk::contract::tasks::{Checkpoint, Restore};
 use capstan_sdk::contract::{Content, Differ, Images, Runtime};
 use capstan_sdk::oci::media::{OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use capstan_sdk::{
-    Class, ContainerId, Context, Descriptor, Error, Labels, Link, Namespace, Result, blocking,
-    random, tree,
+    Class, ContainerId, Context, Descriptor, Error, Labels, Link, Mount, Namespace, Result,
+    blocking, random, tree,
 };
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::document::{self, CONFIG, DUMP, Parts, Saved};
-use crate::layer::Changes;
+use crate::dump;
 use crate::router::{Router, has_terminal};
-use crate::{dump, layer};
 
 /// The most bytes of an index, a manifest or a container.
 const MAX_DOCUMENT: u64 = 4 << 20;
@@ -120,6 +119,25 @@ impl Drop for TemporaryDir {
     }
 }
 
+/// The files of a container, and what they were made of.
+struct Files {
+    tree: Vec<Mount>,
+    parent: Vec<Mount>,
+}
+
+/// Writes for an ingest on a thread for blocking work.
+fn on_a_thread(
+    write: impl FnOnce(&mut Feed) -> Result<()> + Send + 'static,
+) -> impl AsyncFnOnce(Feed) -> Result<()> {
+    async move |mut feed: Feed| {
+        let work = move || {
+            write(&mut feed)?;
+            feed.flush().map_err(|error| Error::io("write to the content store", error))
+        };
+        blocking::run("write to the content store", work).await
+    }
+}
+
 /// What a thread writes for an ingest.
 struct Feed {
     chunks: mpsc::Sender<Bytes>,
@@ -195,8 +213,8 @@ impl Checkpoints {
         }
         // What is wrong is found before anything is done to the container.
         let base = self.base(&key.namespace, &container).await?;
-        let changes = match container.rootfs.is_empty() {
-            true => Some(layer::changes(&self.rootfs(&key).await?)?),
+        let tree = match container.rootfs.is_empty() {
+            true => Some(self.rootfs(&key).await?),
             false => None,
         };
         let dir = self.dumps().join(key.namespace.as_str()).join(key.id.as_str());
@@ -210,13 +228,13 @@ impl Checkpoints {
         let is_paused = (!is_exit && status == Status::Running).then(|| dir.0.join(PAUSED));
         let name = random::hex::<8>()?;
         let written = async {
-            let parent = match &changes {
-                Some(Changes::Copy(_)) => {
-                    self.view(&key.namespace, &container, &name, &dir.0).await?
+            let files = match tree {
+                Some(tree) => {
+                    let parent = self.view(&key.namespace, &container, &name, &dir.0).await?;
+                    Some(Files { tree, parent })
                 }
-                _ => None,
+                None => None,
             };
-            let files = changes.map(|changes| (changes, parent));
             self.write(&runtime, &key, &name, &dir.0, files, is_paused, is_exit).await
         };
         let written = written.await;
@@ -250,7 +268,7 @@ impl Checkpoints {
         key: &TaskKey,
         name: &str,
         dir: &Path,
-        changes: Option<(Changes, Option<PathBuf>)>,
+        changes: Option<Files>,
         pause: Option<PathBuf>,
         is_exit: bool,
     ) -> Result<(Descriptor, Option<Descriptor>)> {
@@ -314,24 +332,24 @@ impl Checkpoints {
         }
     }
 
-    async fn rootfs(&self, key: &TaskKey) -> Result<Vec<capstan_sdk::Mount>> {
+    async fn rootfs(&self, key: &TaskKey) -> Result<Vec<Mount>> {
         let rootfs = Rootfs { namespace: key.namespace.clone(), id: key.id.clone() };
         self.router.containers.send(rootfs).await
     }
 
-    /// What a snapshot began as, as a directory; `None` if it began empty. The view is noted in `dir`.
+    /// What a snapshot began as; nothing if it began empty. The view is noted in `dir`.
     async fn view(
         &self,
         namespace: &Namespace,
         container: &Container,
         name: &str,
         dir: &Path,
-    ) -> Result<Option<PathBuf>> {
+    ) -> Result<Vec<Mount>> {
         let snapshotter = self.router.snapshotter(&container.snapshotter)?;
         let key = container.snapshot_key.clone();
         let parent = snapshotter.send(Stat { namespace: namespace.clone(), key }).await?.parent;
         if parent.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let view = View {
             namespace: namespace.clone(),
@@ -341,10 +359,7 @@ impl Checkpoints {
         };
         fs::write(dir.join(VIEW), format!("{}\n{}", container.snapshotter, view.key))
             .map_err(|error| Error::io(format!("write {}", dir.display()), error))?;
-        match layer::changes(&snapshotter.send(view).await?)? {
-            Changes::Copy(path) => Ok(Some(path)),
-            Changes::Upper(_) => Err(Error::internal("a view of a snapshot is writable")),
-        }
+        snapshotter.send(view).await
     }
 
     /// Removes the view that is noted in a directory, if there is one.
@@ -367,10 +382,13 @@ impl Checkpoints {
         &self,
         namespace: &Namespace,
         name: &str,
-        changes: Option<(Changes, Option<PathBuf>)>,
+        changes: Option<Files>,
     ) -> Result<Option<Descriptor>> {
-        let Some((changes, parent)) = changes else { return Ok(None) };
-        let write = move |feed: &mut Feed| layer::write(&changes, parent.as_deref(), feed);
+        let Some(Files { tree, parent }) = changes else { return Ok(None) };
+        let write = async |feed: Feed| {
+            let (media_type, out) = (OCI_LAYER.into(), LayerSink(Box::new(feed)));
+            self.differ.send(Diff { parent, tree, media_type, out }).await.map(|_| ())
+        };
         self.store(namespace, &format!("{name}-layer"), OCI_LAYER, write).await.map(Some)
     }
 
@@ -382,7 +400,7 @@ impl Checkpoints {
     ) -> Result<Descriptor> {
         let dir = dir.to_owned();
         let write = move |feed: &mut Feed| dump::pack(&dir, feed);
-        self.store(namespace, &format!("{name}-dump"), DUMP, write).await
+        self.store(namespace, &format!("{name}-dump"), DUMP, on_a_thread(write)).await
     }
 
     async fn store_config(
@@ -415,36 +433,30 @@ impl Checkpoints {
         let write = move |feed: &mut Feed| {
             feed.write_all(&bytes).map_err(|error| Error::io("write a document", error))
         };
-        self.store(namespace, &format!("{name}-document"), media_type, write).await
+        self.store(namespace, &format!("{name}-document"), media_type, on_a_thread(write)).await
     }
 
-    /// Stores what a thread writes. After an error nothing is left of it.
+    /// Stores what is written meanwhile. After an error nothing is left of it.
     async fn store(
         &self,
         namespace: &Namespace,
         name: &str,
         media_type: &str,
-        write: impl FnOnce(&mut Feed) -> Result<()> + Send + 'static,
+        write: impl AsyncFnOnce(Feed) -> Result<()>,
     ) -> Result<Descriptor> {
         let open = OpenIngest::new(namespace, format!("{INGEST}{name}"));
         let ingest = self.content.send(open).await?;
-        let (chunks, mut taken) = mpsc::channel(CHUNKS);
-        let writer = tokio::spawn(blocking::run("write to the content store", move || {
-            let mut feed = Feed { chunks, buffer: Vec::with_capacity(CHUNK) };
-            write(&mut feed)?;
-            feed.flush().map_err(|error| Error::io("write to the content store", error))
-        }));
-        let mut stored = Ok(());
-        while let Some(chunk) = taken.recv().await {
-            stored = ingest.write(chunk).await;
-            if stored.is_err() {
-                break;
+        let (chunks, taken) = mpsc::channel(CHUNKS);
+        let store = async {
+            // It is let go of at the end, and then nobody can write any more.
+            let mut taken = taken;
+            while let Some(chunk) = taken.recv().await {
+                ingest.write(chunk).await?;
             }
-        }
-        drop(taken);
-        let written = writer.await.unwrap_or_else(|error| {
-            Err(Error::internal(format!("write to the content store: {error}")))
-        });
+            Ok(())
+        };
+        let feed = Feed { chunks, buffer: Vec::with_capacity(CHUNK) };
+        let (stored, written): (Result<()>, _) = tokio::join!(store, write(feed));
         // That the store takes no more is why the writer failed.
         match stored.and(written) {
             Ok(()) => {

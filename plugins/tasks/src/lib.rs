@@ -14,7 +14,6 @@ mod checkpoint;
 mod document;
 mod dump;
 mod ephemeral;
-mod layer;
 mod plugin;
 mod restart;
 mod router;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_sdk::contract::Content;
-use capstan_sdk::contract::content::{Abort, Follow, Ingest, Open, OpenIngest, Stat};
+use capstan_sdk::contract::content::{Abort, Follow, Ingest, Open, OpenIngest, Use};
 use capstan_sdk::contract::differ::LayerStream;
 use capstan_sdk::oci::media::Kind;
 use capstan_sdk::{Class, Descriptor, Digest, Error, Link, Namespace, Result};
@@ -31,6 +31,10 @@ pub(crate) struct FetchState {
     /// Whether what has come so far is to be thrown away if nobody wants the rest: set by those who
     /// leave because their pull failed, not because they were cancelled.
     pub(crate) is_to_be_dropped: Cell<bool>,
+    /// Whether it goes on from what an earlier fetch left.
+    has_resumed: Cell<bool>,
+    /// Whether it began anew, because what an earlier fetch had left was damaged: who read along must read again.
+    pub(crate) is_anew: Cell<bool>,
 }
 
 impl Default for FetchState {
@@ -39,6 +43,8 @@ impl Default for FetchState {
             follow: watch::Sender::new(None),
             was_there: Cell::new(false),
             is_to_be_dropped: Cell::new(false),
+            has_resumed: Cell::new(false),
+            is_anew: Cell::new(false),
         }
     }
 }
@@ -58,7 +64,7 @@ pub(crate) type Fetch = Flight<FetchState>;
 /// Brings blobs into the content store.
 #[derive(Clone)]
 pub(crate) struct Fetcher {
-    content: Link<Content>,
+    pub(crate) content: Link<Content>,
     /// Downloads at the same time, over all pulls.
     permits: Rc<Semaphore>,
     flights: Flights<FetchKey, FetchState>,
@@ -86,9 +92,10 @@ impl Fetcher {
         Self { content, permits: Rc::new(Semaphore::new(concurrency)), flights: Flights::default() }
     }
 
+    /// Whether a blob is there. If it is, it was used now, so it stays for as long as the caller holds.
     pub(crate) async fn has(&self, namespace: &Namespace, digest: &Digest) -> Result<bool> {
-        let stat = Stat { namespace: namespace.clone(), digest: digest.clone() };
-        match self.content.send(stat).await {
+        let found = Use { namespace: namespace.clone(), digest: digest.clone() };
+        match self.content.send(found).await {
             Ok(_) => Ok(true),
             Err(error) if error.class() == Class::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -155,6 +162,20 @@ impl Fetcher {
     }
 }
 
+/// As [`open`], for bytes that can only be had from their beginning.
+pub(crate) async fn open_anew(
+    content: &Link<Content>,
+    namespace: &Namespace,
+    descriptor: &Descriptor,
+) -> Result<Option<Ingest>> {
+    loop {
+        match open(content, namespace, descriptor).await? {
+            Some(ingest) if ingest.info.offset > 0 => ingest.abort().await?,
+            opened => return Ok(opened),
+        }
+    }
+}
+
 /// The writer of a descriptor's ingest; `None` if the blob is there.
 async fn open(
     content: &Link<Content>,
@@ -217,10 +238,24 @@ impl Work {
             _ = &mut abandoned => return Err(cancelled()),
             permit = self.permits.acquire() => permit.expect("never closed"),
         };
+        match self.attempt(&state, &mut abandoned).await {
+            // What an earlier fetch had left was not what it seemed, as after a power cut. It is gone now.
+            Err(error) if error.class() == Class::Corrupt && state.has_resumed.get() => {
+                warn!(blob = %self.descriptor.digest, %error, "fetched from its beginning");
+                state.has_resumed.set(false);
+                state.is_anew.set(true);
+                self.attempt(&state, &mut abandoned).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn attempt(&self, state: &FetchState, abandoned: &mut Abandoned) -> Result<()> {
         let Some(ingest) = open(&self.content, &self.namespace, &self.descriptor).await? else {
             state.was_there.set(true);
             return Ok(());
         };
+        state.has_resumed.set(ingest.info.offset > 0);
         state.follow.send_replace(Some(ingest.follow()));
         let start = ingest.info.offset;
         let download = self

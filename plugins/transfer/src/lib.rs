@@ -6,11 +6,16 @@
 //!
 //! Invariant: a name appears only when everything under it is verified and on disk.
 
+mod archive;
 mod config;
+mod export;
 mod fetch;
 mod flight;
+mod import;
+mod layer;
 mod plugin;
 mod pull;
+mod refetch;
 mod registry;
 mod sweep;
 mod unpack;

@@ -6,8 +6,11 @@ use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
 use capstan_sdk::contract::images::{Image, Presence};
-use capstan_sdk::contract::transfer::{Pull, TransferAddr, Unpack};
-use capstan_sdk::contract::{Content, Differ, Images, Namespaces, Snapshotter, Transfer};
+use capstan_sdk::contract::leases::TakeHold;
+use capstan_sdk::contract::transfer::{
+    Apply, Diff, Export, Import, Imported, Pull, Refetch, Stored, TransferAddr, Unpack,
+};
+use capstan_sdk::contract::{Content, Differ, Images, Leases, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{
     Context, Digest, Error, Exports, Info, Link, Namespace, Plugin, PluginState, Result,
     export_plugin, rpc,
@@ -16,8 +19,12 @@ use capstan_sdk::{
 use tokio::sync::watch;
 
 use crate::Config;
+use crate::export::Exporter;
 use crate::fetch::Fetcher;
+use crate::import::Importer;
+use crate::layer::Layers;
 use crate::pull::Puller;
+use crate::refetch;
 use crate::registry::Registry;
 use crate::sweep::{self, Leftover};
 use crate::unpack::{Target, Unpacker};
@@ -26,6 +33,8 @@ use crate::unpack::{Target, Unpacker};
 pub struct LocalTransfer {
     context: Context,
     config: Config,
+    content: Link<Content>,
+    leases: Link<Leases>,
     puller: Puller,
     leftovers: Vec<Leftover>,
     /// Whether it is about to end.
@@ -56,19 +65,22 @@ impl Plugin for LocalTransfer {
         id: "transfer.local",
         version: env!("CARGO_PKG_VERSION"),
         about: "images from registries into content and snapshots",
-        requires: &["content", "differ", "images", "namespaces", "snapshotter"],
+        requires: &["content", "differ", "images", "leases", "namespaces", "snapshotter"],
         rank: 0,
     };
     type Config = Config;
 
     async fn build(config: Config, context: Context) -> Result<Self> {
         let concurrency = usize::try_from(config.concurrency.max(1)).unwrap_or(1);
-        let fetcher = Fetcher::new(context.link::<Content>()?, concurrency);
+        let content = context.link::<Content>()?;
+        let fetcher = Fetcher::new(content.clone(), concurrency);
         let unpacker = Unpacker::new(fetcher.clone(), context.link::<Differ>()?, concurrency);
         let puller = Puller { images: context.link::<Images>()?, fetcher, unpacker };
         let snapshotters = snapshotters(&context)?;
         let leftovers = sweep::find(&snapshotters, &context.link::<Namespaces>()?).await?;
-        Ok(Self { context, config, puller, leftovers, is_ending: watch::Sender::new(false) })
+        let is_ending = watch::Sender::new(false);
+        let leases = context.link::<Leases>()?;
+        Ok(Self { context, config, content, leases, puller, leftovers, is_ending })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -111,6 +123,32 @@ impl LocalTransfer {
         let id = snapshotter.id()?.to_string();
         Ok(Target { namespace: namespace.clone(), snapshotter, id })
     }
+
+    fn layers(&self) -> Layers {
+        Layers { content: self.content.clone(), differ: self.puller.unpacker.differ.clone() }
+    }
+
+    /// Works until it is done, or until the plugin is about to end. What the work uses in the namespace is kept
+    /// meanwhile; should that not be so any more, it is broken off, to be done anew.
+    fn held<T: 'static>(
+        &self,
+        (namespace, owner): (Namespace, String),
+        work: impl Future<Output = Result<T>> + 'static,
+    ) -> ResponseFuture<Result<T>> {
+        let end = ending(self.is_ending.subscribe());
+        let leases = self.leases.clone();
+        Box::pin(async move {
+            let hold = leases.send(TakeHold { namespace, owner }).await?;
+            tokio::select! {
+                biased;
+                outcome = work => outcome,
+                error = end => Err(error),
+                () = hold.broken() => {
+                    Err(Error::broken_off("the leases plugin was restarted; try again"))
+                }
+            }
+        })
+    }
 }
 
 /// Waits until the plugin is about to end; the error makes the call go to the next instance.
@@ -143,14 +181,8 @@ impl Handler<Pull> for LocalTransfer {
         // One client per pull: its idle connections close with it.
         let registry = Registry::new(self.config.registry());
         let puller = self.puller.clone();
-        let end = ending(self.is_ending.subscribe());
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                outcome = puller.pull(registry, pull, target?) => outcome,
-                error = end => Err(error),
-            }
-        })
+        let held = (pull.namespace.clone(), format!("pull {}", pull.reference));
+        self.held(held, async move { puller.pull(registry, pull, target?).await })
     }
 }
 
@@ -159,21 +191,69 @@ impl Handler<Unpack> for LocalTransfer {
     fn handle(&mut self, unpack: Unpack, _: &mut Cell<Self>) -> Self::Result {
         let target = self.target(&unpack.namespace, &unpack.snapshotter);
         let puller = self.puller.clone();
-        let end = ending(self.is_ending.subscribe());
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                outcome = puller.unpack(unpack, target?) => outcome,
-                error = end => Err(error),
-            }
-        })
+        let held = (unpack.namespace.clone(), format!("unpack {}", unpack.image));
+        self.held(held, async move { puller.unpack(unpack, target?).await })
     }
 }
 
-capstan_sdk::not_yet!({} LocalTransfer:
-    capstan_sdk::contract::transfer::Import => Vec<capstan_sdk::contract::transfer::Imported>,
-    capstan_sdk::contract::transfer::Export => (),
-    capstan_sdk::contract::transfer::Diff => capstan_sdk::Descriptor,
-    capstan_sdk::contract::transfer::Apply => Digest,
-    capstan_sdk::contract::transfer::Refetch => (),
-);
+impl Handler<Import> for LocalTransfer {
+    type Result = ResponseFuture<Result<Vec<Imported>>>;
+    fn handle(&mut self, import: Import, _: &mut Cell<Self>) -> Self::Result {
+        let target = match import.is_unpacked {
+            true => self.target(&import.namespace, &import.snapshotter).map(Some),
+            false => Ok(None),
+        };
+        let importer = Importer {
+            puller: self.puller.clone(),
+            content: self.content.clone(),
+            max_document_bytes: self.config.max_manifest_bytes,
+        };
+        let held = (import.namespace.clone(), "import".to_owned());
+        self.held(held, async move { importer.import(import, target?).await })
+    }
+}
+
+impl Handler<Export> for LocalTransfer {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, export: Export, _: &mut Cell<Self>) -> Self::Result {
+        let exporter = Exporter {
+            images: self.puller.images.clone(),
+            content: self.content.clone(),
+            max_document_bytes: self.config.max_manifest_bytes,
+            namespace: export.namespace.clone(),
+            platform: export.platform.clone(),
+        };
+        let held = (export.namespace.clone(), format!("export {}", export.names.join(" ")));
+        self.held(held, exporter.export(export))
+    }
+}
+
+impl Handler<Diff> for LocalTransfer {
+    type Result = ResponseFuture<Result<Stored>>;
+    fn handle(&mut self, diff: Diff, _: &mut Cell<Self>) -> Self::Result {
+        let target = self.target(&diff.namespace, &diff.snapshotter);
+        let layers = self.layers();
+        let held = (diff.namespace.clone(), format!("diff of snapshot {}", diff.key));
+        self.held(held, async move { layers.diff(diff, target?).await })
+    }
+}
+
+impl Handler<Apply> for LocalTransfer {
+    type Result = ResponseFuture<Result<Digest>>;
+    fn handle(&mut self, apply: Apply, _: &mut Cell<Self>) -> Self::Result {
+        let target = self.target(&apply.namespace, &apply.snapshotter);
+        let layers = self.layers();
+        let held = (apply.namespace.clone(), format!("apply to snapshot {}", apply.key));
+        self.held(held, async move { layers.apply(apply, target?).await })
+    }
+}
+
+impl Handler<Refetch> for LocalTransfer {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, refetch: Refetch, _: &mut Cell<Self>) -> Self::Result {
+        let registry = Registry::new(self.config.registry());
+        let held = (refetch.namespace.clone(), format!("refetch {}", refetch.digest));
+        let content = self.content.clone();
+        self.held(held, async move { refetch::refetch(content, registry, refetch).await })
+    }
+}

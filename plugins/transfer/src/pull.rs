@@ -12,11 +12,14 @@ use capstan_sdk::contract::transfer::{
     Item, ItemState, ProgressSender, Pull, Unpack as UnpackImage,
 };
 use capstan_sdk::oci::{Document, checkpoint_manifest, choose};
-use capstan_sdk::{Descriptor, Digest, Error, Link, Namespace, Platform, Reference, Result};
+use capstan_sdk::{
+    Descriptor, Digest, Error, Link, Namespace, Platform, Reference, Result, failpoint,
+};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tracing::info;
 
 use crate::fetch::{Fetch, Fetcher, item_name};
+use crate::refetch;
 use crate::registry::{Registry, Repository, Scheme};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
 
@@ -24,7 +27,7 @@ use crate::unpack::{Layer, Target, Unpack, Unpacker};
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Indexes in indexes: nobody makes more than two.
-const MAX_DEPTH: usize = 4;
+pub(crate) const MAX_DEPTH: usize = 4;
 
 /// What pulls work with.
 #[derive(Clone)]
@@ -56,6 +59,8 @@ impl Puller {
             platform: pull.platform,
             repository,
             board: Board::default(),
+            source: format!("{}://{}/{}", scheme.name(), reference.host(), reference.repository()),
+            stored: RefCell::default(),
             concurrency: usize::try_from(pull.concurrency).unwrap_or(0),
         };
         let work = job.run(&reference, target);
@@ -83,15 +88,20 @@ impl Puller {
     ) -> Result<Option<Digest>> {
         let UnpackImage { namespace, image, platform, .. } = unpack;
         let (_, manifest) = self.images.send(Resolve { namespace, name: image, platform }).await?;
+        self.unpack_manifest(&manifest, &target).await?;
+        Ok(manifest.top_chain_id().cloned())
+    }
+
+    /// Makes the snapshots of layers that are present.
+    pub(crate) async fn unpack_manifest(&self, manifest: &Manifest, target: &Target) -> Result<()> {
         let mut hold = Hold::default();
-        for layer in layers(&manifest) {
+        for layer in layers(manifest) {
             let parent = hold.unpacks.last().cloned();
-            hold.unpacks.push(self.unpacker.unpack(&target, &layer, || None, parent));
+            hold.unpacks.push(self.unpacker.unpack(target, &layer, || None, parent));
         }
         let outcome = futures::future::try_join_all(hold.unpacks.iter().map(|u| u.wait())).await;
         hold.leave(outcome.is_err()).await;
-        outcome?;
-        Ok(manifest.top_chain_id().cloned())
+        outcome.map(drop)
     }
 }
 
@@ -117,6 +127,10 @@ struct Job {
     repository: Repository,
     board: Board,
     concurrency: usize,
+    /// `http://host/repository`.
+    source: String,
+    /// What was stored or found besides the manifest's own parts.
+    stored: RefCell<Vec<Digest>>,
 }
 
 impl Job {
@@ -135,12 +149,26 @@ impl Job {
             })
             .await?;
         self.layers(&manifest, target).await?;
+        self.note_sources(&manifest).await?;
         let namespace = self.namespace.clone();
         let put = Put { namespace: namespace.clone(), name: reference.to_string(), target: root };
+        failpoint::at("pull:unpacked");
         let image = images.send(put).await?;
+        failpoint::at("pull:named");
         let survey = Survey { namespace, target: image.target.clone() };
         let presence = images.send(survey).await?;
         Ok((image, presence))
+    }
+
+    /// Notes at each blob where it can be had again. Also from now on all of them were used.
+    async fn note_sources(&self, manifest: &Manifest) -> Result<()> {
+        let stored = self.stored.take();
+        let parts = manifest.layers.iter().chain([&manifest.config]).map(|part| &part.digest);
+        let content = &self.puller.fetcher.content;
+        let notes = parts
+            .chain(&stored)
+            .map(|digest| refetch::note(content, &self.namespace, digest, &self.source));
+        futures::future::try_join_all(notes).await.map(drop)
     }
 
     /// Fetches what describes the image: index, manifest, configuration. Answers the top one.
@@ -205,6 +233,7 @@ impl Job {
                 ItemState::Done
             }
         };
+        self.stored.borrow_mut().push(descriptor.digest.clone());
         let (offset, total) = (descriptor.size, descriptor.size);
         self.board.add(Watched::Fixed(Item { name, state, offset, total }));
         Ok(())

@@ -4,13 +4,15 @@
 //! each while its bytes still come; what a layer takes from its parents is settled when they are
 //! there. Else layer follows layer.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::rc::Rc;
 
 use capstan_sdk::contract::differ::{Applied, Apply, LayerStream, Pending, Settle, Whiteouts};
-use capstan_sdk::contract::snapshotter::{Ask, Commit, LABEL_OWNER, Prepare, Remove, Stat, View};
+use capstan_sdk::contract::snapshotter::{
+    Ask, Commit, LABEL_OWNER, LABEL_SCRATCH, Prepare, Remove, Use, View,
+};
 use capstan_sdk::contract::{Differ, Snapshotter};
 use capstan_sdk::{
     Class, Descriptor, Digest, Error, Labels, Link, Mount, Namespace, Result, random,
@@ -20,6 +22,9 @@ use tracing::{info, warn};
 
 use crate::fetch::{Fetch, Fetcher};
 use crate::flight::{Abandoned, Flight, Flights};
+
+/// Of a snapshot that was made of a layer: the digest of that blob.
+pub(crate) const LABEL_LAYER: &str = "capstan/layer";
 
 /// The owner of snapshots that are only there while a layer is unpacked.
 pub(crate) const OWNER: &str = "unpack";
@@ -68,9 +73,10 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Whether a chain is there. If it is, it was used now, so it stays for as long as the caller holds.
     pub(crate) async fn has(&self, chain_id: &Digest) -> Result<bool> {
         let key = chain_id.to_string();
-        match self.snapshotter.send(Stat { namespace: self.namespace.clone(), key }).await {
+        match self.snapshotter.send(Use { namespace: self.namespace.clone(), key }).await {
             Ok(_) => Ok(true),
             Err(error) if error.class() == Class::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -87,7 +93,7 @@ impl Target {
         self.snapshotter.send(message).await
     }
 
-    async fn remove(&self, key: &str) {
+    pub(crate) async fn remove(&self, key: &str) {
         let message = Remove { namespace: self.namespace.clone(), key: key.into() };
         if let Err(error) = self.snapshotter.send(message).await
             && error.class() != Class::NotFound
@@ -97,8 +103,11 @@ impl Target {
     }
 }
 
-fn owned() -> Labels {
-    BTreeMap::from([(LABEL_OWNER.to_owned(), OWNER.to_owned())])
+pub(crate) fn owned() -> Labels {
+    BTreeMap::from([
+        (LABEL_OWNER.to_owned(), OWNER.to_owned()),
+        (LABEL_SCRATCH.to_owned(), "true".to_owned()),
+    ])
 }
 
 /// A key that no other unpack has, in this run of the daemon or another.
@@ -164,13 +173,15 @@ impl Work {
             return Ok(());
         }
         // Begun at most once, when its turn comes.
-        let (mut begin, mut begun) = (Some(fetch), None);
-        let mut fetch = move || {
+        let (mut begin, begun) = (Some(fetch), RefCell::new(None::<Rc<Fetch>>));
+        let mut fetch = || {
             if let Some(begin) = begin.take() {
-                begun = begin();
+                begun.replace(begin());
             }
-            begun.clone()
+            begun.borrow().clone()
         };
+        let was_damaged =
+            || begun.borrow().as_ref().is_some_and(|fetch| fetch.state.is_anew.take());
         let work = async {
             let mut attempt = 1;
             loop {
@@ -180,6 +191,8 @@ impl Work {
                     self.on_its_parent(&state, &mut fetch).await
                 };
                 match outcome {
+                    // It read along with a fetch that found what it had resumed damaged.
+                    Err(_) if was_damaged() => {}
                     // A plugin broke off. What it had begun is gone, and the next instance does it anew.
                     Err(error) if error.class() == Class::Unavailable && attempt < ATTEMPTS => {
                         info!(layer = %self.layer.descriptor.digest, %error, "unpacked once more");
@@ -384,6 +397,8 @@ impl Read for Watched {
 struct Draft {
     target: Target,
     chain_id: Digest,
+    /// The blob.
+    layer: Digest,
     key: String,
     mounts: Vec<Mount>,
     is_done: bool,
@@ -394,7 +409,8 @@ impl Draft {
         let key = fresh_key("extract", &layer.chain_id)?;
         let mounts = target.prepare(&key, parent).await?;
         let (target, chain_id) = (target.clone(), layer.chain_id.clone());
-        Ok(Self { target, chain_id, key, mounts, is_done: false })
+        let layer = layer.descriptor.digest.clone();
+        Ok(Self { target, chain_id, layer, key, mounts, is_done: false })
     }
 
     /// Goes on with it if a step worked, else removes it.
@@ -420,7 +436,7 @@ impl Draft {
             name: self.chain_id.to_string(),
             key: self.key.clone(),
             rebase: rebase.filter(|parent| !parent.is_empty()),
-            labels: Labels::new(),
+            labels: Labels::from([(LABEL_LAYER.to_owned(), self.layer.to_string())]),
         };
         match self.target.snapshotter.send(commit).await {
             Ok(()) => {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::report::Table;
-use crate::{boot, memory, pull, rate, restart, run};
+use crate::{boot, memory, metadata, pull, rate, restart, run};
 
 const HELP: &str = "\
 usage: capstan-bench [--quick] [--json FILE] [SECTION...]
@@ -16,6 +16,7 @@ Measures capstan and containerd on this machine; needs root. Sections, all by de
   pull      an image of 10 layers, unpacked
   boot      until the first answer
   restart   until all running tasks are listed
+  metadata  durable changes per second, and reads meanwhile (ours alone)
 
 What the boundary of a plugin costs is measured by another program: `cargo xtask bench boundary`.
 
@@ -48,13 +49,14 @@ pub(crate) struct Section {
     pub(crate) measure: fn(Effort) -> Vec<Table>,
 }
 
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     Section { name: "run", measure: run::measure },
     Section { name: "rate", measure: rate::measure },
     Section { name: "memory", measure: memory::measure },
     Section { name: "pull", measure: pull::measure },
     Section { name: "boot", measure: boot::measure },
     Section { name: "restart", measure: restart::measure },
+    Section { name: "metadata", measure: metadata::measure },
 ];
 
 /// What was asked for.

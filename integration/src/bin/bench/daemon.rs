@@ -94,6 +94,11 @@ impl Daemon {
         self.pull(image).map(drop)
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        format!("unix://{}", self.place.socket().display())
+    }
+
     /// Starts it; answers how long it took until `version` was answered.
     pub(crate) fn start(&mut self) -> Result<Duration, String> {
         self.start_until(|daemon| daemon.client(&["version"]).is_ok())

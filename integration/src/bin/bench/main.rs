@@ -15,6 +15,7 @@ mod daemon;
 mod lane;
 mod machine;
 mod memory;
+mod metadata;
 mod ours;
 mod peer;
 mod pull;

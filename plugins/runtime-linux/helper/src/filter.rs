@@ -46,7 +46,9 @@ pub(crate) fn profile(spec: &Spec) -> Option<&LinuxSeccomp> {
 /// The compiled profile, from `cache` if it is there.
 pub(crate) fn compiled(profile: &LinuxSeccomp, cache: &Path) -> Result<Vec<u8>> {
     let path = cache.join(key(profile)?);
-    if let Ok(bytes) = fs::read(&path) {
+    if let Ok(bytes) = fs::read(&path)
+        && parse(&bytes).is_ok()
+    {
         return Ok(bytes);
     }
     fs::create_dir_all(cache).with_context(|| format!("make {}", cache.display()))?;
@@ -54,7 +56,11 @@ pub(crate) fn compiled(profile: &LinuxSeccomp, cache: &Path) -> Result<Vec<u8>> 
     let draft = cache.join(format!("{}.draft", std::process::id()));
     let written = File::create(&draft)
         .context("make a file")
-        .and_then(|file| compile(profile, &file))
+        .and_then(|file| {
+            compile(profile, &file)?;
+            // After a power cut the name would stand for a part of it, or for nothing.
+            Ok(file.sync_all()?)
+        })
         .and_then(|()| Ok(fs::rename(&draft, &path)?));
     written.with_context(|| format!("compile the seccomp profile to {}", draft.display()))?;
     fs::read(&path).with_context(|| format!("read {}", path.display()))

@@ -296,7 +296,8 @@ impl Suite {
         let mut after = String::new();
         let mut listed = Vec::new();
         loop {
-            let message = List { namespace: self.ns(), page: Page { after, limit: 2 } };
+            let message =
+                List { namespace: self.ns(), page: Page { after, limit: 2, ..Page::default() } };
             let page = self.link.send(message).await.expect("list");
             assert!(page.items.len() <= 2);
             listed.extend(page.items.into_iter().map(|info| info.digest));

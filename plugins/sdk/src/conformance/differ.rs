@@ -1,16 +1,20 @@
 //! The suite of kind `differ`. It mounts, so it needs root.
 
 use std::fs;
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use capstan_schema::{Algorithm, Class, Digest, Error, Mount, Result};
 use sha2::Digest as _;
 
 use crate::Link;
 use crate::contract::Differ;
-use crate::contract::differ::{Applied, Apply, LayerStream, Pending, Settle, Whiteouts};
+use crate::contract::differ::{
+    Applied, Apply, Diff, Diffed, Difference, LayerSink, LayerStream, Pending, Settle, Verify,
+    VerifyLayer, Whiteouts,
+};
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 
@@ -48,6 +52,9 @@ pub async fn run(link: &Link<Differ>, place: &Path) {
     suite("mounts").mounts_that_fail().await;
     suite("broken").a_stream_that_breaks_off().await;
     suite("several").several_at_once().await;
+    suite("diff").changes_make_a_layer().await;
+    suite("unwritten").layers_that_cannot_be_written().await;
+    suite("verify").damage_is_found_and_repaired().await;
 }
 
 fn class<T: std::fmt::Debug>(result: Result<T>) -> Class {
@@ -308,5 +315,148 @@ impl Suite {
             let text = fs::read_to_string(file).expect("read");
             assert!(text == number.to_string().repeat(100_000));
         }
+    }
+}
+
+/// Bytes that a differ writes.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("nobody panicked").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Fails as a sink of ours does.
+struct Full;
+
+impl Write for Full {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::Error::other(Error::exhausted("the disk is full")))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Suite {
+    async fn diff(
+        &self,
+        parent: Vec<Mount>,
+        tree: Vec<Mount>,
+        media_type: &str,
+    ) -> Result<(Vec<u8>, Diffed)> {
+        let bytes = Shared::default();
+        let out = LayerSink(Box::new(bytes.clone()));
+        let diffed =
+            self.link.send(Diff { parent, tree, media_type: media_type.into(), out }).await?;
+        let bytes = bytes.0.lock().expect("nobody panicked").clone();
+        Ok((bytes, diffed))
+    }
+
+    async fn changes_make_a_layer(self) {
+        let parent = Archive::default().dir("d").file("d/f", "1").file("d/g", "1").file("h", "1");
+        for name in ["parent", "tree", "target"] {
+            self.apply(parent.clone(), name, Whiteouts::Remove).await.expect("apply");
+        }
+        let tree = self.dir("tree");
+        fs::write(tree.join("d/f"), "other").expect("write");
+        fs::remove_file(tree.join("h")).expect("remove");
+        fs::create_dir(tree.join("new")).expect("make");
+        let large = "0123456789abcdef".repeat(256 << 10);
+        fs::write(tree.join("new/large"), &large).expect("write");
+        fs::hard_link(tree.join("d/g"), tree.join("new/g")).expect("link");
+        let want = listing(&tree);
+        for suffix in ["", "+gzip", "+zstd"] {
+            let media_type = format!("{PLAIN}{suffix}");
+            let write = || self.diff(self.bind("parent"), self.bind("tree"), &media_type);
+            let (bytes, diffed) = write().await.expect("diff");
+            let (again, _) = write().await.expect("diff");
+            assert!(bytes == again, "{media_type}: not the same bytes twice");
+            let digest = Digest::from_hash(Algorithm::Sha256, &sha2::Sha256::digest(&bytes));
+            assert_eq!((&diffed.digest, diffed.size), (&digest, bytes.len() as u64));
+            let target = self.bind("target");
+            let applied = self.stream(Cursor::new(bytes), &media_type, target, Whiteouts::Remove);
+            assert_eq!(applied.await.expect("apply").diff_id, diffed.diff_id);
+            assert!(listing(&self.dir("target")) == want, "{media_type}: not the same tree");
+        }
+        let target = self.dir("target");
+        let inode = |name: &str| fs::metadata(target.join(name)).expect("stat").ino();
+        assert_eq!(inode("d/g"), inode("new/g"));
+        let (bytes, diffed) =
+            self.diff(self.bind("tree"), self.bind("tree"), PLAIN).await.expect("diff");
+        assert_eq!((bytes.as_slice(), diffed.size), ([0; 1024].as_slice(), 1024));
+        // Without a parent it is all of the tree.
+        let (bytes, _) = self.diff(Vec::new(), self.bind("tree"), PLAIN).await.expect("diff");
+        let all = self.bind("all");
+        self.stream(Cursor::new(bytes), PLAIN, all, Whiteouts::Remove).await.expect("apply");
+        assert!(listing(&self.dir("all")) == want);
+    }
+
+    async fn layers_that_cannot_be_written(self) {
+        fs::write(self.dir("tree").join("f"), "1").expect("write");
+        for media_type in ["", "text/plain"] {
+            let diffed = self.diff(Vec::new(), self.bind("tree"), media_type).await;
+            assert_eq!(class(diffed), Class::InvalidArgument, "{media_type}");
+        }
+        let missing = self.place.join("nothing").to_string_lossy().into_owned();
+        let missing =
+            vec![Mount { kind: "bind".into(), source: missing, options: vec!["rbind".into()] }];
+        assert_eq!(class(self.diff(Vec::new(), missing, PLAIN).await), Class::NotFound);
+        let (parent, tree, media_type) = (Vec::new(), self.bind("tree"), PLAIN.into());
+        let full = Diff { parent, tree, media_type, out: LayerSink(Box::new(Full)) };
+        let error = self.link.send(full).await.expect_err("it is full");
+        assert_eq!(error.class(), Class::ResourceExhausted, "{error}");
+        assert!(error.message().contains("the disk is full"), "{error}");
+        fs::write(self.dir("tree").join(".wh.f"), "1").expect("write");
+        let diffed = self.diff(Vec::new(), self.bind("tree"), PLAIN).await;
+        assert_eq!(class(diffed), Class::FailedPrecondition);
+    }
+
+    async fn verify(&self, layers: &[Archive], name: &str, is_repair: bool) -> Result<Vec<String>> {
+        let layer = |layer: &Archive| VerifyLayer {
+            stream: LayerStream(Box::new(Cursor::new(layer.clone().end()))),
+            media_type: PLAIN.into(),
+        };
+        let verify = Verify {
+            layers: layers.iter().map(layer).collect(),
+            mounts: self.bind(name),
+            whiteouts: Whiteouts::Remove,
+            is_repair,
+        };
+        let line = |difference: &Difference| {
+            assert_eq!(difference.is_repaired, is_repair, "{difference:?}");
+            format!("{}: {}", difference.path.display(), difference.what)
+        };
+        Ok(self.link.send(verify).await?.iter().map(line).collect())
+    }
+
+    async fn damage_is_found_and_repaired(self) {
+        let large = "0123456789abcdef".repeat(256 << 10);
+        let lower = Archive::default().dir("d").file("d/f", "1").file("d/g", &large);
+        let upper = Archive::default().file("d/f", "2").file("d/.wh.h", "").link(b"l", b"d/g");
+        self.apply(lower.clone(), "root", Whiteouts::Remove).await.expect("apply");
+        self.apply(upper.clone(), "root", Whiteouts::Remove).await.expect("apply");
+        let (root, layers) = (self.dir("root"), [upper, lower]);
+        assert!(self.verify(&layers, "root", false).await.expect("verify").is_empty());
+        let want = listing(&root);
+        fs::write(root.join("d/f"), "xyz").expect("write");
+        fs::remove_file(root.join("l")).expect("remove");
+        let wanted = ["d/f: size, mtime", "l: missing"];
+        assert_eq!(self.verify(&layers, "root", false).await.expect("verify"), wanted);
+        assert_eq!(self.verify(&layers, "root", true).await.expect("verify"), wanted);
+        assert!(listing(&root) == want);
+        assert!(self.verify(&layers, "root", false).await.expect("verify").is_empty());
+        assert_eq!(class(self.verify(&[], "root", false).await), Class::InvalidArgument);
+        let broken = Archive(layers[1].0[..2000].to_vec());
+        let layers = [layers[0].clone(), broken];
+        assert_eq!(class(self.verify(&layers, "root", false).await), Class::Corrupt);
     }
 }

@@ -341,7 +341,7 @@ impl Suite {
         let mut after = String::new();
         let mut keys = Vec::new();
         loop {
-            let page = Page { after, limit: 2 };
+            let page = Page { after, limit: 2, ..Page::default() };
             let message = List { namespace: self.namespace.clone(), page };
             let listed = self.link.send(message).await.expect("list");
             keys.extend(listed.items.into_iter().map(|info| info.key));

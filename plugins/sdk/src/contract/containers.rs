@@ -283,6 +283,20 @@ pub struct Label {
     pub labels: Labels,
 }
 
+/// Changes what `mask` names and nothing else: `labels` (all of them), `labels.KEY`, `image`, `runtime`, `spec`,
+/// `rootfs`; empty = these five. `NotFound`. `InvalidArgument`: another field, or a spec that is none.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub id: ContainerId,
+    /// Of which the fields are taken.
+    pub wanted: Container,
+    /// Which fields.
+    pub mask: Vec<String>,
+}
+
 /// The containers of a namespace, each a root with its snapshot and its image.
 #[derive(Clone, Debug)]
 pub struct Nodes(pub Namespace);
@@ -303,6 +317,7 @@ crate::contract! {
         make_spec: MakeSpec => Vec<u8> [again],
         make_process: MakeProcess => Vec<u8> [again],
         label: Label => Container,
+        update: Update => Container,
         nodes: Nodes => Vec<Node> [again],
         audit: Audit => Vec<Finding> [again],
     }

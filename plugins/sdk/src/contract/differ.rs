@@ -140,7 +140,7 @@ pub struct Verify {
     /// How deletions are written in it.
     pub whiteouts: Whiteouts,
     /// Also puts right what differs.
-    pub is_cleaning: bool,
+    pub is_repair: bool,
 }
 
 /// A file that is not as its layer has it.
@@ -151,7 +151,7 @@ pub struct Difference {
     /// In what: `content`, `size`, `mode`, `missing`, ...
     pub what: String,
     /// It is right now.
-    pub is_cleaninged: bool,
+    pub is_repaired: bool,
 }
 
 crate::contract! {

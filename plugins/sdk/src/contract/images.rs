@@ -149,6 +149,41 @@ pub struct Tag {
     pub new_name: String,
 }
 
+/// Changes what `mask` names and nothing else: `labels` (all of them), `labels.KEY`, `target`; empty = labels and
+/// target. `NotFound`. `InvalidArgument`: another field.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub name: String,
+    /// The new labels.
+    pub labels: Labels,
+    /// What it is to point at.
+    pub target: Option<Descriptor>,
+    /// Which fields.
+    pub mask: Vec<String>,
+}
+
+/// Looks whether all that an image needs is there: under an index, of the platforms of which the manifest is
+/// present; at least one must be. `NotFound`: the name.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub name: String,
+}
+
+/// What a [`Check`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// Bytes that are present.
+    pub size: u64,
+    /// What is not there or not readable, and what is wrong with it.
+    pub missing: Vec<(Descriptor, String)>,
+}
+
 /// The images of a namespace, each a root with all content under its target, present or not, and the snapshots
 /// of its chain ids.
 #[derive(Clone, Debug)]
@@ -170,6 +205,8 @@ crate::contract! {
         survey: Survey => Presence [again],
         label: Label => Image,
         tag: Tag => Image,
+        update: Update => Image,
+        check: Check => Checked [again],
         nodes: Nodes => Vec<Node> [again],
         audit: Audit => Vec<Finding> [again],
     }

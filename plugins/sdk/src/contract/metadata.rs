@@ -10,6 +10,7 @@ use capstan_schema::{Error, Namespace};
 
 use crate::contract::Page;
 use crate::contract::events::{Event, NewEvent};
+use crate::contract::graph::Finding;
 
 /// Where a record is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,6 +152,15 @@ pub struct TrimLog(pub u64);
 #[derive(Clone, Debug)]
 pub struct WatchLog;
 
+/// What is or was wrong with the store: files that were damaged, when and from what they were rebuilt, what was lost.
+/// That stays until the damaged file, which is kept, is removed. `is_full` reads every record, which takes as long
+/// as that takes; others do not wait meanwhile.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// Whether all records are read.
+    pub is_full: bool,
+}
+
 crate::contract! {
     /// The contract of kind `metadata`.
     Metadata ("metadata") as MetadataAddr {
@@ -161,5 +171,6 @@ crate::contract! {
         read_log: ReadLog => LogPage [again],
         trim_log: TrimLog => () [again],
         watch_log: WatchLog => tokio::sync::watch::Receiver<u64> [again],
+        audit: Audit => Vec<Finding> [again],
     }
 }

@@ -7,6 +7,7 @@ pub mod containers;
 pub mod content;
 pub mod differ;
 pub mod events;
+mod fields;
 pub mod gc;
 pub mod gc_policy;
 pub mod graph;
@@ -22,6 +23,11 @@ pub mod sink;
 pub mod snapshotter;
 pub mod tasks;
 pub mod transfer;
+
+use capstan_schema::{Fields, Filters, Namespace, Result};
+
+use crate::Link;
+use crate::contract::metadata::Scan;
 
 pub use containers::Containers;
 pub use content::Content;
@@ -47,6 +53,8 @@ pub struct Page {
     pub after: String,
     /// At most so many items.
     pub limit: usize,
+    /// Of the items, those that any of these lets through. Scans of records know none.
+    pub filters: Filters,
 }
 
 impl Page {
@@ -62,12 +70,12 @@ impl Page {
             Ok(limit) => limit.min(Self::MAX_LIMIT),
             Err(_) => Self::MAX_LIMIT,
         };
-        Self { after: after.into(), limit }
+        Self { after: after.into(), limit, filters: Filters::default() }
     }
 
     /// Everything at once; for use inside the daemon, where a list is walked anyway.
     pub fn all() -> Self {
-        Self { after: String::new(), limit: usize::MAX }
+        Self { limit: usize::MAX, ..Self::default() }
     }
 }
 
@@ -80,7 +88,49 @@ pub struct Listed<T> {
     pub next: String,
 }
 
+/// How many records are looked at in one scan, where a filter lets through only some.
+const SCAN: usize = 256;
+
 impl<T> Listed<T> {
+    /// A page of the records of a bucket that the page's filters let through.
+    ///
+    /// # Errors
+    /// Those of `metadata` and of `decode`, with the record's name.
+    pub async fn scan(
+        metadata: &Link<Metadata>,
+        bucket: &str,
+        namespace: Option<Namespace>,
+        page: Page,
+        decode: impl Fn(&str, &[u8]) -> Result<T>,
+    ) -> Result<Self>
+    where
+        T: Fields,
+    {
+        let Page { mut after, limit, filters } = page;
+        let step = if filters.is_empty() { limit } else { limit.max(SCAN) };
+        let mut items = Vec::new();
+        loop {
+            let page = Page { after, limit: step, ..Page::default() };
+            let scan = Scan { bucket: bucket.into(), namespace: namespace.clone(), page };
+            let rows = metadata.send(scan).await?;
+            for (name, bytes) in &rows {
+                let item = decode(name, bytes).map_err(|error| error.at(name))?;
+                if !filters.matches(&item) {
+                    continue;
+                }
+                items.push(item);
+                if items.len() >= limit {
+                    // It may be the last one; then the next page is empty, and says so.
+                    return Ok(Self { items, next: name.clone() });
+                }
+            }
+            match rows.last() {
+                Some((name, _)) if rows.len() >= step => after = name.clone(),
+                _ => return Ok(Self { items, next: String::new() }),
+            }
+        }
+    }
+
     /// A page from the rows that a scan gave for a page of `limit`.
     ///
     /// # Errors

@@ -13,6 +13,10 @@ use crate::contract::{Listed, Page};
 /// it goes when its task ends. A driver may leave out syncs for it.
 pub const LABEL_EPHEMERAL: &str = "capstan/ephemeral";
 
+/// A label of an active snapshot that whoever made it commits at once, or sweeps after a crash: until it is
+/// committed nothing of it need survive a power cut.
+pub const LABEL_SCRATCH: &str = "capstan/scratch";
+
 /// A label that says what an active snapshot or a view is for; whoever sets it sweeps what a crash left.
 pub const LABEL_OWNER: &str = "capstan/owner";
 

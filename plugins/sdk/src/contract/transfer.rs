@@ -99,22 +99,35 @@ impl fmt::Debug for ArchiveSink {
     }
 }
 
+/// Which of the names in an archive an import takes. Who made the archive chose them, not who imports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// These. An archive with one image that has no name gives it the one that is asked for. With none, images
+    /// are stored by digest only, until somebody names them.
+    Only(Vec<String>),
+    /// All that are not the names of other images here.
+    Fresh,
+    /// All, also those that then mean another image than before.
+    All,
+}
+
 /// Takes images from an archive: an OCI image layout or what `docker save` writes, plain or compressed. Nothing of it is held
 /// in memory but its documents.
 ///
-/// `InvalidArgument`: it is no such archive. `Corrupt`: its parts do not match their digests.
-/// `NotFound`: it has nothing of a name in `names`. Cancel safety: nothing gets a name.
+/// `InvalidArgument`: it is no such archive. `Corrupt`: its parts do not match their digests, or are missing.
+/// `NotFound`: it has nothing of a name that is asked for. `AlreadyExists`: with [`Names::Fresh`], a name in it is that of
+/// another image. `ResourceExhausted`: disk, or a limit of the configuration. After an error, or cancelled by dropping the
+/// receiving half of `progress`, there is no name, no snapshot and no ingest of it; verified blobs stay for the next try,
+/// or for garbage collection.
 #[derive(Debug)]
 pub struct Import {
     /// Where.
     pub namespace: Namespace,
     /// Its bytes.
     pub archive: ArchiveStream,
-    /// Which of the names in the archive to take. Empty: none; images are stored by digest only, until somebody names them.
-    pub names: Vec<String>,
-    /// Take every name that the archive has.
-    pub has_all_names: bool,
-    /// Which platforms to unpack; all are stored.
+    /// Which of its names to take.
+    pub names: Names,
+    /// Which platform to unpack; all are stored. An image that is not for it is not unpacked.
     pub platform: Platform,
     /// Where to unpack, without kind; empty = the preferred one.
     pub snapshotter: String,
@@ -170,6 +183,15 @@ pub struct Diff {
     pub media_type: String,
 }
 
+/// A layer blob that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The blob.
+    pub layer: Descriptor,
+    /// Digest of the uncompressed archive.
+    pub diff_id: Digest,
+}
+
 /// Unpacks a layer blob into an active snapshot. Answers its diff id. `FailedPrecondition`: the snapshot is not active.
 #[derive(Clone, Debug)]
 pub struct Apply {
@@ -204,7 +226,7 @@ crate::contract! {
         unpack: Unpack => Option<Digest> [again, lasting],
         import: Import => Vec<Imported> [lasting],
         export: Export => () [lasting],
-        diff: Diff => Descriptor [lasting],
+        diff: Diff => Stored [lasting],
         apply: Apply => Digest [lasting],
         refetch: Refetch => () [again, lasting],
     }

@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use super::events::write_new_events;
 use super::write_page;
 use crate::contract::Metadata;
+use crate::contract::graph::Finding;
 use crate::contract::metadata::{
-    Commit, Expect, Get, Key, LogPage, ReadLog, Scan, ScanAll, Step, TrimLog, WatchLog,
+    Audit, Commit, Expect, Get, Key, LogPage, ReadLog, Scan, ScanAll, Step, TrimLog, WatchLog,
 };
 use crate::outside::{Far, Proxy, call};
 use crate::rpc::length;
@@ -175,6 +176,13 @@ impl Handler<WatchLog> for This {
     }
 }
 
+impl Handler<Audit> for This {
+    type Result = Result<Vec<Finding>>;
+    fn handle(&mut self, _: Audit, _: &mut Cell<Self>) -> Self::Result {
+        Err(Error::denied("the files of the metadata are looked at by plugins of the daemon only"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -268,6 +276,7 @@ mod tests {
         ReadLog => LogPage;
         TrimLog => ();
         WatchLog => watch::Receiver<u64>;
+        Audit => Vec<Finding>;
     }
 
     fn run<F: Future<Output = ()>>(id: &str, test: impl FnOnce(Link<Metadata>) -> F) {
@@ -326,7 +335,7 @@ mod tests {
                 .await
                 .unwrap();
             let scan = async |limit| {
-                let page = Page { after: "0009".into(), limit };
+                let page = Page { after: "0009".into(), limit, ..Page::default() };
                 let namespace = Some(Namespace::parse("a").unwrap());
                 link.send(Scan { bucket: "content".into(), namespace, page }).await.unwrap()
             };

@@ -14,13 +14,16 @@ mod snapshotter;
 
 use capstan_schema::Result;
 use capstan_schema::common_capnp::{label, mount, page};
-use capstan_schema::{Labels, Mount, write_labels};
+use capstan_schema::{Labels, Mount, write_labels, write_texts};
 
 use crate::contract::{Listed, Page};
 
 fn write_page(page: &Page, mut out: page::Builder<'_>) {
     out.set_after(&page.after);
     out.set_limit(u32::try_from(page.limit.min(Page::MAX_LIMIT)).expect("at most a thousand"));
+    let filters = page.filters.texts();
+    let count = u32::try_from(filters.len()).expect("filters are few");
+    write_texts(filters, out.init_filters(count));
 }
 
 /// Reads on until a page is full: what is inside the daemon may ask for more than a peer may.
@@ -30,7 +33,11 @@ where
 {
     let mut listed = read(page.clone()).await?;
     while !listed.next.is_empty() && listed.items.len() < page.limit {
-        let rest = Page { after: listed.next, limit: page.limit - listed.items.len() };
+        let rest = Page {
+            after: listed.next,
+            limit: page.limit - listed.items.len(),
+            filters: page.filters.clone(),
+        };
         let more = read(rest).await?;
         listed.items.extend(more.items);
         listed.next = more.next;

@@ -3,8 +3,11 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
-use capstan_schema::{Error, Namespace, Result};
+use capstan_schema::common_capnp::page;
+use capstan_schema::{Error, Filters, Namespace, Result, read_texts};
 use futures::FutureExt as _;
+
+use crate::contract::Page;
 
 /// Runs the work of one call; a panic in it becomes an error of this call alone.
 pub(crate) async fn contained<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -26,6 +29,13 @@ pub(crate) fn namespace(
         "" => Ok(None),
         name => Namespace::parse(name).map(Some),
     }
+}
+
+/// A slice of a list, as a peer asks for it.
+pub(crate) fn page(reader: capnp::Result<page::Reader<'_>>) -> Result<Page> {
+    let reader = reader?;
+    let filters = Filters::parse(read_texts(reader.get_filters()?)?)?;
+    Ok(Page { filters, ..Page::new(text(reader.get_after())?, reader.get_limit()) })
 }
 
 /// The length of a list in a message. Pages keep lists far below the limit of 2^29.

@@ -8,14 +8,15 @@ use capstan_schema::{
 };
 
 use super::resources::read_resources;
-use super::{answer, length, text};
+use super::{answer, length, page, text};
 use crate::Link;
 use crate::contract::containers::{
-    Container, ContainerMount, ContainerSpec, Create, Device, Get, IdMapping, List, MakeSpec,
-    NamespaceKind, NamespaceWish, Network, Ulimit,
+    Container, ContainerMount, ContainerSpec, Create, Device, Get, IdMapping, Label, List,
+    MakeSpec, NamespaceKind, NamespaceWish, Network, Ulimit, Update,
 };
+use crate::contract::restart::RestartPolicy;
 use crate::contract::tasks;
-use crate::contract::{Containers, Page, Tasks};
+use crate::contract::{Containers, Tasks};
 
 struct Server {
     link: Link<Containers>,
@@ -142,6 +143,24 @@ fn write(container: &Container, mut out: wire::container::Builder<'_>) {
     write_labels(&container.labels, out.init_labels(count));
 }
 
+/// Reads a record whose fields are to be taken.
+fn read(reader: wire::container::Reader<'_>) -> Result<Container> {
+    Ok(Container {
+        id: id(reader.get_id())?,
+        image: text(reader.get_image())?,
+        runtime: text(reader.get_runtime())?,
+        snapshotter: text(reader.get_snapshotter())?,
+        snapshot_key: text(reader.get_snapshot_key())?,
+        spec: reader.get_spec()?.to_vec(),
+        labels: read_labels(reader.get_labels()?)?,
+        created_at_unix_ns: reader.get_created_at_unix_ns(),
+        updated_at_unix_ns: reader.get_updated_at_unix_ns(),
+        is_ephemeral: reader.get_ephemeral(),
+        rootfs: text(reader.get_rootfs())?,
+        restart: RestartPolicy::parse(&text(reader.get_restart())?)?,
+    })
+}
+
 impl wire::containers::Server for Server {
     async fn create(
         self: Rc<Self>,
@@ -178,8 +197,7 @@ impl wire::containers::Server for Server {
         mut results: wire::containers::ListResults,
     ) -> capnp::Result<()> {
         let work = async {
-            let page = params.get()?.get_page()?;
-            let page = Page::new(text(page.get_after())?, page.get_limit());
+            let page = page(params.get()?.get_page())?;
             self.link.send(List { namespace: self.namespace.clone(), page }).await
         };
         answer!(results, work, |out, listed| {
@@ -219,5 +237,41 @@ impl wire::containers::Server for Server {
             self.link.send(message).await
         };
         answer!(results, work, |out, spec| out.set_oci_spec(&spec))
+    }
+
+    async fn label(
+        self: Rc<Self>,
+        params: wire::containers::LabelParams,
+        mut results: wire::containers::LabelResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Label {
+                namespace: self.namespace.clone(),
+                id: id(params.get_id())?,
+                labels: read_labels(params.get_labels()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, container| write(&container, out.init_container()))
+    }
+
+    async fn update(
+        self: Rc<Self>,
+        params: wire::containers::UpdateParams,
+        mut results: wire::containers::UpdateResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let wanted = read(params.get_container()?)?;
+            let message = Update {
+                namespace: self.namespace.clone(),
+                id: wanted.id.clone(),
+                wanted,
+                mask: read_texts(params.get_mask()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, container| write(&container, out.init_container()))
     }
 }

@@ -11,12 +11,12 @@ use capstan_schema::{
     read_labels, write_labels, write_texts,
 };
 
-use super::{answer, graph, length, text};
+use super::{answer, graph, length, page, text};
+use crate::contract::Content;
 use crate::contract::content::{
     Abort, Audit, BlobInfo, Collect, Delete, Ingest, IngestInfo, Ingests, Label, List, Nodes, Open,
     OpenBlob, OpenIngest, Stat, Use,
 };
-use crate::contract::{Content, Page};
 use crate::outside::Wire;
 use crate::{Link, blocking};
 
@@ -81,8 +81,7 @@ impl wire::content::Server for Server {
         mut results: wire::content::ListResults,
     ) -> capnp::Result<()> {
         let work = async {
-            let page = params.get()?.get_page()?;
-            let page = Page::new(text(page.get_after())?, page.get_limit());
+            let page = page(params.get()?.get_page())?;
             self.link.send(List { namespace: self.namespace.clone(), page }).await
         };
         answer!(results, work, |out, listed| {

@@ -12,7 +12,11 @@ use capstan_schema::{Result, differ_capnp as wire};
 use super::{answer, length, text};
 use crate::Link;
 use crate::contract::Differ;
-use crate::contract::differ::{Apply, LayerStream, Pending, Settle, Whiteouts};
+use crate::contract::differ::{
+    Apply, Diff, Difference, LayerSink, LayerStream, Pending, Settle, Verify, VerifyLayer,
+    Whiteouts,
+};
+use crate::frames;
 use crate::outside::Wire;
 use crate::proxy::mounts;
 
@@ -57,6 +61,47 @@ pub(crate) fn write_pending(pending: &Pending, mut out: wire::pending::Builder<'
     }
 }
 
+fn read_whiteouts(
+    whiteouts: std::result::Result<wire::Whiteouts, capnp::NotInSchema>,
+) -> Result<Whiteouts> {
+    Ok(match whiteouts.map_err(capnp::Error::from)? {
+        wire::Whiteouts::Remove => Whiteouts::Remove,
+        wire::Whiteouts::Overlay => Whiteouts::Overlay,
+    })
+}
+
+pub(crate) fn write_whiteouts(whiteouts: Whiteouts) -> wire::Whiteouts {
+    match whiteouts {
+        Whiteouts::Remove => wire::Whiteouts::Remove,
+        Whiteouts::Overlay => wire::Whiteouts::Overlay,
+    }
+}
+
+pub(crate) fn read_differences(
+    reader: capnp::struct_list::Reader<'_, wire::difference::Owned>,
+) -> Result<Vec<Difference>> {
+    let difference = |reader: wire::difference::Reader<'_>| {
+        Ok(Difference {
+            path: path(reader.get_path()?),
+            what: text(reader.get_what())?,
+            is_repaired: reader.get_is_repaired(),
+        })
+    };
+    reader.iter().map(difference).collect()
+}
+
+fn write_differences(
+    differences: &[Difference],
+    mut out: capnp::struct_list::Builder<'_, wire::difference::Owned>,
+) {
+    for (index, difference) in (0..).zip(differences) {
+        let mut out = out.reborrow().get(index);
+        out.set_path(bytes(&difference.path));
+        out.set_what(&difference.what);
+        out.set_is_repaired(difference.is_repaired);
+    }
+}
+
 impl wire::differ::Server for Server {
     async fn apply(
         self: Rc<Self>,
@@ -70,10 +115,7 @@ impl wire::differ::Server for Server {
                 layer: LayerStream(Box::new(layer)),
                 media_type: text(params.get_media_type())?,
                 mounts: mounts(params.get_mounts())?,
-                whiteouts: match params.get_whiteouts().map_err(capnp::Error::from)? {
-                    wire::Whiteouts::Remove => Whiteouts::Remove,
-                    wire::Whiteouts::Overlay => Whiteouts::Overlay,
-                },
+                whiteouts: read_whiteouts(params.get_whiteouts())?,
             };
             self.link.send(message).await
         };
@@ -99,5 +141,56 @@ impl wire::differ::Server for Server {
             self.link.send(message).await
         };
         answer!(results, work)
+    }
+
+    async fn diff(
+        self: Rc<Self>,
+        params: wire::differ::DiffParams,
+        mut results: wire::differ::DiffResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let out = File::from(self.wire.take(params.get_out()).await?);
+            let message = Diff {
+                parent: mounts(params.get_parent())?,
+                tree: mounts(params.get_tree())?,
+                media_type: text(params.get_media_type())?,
+                out: LayerSink(Box::new(out)),
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, diffed| {
+            out.set_digest(diffed.digest.as_str());
+            out.set_size(diffed.size);
+            out.set_diff_id(diffed.diff_id.as_str());
+        })
+    }
+
+    async fn verify(
+        self: Rc<Self>,
+        params: wire::differ::VerifyParams,
+        mut results: wire::differ::VerifyResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let pipe = File::from(self.wire.take(params.get_layers()).await?);
+            let media_types = params.get_media_types()?.iter();
+            let layer = |(media_type, stream)| {
+                Ok(VerifyLayer {
+                    stream: LayerStream(Box::new(stream)),
+                    media_type: text(media_type)?,
+                })
+            };
+            let message = Verify {
+                layers: media_types.zip(frames::streams(pipe)).map(layer).collect::<Result<_>>()?,
+                mounts: mounts(params.get_mounts())?,
+                whiteouts: read_whiteouts(params.get_whiteouts())?,
+                is_repair: params.get_is_repair(),
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, differences| {
+            write_differences(&differences, out.init_differences(length(&differences)));
+        })
     }
 }

@@ -3,12 +3,17 @@
 use std::rc::Rc;
 
 use capnp::capability::Client;
-use capstan_schema::{Digest, Namespace, Platform, Result, image_capnp as wire, write_labels};
+use capstan_schema::{
+    Descriptor, Digest, Namespace, Platform, Result, image_capnp as wire, read_labels, read_texts,
+    write_labels,
+};
 
-use super::{answer, length, text};
+use super::{answer, length, page, text};
 use crate::Link;
-use crate::contract::images::{Delete, Get, Image, List, Manifest, Presence, Resolve, Survey};
-use crate::contract::{Images, Page};
+use crate::contract::Images;
+use crate::contract::images::{
+    Check, Delete, Get, Image, Label, List, Manifest, Presence, Resolve, Survey, Tag, Update,
+};
 
 struct Server {
     link: Link<Images>,
@@ -81,8 +86,7 @@ impl wire::images::Server for Server {
         mut results: wire::images::ListResults,
     ) -> capnp::Result<()> {
         let work = async {
-            let page = params.get()?.get_page()?;
-            let page = Page::new(text(page.get_after())?, page.get_limit());
+            let page = page(params.get()?.get_page())?;
             self.link.send(List { namespace: self.namespace.clone(), page }).await
         };
         answer!(results, work, |out, listed| {
@@ -125,6 +129,96 @@ impl wire::images::Server for Server {
         answer!(results, work, |out, (image, presence, manifest)| {
             write_image(&image, &presence, out.reborrow().init_image());
             write_manifest(&manifest, out.init_manifest());
+        })
+    }
+
+    async fn label(
+        self: Rc<Self>,
+        params: wire::images::LabelParams,
+        mut results: wire::images::LabelResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Label {
+                namespace: self.namespace.clone(),
+                name: text(params.get_name())?,
+                labels: read_labels(params.get_labels()?)?,
+            };
+            let image = self.link.send(message).await?;
+            let presence = self.survey(&image).await?;
+            Ok((image, presence))
+        };
+        answer!(results, work, |out, (image, presence)| {
+            write_image(&image, &presence, out.init_image());
+        })
+    }
+
+    async fn update(
+        self: Rc<Self>,
+        params: wire::images::UpdateParams,
+        mut results: wire::images::UpdateResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let image = params.get_image()?;
+            let message = Update {
+                namespace: self.namespace.clone(),
+                name: text(image.get_name())?,
+                labels: read_labels(image.get_labels()?)?,
+                target: match image.has_target() {
+                    true => Some(Descriptor::read(image.get_target()?)?),
+                    false => None,
+                },
+                mask: read_texts(params.get_mask()?)?,
+            };
+            let image = self.link.send(message).await?;
+            let presence = self.survey(&image).await?;
+            Ok((image, presence))
+        };
+        answer!(results, work, |out, (image, presence)| {
+            write_image(&image, &presence, out.init_image());
+        })
+    }
+
+    async fn tag(
+        self: Rc<Self>,
+        params: wire::images::TagParams,
+        mut results: wire::images::TagResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let tag = Tag {
+                namespace: self.namespace.clone(),
+                name: text(params.get_source())?,
+                new_name: text(params.get_name())?,
+            };
+            let image = self.link.send(tag).await?;
+            let presence = self.survey(&image).await?;
+            Ok((image, presence))
+        };
+        answer!(results, work, |out, (image, presence)| {
+            write_image(&image, &presence, out.init_image());
+        })
+    }
+
+    async fn check(
+        self: Rc<Self>,
+        params: wire::images::CheckParams,
+        mut results: wire::images::CheckResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let name = text(params.get()?.get_name())?;
+            self.link.send(Check { namespace: self.namespace.clone(), name }).await
+        };
+        answer!(results, work, |out, checked| {
+            out.set_complete(checked.missing.is_empty());
+            out.set_size(checked.size);
+            let mut list = out.init_missing(length(&checked.missing));
+            for (index, (descriptor, reason)) in (0..).zip(&checked.missing) {
+                let mut item = list.reborrow().get(index);
+                item.set_reason(reason);
+                descriptor.write(item.init_descriptor());
+            }
         })
     }
 }

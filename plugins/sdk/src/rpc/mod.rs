@@ -5,6 +5,7 @@
 //! handled fails that call and nothing else.
 
 pub(crate) mod answer;
+mod archive;
 pub mod containers;
 pub mod content;
 pub mod differ;
@@ -27,5 +28,5 @@ pub mod snapshotter;
 pub mod tasks;
 pub mod transfer;
 
-pub(crate) use answer::{answer, length, namespace, text};
+pub(crate) use answer::{answer, length, namespace, page, text};
 pub(crate) use pairs::{read_pairs, write_pairs};

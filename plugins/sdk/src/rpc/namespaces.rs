@@ -5,10 +5,10 @@ use std::rc::Rc;
 use capnp::capability::Client;
 use capstan_schema::{Namespace, Result, namespace_capnp as wire, read_labels, write_labels};
 
-use super::{answer, length, text};
+use super::{answer, length, page, text};
 use crate::Link;
+use crate::contract::Namespaces;
 use crate::contract::namespaces::{Create, Delete, Get, Label, List, NamespaceInfo};
-use crate::contract::{Namespaces, Page};
 
 struct Server(Link<Namespaces>);
 
@@ -59,10 +59,7 @@ impl wire::namespaces::Server for Server {
         params: wire::namespaces::ListParams,
         mut results: wire::namespaces::ListResults,
     ) -> capnp::Result<()> {
-        let work = async {
-            let page = params.get()?.get_page()?;
-            self.0.send(List(Page::new(text(page.get_after())?, page.get_limit()))).await
-        };
+        let work = async { self.0.send(List(page(params.get()?.get_page())?)).await };
         answer!(results, work, |out, listed| {
             out.set_next(&listed.next);
             let mut list = out.init_namespaces(length(&listed.items));

@@ -7,13 +7,13 @@ use capstan_schema::{
     Mount, Namespace, read_labels, read_texts, snapshot_capnp as wire, write_labels, write_texts,
 };
 
-use super::{answer, graph, length, text};
+use super::{answer, graph, length, page, text};
 use crate::Link;
+use crate::contract::Snapshotter;
 use crate::contract::snapshotter::{
     Ask, Audit, Collect, Commit, Kind, Label, List, Measure, Mounts, Nodes, OwnLayer, Prepare,
     Remove, SnapshotInfo, Stat, Use, View,
 };
-use crate::contract::{Page, Snapshotter};
 
 struct Server {
     link: Link<Snapshotter>,
@@ -158,8 +158,7 @@ impl wire::snapshotter::Server for Server {
         mut results: wire::snapshotter::ListResults,
     ) -> capnp::Result<()> {
         let work = async {
-            let page = params.get()?.get_page()?;
-            let page = Page::new(text(page.get_after())?, page.get_limit());
+            let page = page(params.get()?.get_page())?;
             self.link.send(List { namespace: self.namespace.clone(), page }).await
         };
         answer!(results, work, |out, listed| {

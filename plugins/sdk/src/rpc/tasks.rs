@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use capnp::capability::Client;
-use capstan_schema::{ContainerId, Error, Namespace, Result, read_texts, task_capnp as wire};
+use capstan_schema::{
+    ContainerId, Error, Filters, Namespace, Result, read_texts, task_capnp as wire,
+};
 use tokio::sync::oneshot;
 
 use super::metrics::write_samples;
@@ -196,10 +198,15 @@ impl wire::tasks::Server for Server {
 
     async fn list(
         self: Rc<Self>,
-        _params: wire::tasks::ListParams,
+        params: wire::tasks::ListParams,
         mut results: wire::tasks::ListResults,
     ) -> capnp::Result<()> {
-        let work = self.link.send(List(Some(self.namespace.clone())));
+        let work = async {
+            let filters = Filters::parse(read_texts(params.get()?.get_filters()?)?)?;
+            let mut tasks = self.link.send(List(Some(self.namespace.clone()))).await?;
+            tasks.retain(|task| filters.matches(task));
+            Ok(tasks)
+        };
         answer!(results, work, |out, tasks| {
             let mut list = out.init_tasks(length(&tasks));
             for (index, info) in (0..).zip(&tasks) {

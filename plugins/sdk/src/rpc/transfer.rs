@@ -4,13 +4,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::Client;
-use capstan_schema::{Digest, Namespace, Platform, transfer_capnp as wire};
+use capstan_schema::{Descriptor, Digest, Namespace, Platform, read_texts, transfer_capnp as wire};
 use tokio::sync::watch;
 
+use super::archive::{Download, Upload, inlet, outlet};
 use super::{answer, images, length, text};
 use crate::Link;
 use crate::contract::Transfer;
-use crate::contract::transfer::{Item, ItemState, Pull, Unpack};
+use crate::contract::transfer::{
+    Apply, ArchiveFormat, Diff, Export, Import, Item, ItemState, Names, Pull, Refetch, Unpack,
+};
 
 /// How long a client is left alone between two updates: ten a second look smooth.
 const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
@@ -118,5 +121,114 @@ impl wire::transfer::Server for Server {
         answer!(results, work, |out, chain_id| {
             out.set_chain_id(chain_id.as_ref().map(Digest::as_str).unwrap_or_default());
         })
+    }
+
+    async fn import(
+        self: Rc<Self>,
+        params: wire::transfer::ImportParams,
+        mut results: wire::transfer::ImportResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let options = params.get_options()?;
+            let names = match options.get_take()? {
+                wire::Names::Only => Names::Only(read_texts(options.get_names()?)?),
+                wire::Names::Fresh => Names::Fresh,
+                wire::Names::All => Names::All,
+            };
+            let (sender, receiver) = watch::channel(Vec::new());
+            let (pieces, archive) = inlet();
+            let message = Import {
+                namespace: self.namespace.clone(),
+                archive,
+                names,
+                platform: Platform::parse(&text(options.get_platform())?)?,
+                snapshotter: text(options.get_snapshotter())?,
+                is_unpacked: !options.get_no_unpack(),
+                progress: sender,
+            };
+            let sink = if params.has_progress() { Some(params.get_progress()?) } else { None };
+            let link = self.link.clone();
+            let import = async move { link.send(message).await };
+            Ok(Upload::new(pieces, report(sink, receiver), import))
+        };
+        answer!(results, work, |out, upload| out.set_upload(capnp_rpc::new_client(upload)))
+    }
+
+    async fn export(
+        self: Rc<Self>,
+        params: wire::transfer::ExportParams,
+        mut results: wire::transfer::ExportResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let platform = match text(params.get_platform())?.as_str() {
+                "" => None,
+                name => Some(Platform::parse(name)?),
+            };
+            let (archive, pieces) = outlet();
+            let message = Export {
+                namespace: self.namespace.clone(),
+                names: read_texts(params.get_names()?)?,
+                platform,
+                format: ArchiveFormat::Oci,
+                archive,
+            };
+            let link = self.link.clone();
+            Download::new(pieces, async move { link.send(message).await }).await
+        };
+        answer!(results, work, |out, archive| out.set_archive(capnp_rpc::new_client(archive)))
+    }
+
+    async fn diff(
+        self: Rc<Self>,
+        params: wire::transfer::DiffParams,
+        mut results: wire::transfer::DiffResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Diff {
+                namespace: self.namespace.clone(),
+                snapshotter: text(params.get_snapshotter())?,
+                key: text(params.get_key())?,
+                parent: Some(text(params.get_parent())?).filter(|parent| !parent.is_empty()),
+                media_type: text(params.get_media_type())?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, stored| {
+            stored.layer.write(out.reborrow().init_layer());
+            out.set_diff_id(stored.diff_id.as_str());
+        })
+    }
+
+    async fn apply(
+        self: Rc<Self>,
+        params: wire::transfer::ApplyParams,
+        mut results: wire::transfer::ApplyResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = Apply {
+                namespace: self.namespace.clone(),
+                snapshotter: text(params.get_snapshotter())?,
+                key: text(params.get_key())?,
+                layer: Descriptor::read(params.get_layer()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, diff_id| out.set_diff_id(diff_id.as_str()))
+    }
+
+    async fn refetch(
+        self: Rc<Self>,
+        params: wire::transfer::RefetchParams,
+        mut results: wire::transfer::RefetchResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let digest = Digest::parse(&text(params.get()?.get_digest())?)?;
+            self.link.send(Refetch { namespace: self.namespace.clone(), digest }).await
+        };
+        answer!(results, work)
     }
 }

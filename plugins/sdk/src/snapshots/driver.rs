@@ -14,11 +14,12 @@ use tracing::{debug, info, warn};
 use super::ledger::{Ledger, Snapshot};
 use crate::contract::graph::{Collected, Finding, Flaw, Node};
 use crate::contract::snapshotter::{
-    Abilities, Ask, Audit, Collect, Commit, Kind, Label, List, Measure, Mounts, Nodes, OwnLayer,
-    Prepare, Remove, SnapshotInfo, SnapshotterAddr, Stat, Usage, Use, View,
+    Abilities, Ask, Audit, Collect, Commit, Kind, LABEL_EPHEMERAL, LABEL_SCRATCH, Label, List,
+    Measure, Mounts, Nodes, OwnLayer, Prepare, Remove, SnapshotInfo, SnapshotterAddr, Stat, Usage,
+    Use, View,
 };
 use crate::contract::{Listed, Metadata, Snapshotter};
-use crate::{Context, Exports, Info, Plugin, blocking, rpc, tree};
+use crate::{Context, Exports, Info, Plugin, blocking, failpoint, rpc, tree};
 
 /// What differs from one snapshotter to the next. All methods but `mounts` and `path` block and are
 /// called on the pool for that.
@@ -72,6 +73,16 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// What the system says.
     fn committed(&self, _id: u64) -> Result<()> {
         Ok(())
+    }
+
+    /// Makes the directories of a new active snapshot survive a power cut; what is written into it later is not
+    /// meant.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn keep(&self, snapshot: &Snapshot) -> Result<()> {
+        let path = self.path(snapshot.id);
+        tree::sync_dirs(path.ancestors().take(3))
     }
 
     /// What has to be mounted to see an active snapshot or a view.
@@ -158,6 +169,13 @@ pub fn strays(dir: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+/// Whether who has the key of a snapshot expects it to be there after a power cut.
+fn is_to_stay(snapshot: &Snapshot) -> bool {
+    let labels = &snapshot.info.labels;
+    let is_passing = [LABEL_EPHEMERAL, LABEL_SCRATCH].iter().any(|&key| labels.contains_key(key));
+    snapshot.info.kind == Kind::Active && !is_passing
 }
 
 /// The entries of a directory that are numbers.
@@ -265,7 +283,12 @@ impl<D: Driver> DriverPlugin<D> {
         let (driver, snapshot) = (Arc::clone(&self.driver), draft.snapshot.clone());
         let id = snapshot.id;
         let made = async {
-            blocking::run("make a snapshot", move || driver.make(&snapshot)).await?;
+            blocking::run("make a snapshot", move || {
+                driver.make(&snapshot)?;
+                if is_to_stay(&snapshot) { driver.keep(&snapshot) } else { Ok(()) }
+            })
+            .await?;
+            failpoint::at("snapshot:made");
             self.ledger.create(&namespace, &draft).await
         };
         match made.await {
@@ -309,7 +332,9 @@ impl<D: Driver> DriverPlugin<D> {
         let driver = Arc::clone(&self.driver);
         // Data first, then the name (DESIGN.md, section 6).
         let id = snapshot.id;
+        failpoint::at("snapshot:filled");
         blocking::run("sync a snapshot", move || driver.sync(id)).await?;
+        failpoint::at("snapshot:synced");
         self.ledger.commit(&namespace, &name, &key, rebase.as_deref(), labels).await?;
         if !D::IS_TIDYING {
             return Ok(());
@@ -388,6 +413,7 @@ impl<D: Driver> Handler<Remove> for DriverPlugin<D> {
         let plugin = self.clone();
         Box::pin(async move {
             let going = plugin.ledger.remove(&remove.namespace, &remove.key).await?;
+            failpoint::at("snapshot:forgotten");
             plugin.discard(going.snapshot.id).await;
             Ok(())
         })

@@ -153,10 +153,8 @@ impl Ledger {
         namespace: &Namespace,
         page: Page,
     ) -> Result<Listed<SnapshotInfo>> {
-        let limit = page.limit;
-        let scan = Scan { bucket: self.bucket.into(), namespace: Some(namespace.clone()), page };
-        let rows = self.metadata.send(scan).await?;
-        Listed::decode(&rows, limit, |name, bytes| Ok(read(name, bytes)?.info))
+        let decode = |name: &str, bytes: &[u8]| Ok(read(name, bytes)?.info);
+        Listed::scan(&self.metadata, self.bucket, Some(namespace.clone()), page, decode).await
     }
 
     /// Begins a snapshot: checks key and parent, gives it a number. The driver then makes its

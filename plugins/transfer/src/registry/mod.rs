@@ -25,4 +25,4 @@ mod tests;
 
 pub(crate) use blob::BlobStream;
 pub(crate) use config::Config;
-pub(crate) use repository::{Registry, Repository, Scheme};
+pub(crate) use repository::{Hash, Registry, Repository, Scheme, hash};

@@ -75,6 +75,16 @@ impl Registry {
     }
 }
 
+impl Scheme {
+    /// As in a URL.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 impl Repository {
     /// Finds out what the reference means: by its digest if it has one, else by its tag.
     ///
@@ -243,10 +253,41 @@ fn verify(what: &str, bytes: &[u8], want: &Digest) -> Result<()> {
     }
 }
 
-fn hash(algorithm: Algorithm, bytes: &[u8]) -> Digest {
-    match algorithm {
-        Algorithm::Sha256 => Digest::from_hash(algorithm, &Sha256::digest(bytes)),
-        Algorithm::Sha384 => Digest::from_hash(algorithm, &Sha384::digest(bytes)),
-        Algorithm::Sha512 => Digest::from_hash(algorithm, &Sha512::digest(bytes)),
+pub(crate) fn hash(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+    let mut hash = Hash::new(algorithm);
+    hash.update(bytes);
+    hash.finish()
+}
+
+/// A hash under way.
+pub(crate) enum Hash {
+    Sha256(Sha256),
+    Sha384(Sha384),
+    Sha512(Sha512),
+}
+
+impl Hash {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha256(Sha256::new()),
+            Algorithm::Sha384 => Self::Sha384(Sha384::new()),
+            Algorithm::Sha512 => Self::Sha512(Sha512::new()),
+        }
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hash) => hash.update(bytes),
+            Self::Sha384(hash) => hash.update(bytes),
+            Self::Sha512(hash) => hash.update(bytes),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        match self {
+            Self::Sha256(hash) => Digest::from_hash(Algorithm::Sha256, &hash.finalize()),
+            Self::Sha384(hash) => Digest::from_hash(Algorithm::Sha384, &hash.finalize()),
+            Self::Sha512(hash) => Digest::from_hash(Algorithm::Sha512, &hash.finalize()),
+        }
     }
 }

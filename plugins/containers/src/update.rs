@@ -1,0 +1,130 @@
+//! Changes of a record: what the mask names, and nothing else. Two changes at once both happen.
+
+use std::fs;
+
+use capstan_sdk::contract::containers::{Container, Label, Update};
+use capstan_sdk::contract::events::NewEvent;
+use capstan_sdk::contract::metadata::{self, Commit, Step};
+use capstan_sdk::{Class, ContainerId, Error, Labels, Namespace, Result, clock, merge_labels};
+
+use crate::plugin::{LocalContainers, missing};
+use crate::{record, spec};
+
+/// What an empty mask means.
+const ALL: [&str; 5] = ["labels", "image", "runtime", "spec", "rootfs"];
+
+impl LocalContainers {
+    pub(crate) async fn label(self, label: Label) -> Result<Container> {
+        let Label { namespace, id, labels } = label;
+        self.change(&namespace, &id, |container| {
+            merge_labels(&mut container.labels, &labels);
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn update(self, update: Update) -> Result<Container> {
+        let Update { namespace, id, wanted, mask } = update;
+        let mask = match mask.is_empty() {
+            true => ALL.map(str::to_owned).to_vec(),
+            false => mask,
+        };
+        let change = |container: &mut Container| {
+            for field in &mask {
+                self.change_field(&namespace, container, &wanted, field)?;
+            }
+            Ok(())
+        };
+        self.change(&namespace, &id, change).await
+    }
+
+    fn change_field(
+        &self,
+        namespace: &Namespace,
+        container: &mut Container,
+        wanted: &Container,
+        field: &str,
+    ) -> Result<()> {
+        match field {
+            "labels" => container.labels = wanted.labels.clone(),
+            "image" => container.image = wanted.image.clone(),
+            "runtime" => {
+                container.runtime = match wanted.runtime.is_empty() {
+                    true => self.config.runtime.clone(),
+                    false => wanted.runtime.clone(),
+                };
+            }
+            "spec" => {
+                let cgroup = spec::cgroup(&container.spec)
+                    .unwrap_or_else(|| self.cgroups_path(namespace, &container.id, ""));
+                container.spec = spec::adopt(&wanted.spec, &cgroup)?;
+            }
+            "rootfs" => {
+                check_rootfs(container, &wanted.rootfs)?;
+                container.rootfs = wanted.rootfs.clone();
+            }
+            field => match field.strip_prefix("labels.") {
+                Some(key) if !key.is_empty() => {
+                    let value = wanted.labels.get(key).cloned().unwrap_or_default();
+                    merge_labels(&mut container.labels, &Labels::from([(key.into(), value)]));
+                }
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "cannot update {field:?} field: name {} or labels.KEY",
+                        ALL.join(", ")
+                    )));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Reads, changes and writes until nobody else did so meanwhile.
+    async fn change(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        change: impl Fn(&mut Container) -> Result<()>,
+    ) -> Result<Container> {
+        let key = record::key(namespace, id);
+        loop {
+            let old = self.metadata.send(metadata::Get(key.clone())).await?;
+            let old = old.ok_or_else(|| missing(id))?;
+            let mut container = record::read(id.as_str(), &old)
+                .map_err(|error| error.at(format!("container {id}")))?;
+            change(&mut container)?;
+            container.updated_at_unix_ns = clock::now_unix_ns();
+            let labels: Vec<String> =
+                container.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let event = NewEvent::new(namespace, "/containers/update")
+                .with("id", id)
+                .with("image", &container.image)
+                .with("labels", labels.join(","))
+                .with("rootfs", &container.rootfs);
+            let steps = vec![
+                Step::unchanged(key.clone(), old),
+                Step::Put { key: key.clone(), value: record::write(&container) },
+            ];
+            match self.metadata.send(Commit { steps, events: vec![event] }).await {
+                Err(error) if error.class() == Class::Aborted => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(container),
+            }
+        }
+    }
+}
+
+fn check_rootfs(container: &Container, rootfs: &str) -> Result<()> {
+    if rootfs.is_empty() {
+        return match container.snapshotter.is_empty() {
+            false => Ok(()),
+            true => Err(Error::invalid("rootfs: the container has no snapshot, so it needs one")),
+        };
+    }
+    if !rootfs.starts_with('/') || !fs::metadata(rootfs).is_ok_and(|about| about.is_dir()) {
+        return Err(Error::invalid(format!(
+            "root filesystem {rootfs:?}: write an absolute path of a directory"
+        )));
+    }
+    Ok(())
+}
