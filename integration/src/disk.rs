@@ -42,6 +42,12 @@ impl Disk {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// A fresh btrfs.
+    pub fn btrfs(mib: u64) -> Self {
+        Self::make(mib, Command::new(find("mkfs.btrfs")).arg("-q"))
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// `make` gets the image as its last argument.
     fn make(mib: u64, make: &mut Command) -> Result<Self, String> {
         let mut disk = Self::directory();
