@@ -9,8 +9,9 @@ mod schedule;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use capstan_integration::{FakeRegistry, Host, Image, Layer, noise};
+use capstan_integration::{FakeRegistry, Host, Image, Layer, criu, noise};
 
 /// An image of busybox, which all share, and a layer of its own with `/name` in it.
 fn image(name: &str) -> Image {
@@ -317,4 +318,42 @@ fn labels_keep_what_they_name() {
     assert_eq!(collect(&host).len(), 4);
     assert_eq!(content(&host), BTreeSet::new());
     assert_sound(&host);
+}
+
+/// The parts of a checkpoint are stored before it has a name: a collection meanwhile takes none of them.
+#[test]
+fn a_checkpoint_that_is_being_made_is_not_collected() {
+    let criu = match criu() {
+        Ok(criu) => criu,
+        Err(reason) => {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+    };
+    let registry = FakeRegistry::start();
+    let host = Host::with_config(&format!("[plugins.\"runtime.linux\"]\ncriu = {criu:?}\n"));
+    let a = pull(&host, &registry, "a");
+    host.ok(&["run", "-d", "--runtime", "runc", "--name", "web", &a, "sleep", "10000"]);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            let mut count = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                host.ok(&["gc"]);
+                count += 1;
+            }
+            count
+        });
+        let made: Vec<_> = (0..3)
+            .map(|number| {
+                let name = format!("127.0.0.1:1/saved:{number}");
+                host.capstan(&["tasks", "checkpoint", "web", "--image", &name])
+            })
+            .collect();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(collector.join().unwrap() > 3);
+        assert!(made.iter().all(|made| made.code == 0), "{made:#?}");
+    });
+    assert_sound(&host);
+    host.remove("web");
 }

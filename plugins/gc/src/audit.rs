@@ -62,12 +62,11 @@ pub(crate) async fn audit(owners: &Owners, depth: Depth) -> Result<Vec<Found>> {
             found.push(Found::cleaned(finding, false));
         }
         if is_full {
-            // What has no files at all is told above. Healing makes it anew.
+            // What has no files at all is told above.
             let is_missing = |snapshot: &str| {
-                !is_healing
-                    && found.iter().any(|Found { finding, .. }| {
-                        finding.flaw == Flaw::Missing && finding.what == snapshot
-                    })
+                found.iter().any(|Found { finding, .. }| {
+                    finding.flaw == Flaw::Missing && finding.what == snapshot
+                })
             };
             let layers = layers::compare(owners, &namespace, is_healing, is_missing).await?;
             found.extend(layers);

@@ -1,5 +1,7 @@
 //! Findings are repaired.
 
+use std::collections::HashMap;
+
 use capstan_sdk::contract::gc::Healed;
 use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
 use capstan_sdk::contract::snapshotter;
@@ -23,7 +25,11 @@ pub(crate) async fn heal(owners: &Owners, is_full: bool) -> Result<Vec<Healed>> 
             healed.push(Healed { finding, outcome: outcome.map_err(|error| told(&error)) });
         }
     }
-    for Found { finding, is_mended } in audit(owners, Depth { is_full, is_healing: true }).await? {
+    let mut found = audit(owners, Depth { is_full, is_healing: true }).await?;
+    // A layer can only be made again on those below it.
+    let heights = layers::heights(owners).await?;
+    found.sort_by_key(|found| height(&found.finding, &heights));
+    for Found { finding, is_mended } in found {
         if fetched.contains(&finding.what) {
             continue;
         }
@@ -37,6 +43,14 @@ pub(crate) async fn heal(owners: &Owners, is_full: bool) -> Result<Vec<Healed>> 
         healed.push(Healed { finding, outcome });
     }
     Ok(healed)
+}
+
+/// How many layers the one that a finding is about stands on; 0 for what is none.
+fn height(finding: &Finding, heights: &HashMap<String, usize>) -> usize {
+    match finding.what.parse() {
+        Ok(Resource::Snapshot { key, .. }) => heights.get(&key).copied().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn told(error: &Error) -> String {
@@ -64,7 +78,7 @@ async fn mend(owners: &Owners, finding: &Finding) -> Result<String> {
     }
 }
 
-/// Makes a layer's files again in their place, so that what stands on it may stay; or has its image unpacked again.
+/// Unpacks a layer again in its place, so that what stands on it may stay; or has its image unpacked again.
 async fn make_again(
     owners: &Owners,
     namespace: Namespace,
@@ -72,7 +86,7 @@ async fn make_again(
     key: String,
 ) -> Result<String> {
     if layers::restore(owners, &namespace, name, &key).await?.is_some() {
-        return Ok("put back from its layer".into());
+        return Ok("unpacked again in its place".into());
     }
     for Variant { image, platform, manifest } in layers::variants(owners, &namespace).await? {
         if manifest.chain_ids.iter().any(|chain_id| chain_id.as_str() == key) {

@@ -1,15 +1,18 @@
 //! Unpacked layers against their blobs.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use capstan_sdk::contract::content::Open;
-use capstan_sdk::contract::differ::{Difference, LayerStream, Verify, VerifyLayer, Whiteouts};
+use capstan_sdk::contract::differ::{
+    Apply, Difference, LayerStream, Pending, Settle, Verify, VerifyLayer, Whiteouts,
+};
 use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
 use capstan_sdk::contract::images::{self, Image, Manifest, ResolveTarget};
-use capstan_sdk::contract::leases::Hold;
-use capstan_sdk::contract::snapshotter::{Ask, OwnLayer, Use};
+use capstan_sdk::contract::snapshotter::{Ask, LABEL_OWNER, OwnLayer, Remove, Use, View};
 use capstan_sdk::contract::{Page, Snapshotter};
-use capstan_sdk::{Class, Error, Link, Namespace, Platform, Result};
+use capstan_sdk::{
+    Class, Digest, Error, Labels, Link, Mount, Namespace, Platform, Result, random,
+};
 
 use crate::audit::Found;
 use crate::owners::Owners;
@@ -71,29 +74,38 @@ pub(crate) async fn compare(
     Ok(found)
 }
 
-/// Makes the files of a layer that are gone or wrong again, in their place. `None`: no image has such a layer, or its
-/// snapshotter has no place for it.
+/// How many layers each layer of an image stands on, by its chain id.
+pub(crate) async fn heights(owners: &Owners) -> Result<HashMap<String, usize>> {
+    let mut heights = HashMap::new();
+    for namespace in owners.namespaces(None).await? {
+        for Variant { manifest, .. } in variants(owners, &namespace).await? {
+            for (height, chain_id) in manifest.chain_ids.iter().enumerate() {
+                heights.insert(chain_id.to_string(), height);
+            }
+        }
+    }
+    Ok(heights)
+}
+
+/// Unpacks a layer whose files are gone in its place, so that what stands on it may stay. Those below must be there.
+/// `None`: no image has such a layer, or its snapshotter has no place for it.
 pub(crate) async fn restore(
     owners: &Owners,
     namespace: &Namespace,
     name: &str,
     key: &str,
 ) -> Result<Option<()>> {
-    let _hold: Hold = owners.hold(namespace).await?;
+    let _hold = owners.hold(namespace).await?;
     let link = owners.snapshotter(name)?;
     let can_rebase = link.send(Ask).await?.can_rebase;
     for Variant { manifest, .. } in variants(owners, namespace).await? {
         let index = manifest.chain_ids.iter().position(|chain_id| chain_id.as_str() == key);
         let Some(top) = index else { continue };
         let layer = Layer { owners, namespace, name, link: &link, can_rebase };
-        let differences = match layer.differences(&manifest, top, true).await {
-            Err(error) if error.class() == Class::Unimplemented => return Ok(None),
-            differences => differences?,
+        return match layer.unpack(&manifest, top).await {
+            Err(error) if error.class() == Class::Unimplemented => Ok(None),
+            unpacked => unpacked.map(Some),
         };
-        let Some(left) = differences.iter().find(|difference| !difference.is_repaired) else {
-            return Ok(Some(()));
-        };
-        return Err(Error::corrupt(format!("/{}: {}", left.path.display(), left.what)));
     }
     Ok(None)
 }
@@ -173,7 +185,65 @@ impl Layer<'_> {
         self.owners.differ.send(Verify { layers, mounts, whiteouts, is_repair }).await
     }
 
-    async fn stream(&self, digest: &capstan_sdk::Digest) -> Result<LayerStream> {
+    async fn unpack(&self, manifest: &Manifest, top: usize) -> Result<()> {
+        let key = manifest.chain_ids[top].to_string();
+        let own = OwnLayer { namespace: self.namespace.clone(), key };
+        let mounts = self.link.send(own).await?;
+        if !self.can_rebase {
+            for index in 0..=top {
+                self.apply(manifest, index, &mounts, Whiteouts::Remove).await?;
+            }
+            return Ok(());
+        }
+        let pending = self.apply(manifest, top, &mounts, Whiteouts::Overlay).await?;
+        match top.checked_sub(1) {
+            Some(below) if !pending.is_empty() => {
+                self.settle(&manifest.chain_ids[below], mounts, pending).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn apply(
+        &self,
+        manifest: &Manifest,
+        index: usize,
+        mounts: &[Mount],
+        whiteouts: Whiteouts,
+    ) -> Result<Pending> {
+        let descriptor = &manifest.layers[index];
+        let apply = Apply {
+            layer: self.stream(&descriptor.digest).await?,
+            media_type: descriptor.media_type.clone(),
+            mounts: mounts.to_vec(),
+            whiteouts,
+        };
+        let applied = self.owners.differ.send(apply).await;
+        let applied = applied.map_err(|error| error.at(format!("layer {}", descriptor.digest)))?;
+        let want = &manifest.diff_ids[index];
+        if applied.diff_id == *want {
+            return Ok(applied.pending);
+        }
+        let (layer, got) = (&descriptor.digest, applied.diff_id);
+        Err(Error::corrupt(format!("layer {layer} unpacks to {got}, its image says {want}")))
+    }
+
+    async fn settle(&self, below: &Digest, layer: Vec<Mount>, pending: Pending) -> Result<()> {
+        let key = format!("heal-{}-{below}", random::hex::<8>()?);
+        let view = View {
+            namespace: self.namespace.clone(),
+            key: key.clone(),
+            parent: below.to_string(),
+            // One that a crash leaves is swept as those of unpacks are.
+            labels: Labels::from([(LABEL_OWNER.to_owned(), "unpack".to_owned())]),
+        };
+        let parent = self.link.send(view).await?;
+        let outcome = self.owners.differ.send(Settle { layer, parent, pending }).await;
+        self.link.send(Remove { namespace: self.namespace.clone(), key }).await?;
+        outcome
+    }
+
+    async fn stream(&self, digest: &Digest) -> Result<LayerStream> {
         let open = Open { namespace: self.namespace.clone(), digest: digest.clone() };
         let blob = self.owners.content.send(open).await.map_err(|error| match error.class() {
             // Damaged or gone: the audit of the content tells of it.

@@ -22,10 +22,11 @@ use capstan_sdk::contract::containers::{self, Container, ContainerSpec, Rootfs};
 use capstan_sdk::contract::content::{Abort, Ingests, Open, OpenIngest};
 use capstan_sdk::contract::differ::{Apply, Diff, LayerSink, LayerStream, Whiteouts};
 use capstan_sdk::contract::images::{Get, Put};
+use capstan_sdk::contract::leases::{Hold, TakeHold};
 use capstan_sdk::contract::runtime::{self, Inspect, Pause, Resume, Status, TaskInfo, TaskKey};
 use capstan_sdk::contract::snapshotter::{LABEL_OWNER, Remove, Stat, View};
 use capstan_sdk::contract::tasks::{Checkpoint, Restore};
-use capstan_sdk::contract::{Content, Differ, Images, Runtime};
+use capstan_sdk::contract::{Content, Differ, Images, Leases, Runtime};
 use capstan_sdk::oci::media::{OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use capstan_sdk::{
     Class, ContainerId, Context, Descriptor, Error, Labels, Link, Mount, Namespace, Result,
@@ -74,6 +75,7 @@ pub(crate) struct Checkpoints {
     content: Link<Content>,
     differ: Link<Differ>,
     images: Link<Images>,
+    leases: Link<Leases>,
     state: PathBuf,
 }
 
@@ -170,6 +172,7 @@ impl Checkpoints {
             content: context.link::<Content>()?,
             differ: context.link::<Differ>()?,
             images: context.link::<Images>()?,
+            leases: context.link::<Leases>()?,
             state: context.state_dir()?,
         })
     }
@@ -201,10 +204,21 @@ impl Checkpoints {
         }
     }
 
+    /// Keeps what is stored from now on until it has a name. Where there are no leases nothing is collected.
+    async fn hold(&self, key: &TaskKey, what: &str) -> Result<Option<Hold>> {
+        if self.leases.id().is_err() {
+            return Ok(None);
+        }
+        let owner = format!("{what} {}", key.id);
+        let take = TakeHold { namespace: key.namespace.clone(), owner };
+        self.leases.send(take).await.map(Some)
+    }
+
     /// Writes a task to the content store; answers the digest of the index.
     pub(crate) async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<String> {
         let Checkpoint { key, image, is_exit } = checkpoint;
         self.check_plugins()?;
+        let _hold = self.hold(&key, "checkpoint").await?;
         let container = self.router.container(&key).await?;
         let runtime = self.router.runtime(&container.runtime)?;
         let status = runtime.send(Inspect(key.clone())).await?.status;
@@ -484,6 +498,7 @@ impl Checkpoints {
     pub(crate) async fn restore(&self, restore: Restore) -> Result<(TaskInfo, bool)> {
         let Restore { key, checkpoint, stdio } = restore;
         self.check_plugins()?;
+        let _hold = self.hold(&key, "restore").await?;
         let namespace = &key.namespace;
         let get = Get { namespace: namespace.clone(), name: checkpoint.clone() };
         let target = self.images.send(get).await?.target;

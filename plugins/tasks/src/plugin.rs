@@ -69,6 +69,7 @@ impl Plugin for LocalTasks {
             "content?",
             "differ?",
             "images?",
+            "leases?",
             "snapshotter?",
         ],
         rank: 0,
