@@ -110,7 +110,7 @@ fn names_are_taken_as_they_are_asked_for() {
     );
     assert_eq!(other.ids(&["images", "ls"]), Vec::<String>::new());
     run(&["--name", &two_name]);
-    assert_eq!(other.ids(&["images", "ls"]), [two_name.clone()]);
+    assert_eq!(other.ids(&["images", "ls"]), std::slice::from_ref(&two_name));
     let args = import(&["--name", "example.com/none:1"]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     other.fails(&args, 3, "NotFound", &["example.com/none:1", &one_name]);
