@@ -6,6 +6,7 @@
 //! for a name.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, BufReader, Read};
 use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -324,9 +325,12 @@ fn note<T>(map: &mut BTreeMap<String, T>, name: String, value: T) -> Result<()> 
     if map.len() >= MAX_FILES {
         return Err(Error::exhausted(format!("the archive has more than {MAX_FILES} files")));
     }
-    match map.insert(name.clone(), value) {
-        None => Ok(()),
-        Some(_) => Err(no_archive(format!("{name:?} is in it twice"))),
+    match map.entry(name) {
+        Entry::Vacant(place) => {
+            place.insert(value);
+            Ok(())
+        }
+        Entry::Occupied(place) => Err(no_archive(format!("{:?} is in it twice", place.key()))),
     }
 }
 
