@@ -31,6 +31,7 @@ fn stored(kind: &str) -> Vec<(&'static str, Reader<OwnedSegments>)> {
     found
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "what is compared is made at the call")]
 fn is<T: PartialEq<U> + Debug, U: Debug>(found: T, want: U) {
     assert_eq!(found, want);
 }

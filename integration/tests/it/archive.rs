@@ -110,7 +110,7 @@ fn names_are_taken_as_they_are_asked_for() {
     );
     assert_eq!(other.ids(&["images", "ls"]), Vec::<String>::new());
     run(&["--name", &two_name]);
-    assert_eq!(other.ids(&["images", "ls"]), [two_name.clone()]);
+    assert_eq!(other.ids(&["images", "ls"]), std::slice::from_ref(&two_name));
     let args = import(&["--name", "example.com/none:1"]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     other.fails(&args, 3, "NotFound", &["example.com/none:1", &one_name]);
@@ -257,4 +257,28 @@ fn unpacks_meet_and_runs_race_with_removals() {
         });
     }
     host.assert_no_container();
+}
+
+/// Every blob of a pull says where it came from, and can come from there again: layers, and also manifests.
+#[test]
+fn a_damaged_blob_comes_again_from_where_it_came() {
+    use std::os::unix::fs::FileExt as _;
+    let registry = FakeRegistry::start();
+    let made = image(6);
+    let name = registry.offer("app", &made);
+    let host = Host::new();
+    host.ok(&["images", "pull", "--plain-http", &name]);
+    let source = format!("http://{}", name.trim_end_matches(":latest"));
+    for digest in made.blobs.keys() {
+        let info = host.json(&["content", "inspect", digest]);
+        assert!(info.to_string().contains(&source), "{info}");
+        let file = host.root().join("content.local/blobs").join(digest.replace(':', "/"));
+        let file = fs::File::options().write(true).open(file).unwrap();
+        file.write_all_at(b"damage", 10).unwrap();
+    }
+    host.ok(&["system", "heal", "--full"]);
+    for (digest, bytes) in &made.blobs {
+        let got = host.command(&["content", "get", digest]).output().unwrap();
+        assert!(got.stdout == *bytes, "{digest} is not whole again");
+    }
 }

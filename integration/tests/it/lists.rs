@@ -69,7 +69,8 @@ fn images_are_tagged_labelled_and_checked() {
     let mut host = Host::new();
     host.ok(&["images", "pull", "--plain-http", &reference]);
     host.ok(&["images", "tag", &reference, "mine"]);
-    let name = "docker.io/library/mine:latest";
+    // A short name is completed.
+    let name = &*host.ids(&["images", "ls", "name~=/mine:latest$"])[0];
     let target = |name: &str| host.json(&["images", "inspect", name])["image"]["target"].clone();
     assert_eq!(target(name), target(&reference));
     host.fails(&["images", "tag", "nothing", "x"], 3, "NotFound", &[]);

@@ -21,6 +21,7 @@ mod resources;
 mod restart;
 mod run;
 mod security;
+mod snapshotters;
 mod spec;
 mod streams;
 mod survival;

@@ -94,10 +94,9 @@ fn a_deployment_chooses_its_plugins() {
 #[test]
 fn a_plugin_that_fails_to_start_is_skipped_and_the_daemon_boots() {
     let mut host = Host::without_daemon(512);
-    // A file where the database should be a file that redb knows.
+    // A directory where the database should be a file: no damage, which would be mended.
     let place = host.root().join("metadata.redb");
-    std::fs::create_dir_all(&place).unwrap();
-    std::fs::write(place.join("metadata.redb"), "no database").unwrap();
+    std::fs::create_dir_all(place.join("metadata.redb")).unwrap();
     host.start();
     let list = host.json(&["plugins", "ls"]);
     let metadata = list.as_array().unwrap().iter().find(|plugin| plugin["id"] == "metadata.redb");

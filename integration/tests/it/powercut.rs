@@ -135,7 +135,7 @@ fn cut(
     let is_cut = AtomicBool::new(false);
     let mut wrong = Vec::new();
     // Work goes on for a while before the moment comes.
-    let lead = Duration::from_millis(random.below(250));
+    let lead = Duration::from_millis(100 + random.below(400));
     let moment = Duration::from_millis(random.below(250));
     std::thread::scope(|scope| {
         for (number, facts) in era.facts.iter_mut().enumerate() {

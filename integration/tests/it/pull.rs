@@ -228,3 +228,37 @@ fn ten_layers_make_the_tree_that_umoci_makes() {
     assert!(got.lines().count() > 20_000, "so little?");
     host.assert_no_container();
 }
+
+/// What a killed daemon left of a fetch, damaged as after a power cut: it is not built upon.
+#[test]
+fn a_damaged_rest_of_a_fetch_is_fetched_anew() {
+    let registry = FakeRegistry::start();
+    let noise = noise(2_000_000, 21);
+    let image = Image::new(vec![Layer::new().busybox().file("noise", 0o644, &noise)]);
+    let reference = registry.offer("app", &image);
+    let blob = image.layers[0].clone();
+    registry.set_fault(&blob, Some(Fault::CutAfter(1_500_000)));
+    let mut host = Host::new();
+    let mut pull = host.command(&["images", "pull", "--plain-http", &reference]).spawn().unwrap();
+    host.until("the fetch was cut", || registry.sent_of(&blob) >= 1_500_000);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    host.kill();
+    pull.wait().unwrap();
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(host.root().join("content.local/ingest")).unwrap() {
+        let data = entry.unwrap().path().join("data");
+        let mut bytes = std::fs::read(&data).unwrap();
+        if bytes.len() > 1_000_000 {
+            bytes[700_000..704_096].fill(0);
+            std::fs::write(&data, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert_eq!(damaged, 1, "the layer's ingest is there");
+    registry.set_fault(&blob, None);
+    host.start();
+    host.ok(&["images", "pull", "--plain-http", &reference]);
+    assert_content_is_whole(&host);
+    let sum = host.ok(&["run", "--rm", "--net", "host", &reference, "sha256sum", "/noise"]);
+    assert!(digest(&noise).ends_with(sum.split(' ').next().unwrap()), "{sum}");
+}

@@ -115,10 +115,7 @@ impl LocalContent {
     async fn is_damaged(&self, digest: &Digest) -> Result<bool> {
         let hash = || {
             let (blobs, digest) = (self.blobs.clone(), digest.clone());
-            blocking::run("hash a blob", move || match blobs.find(&digest)? {
-                Some(_) => blobs.is_sound(&digest),
-                None => Ok(true),
-            })
+            blocking::run("hash a blob", move || blobs.is_sound(&digest))
         };
         if hash().await? {
             return Ok(false);

@@ -12,7 +12,7 @@ use crate::Config;
 use crate::archive::{Archive, Entry, Kind, Source};
 use crate::attributes::{Attributes, set_opaque};
 use crate::beneath::{Dir, Keep, Removed, Tree};
-use crate::config::exceeded;
+use crate::config::{exceeded, refused};
 use crate::error::{Shown, failed};
 use crate::form::Form;
 use crate::name::{Name, Role, base, parent};
@@ -119,6 +119,7 @@ impl Applier<'_> {
         // Links of the parents may have led elsewhere.
         let name = &Name::within(dir.path(), name.base(), self.config)?;
         let attributes = &entry.attributes;
+        self.check_policy(name, entry)?;
         match &entry.kind {
             Kind::Directory => self.directory(&dir, name, attributes),
             Kind::File { size, is_sparse } => {
@@ -146,6 +147,21 @@ impl Applier<'_> {
                 self.node(&dir, name, attributes, FileType::BlockDevice, device)
             }
         }
+    }
+
+    fn check_policy(&self, name: &Name, entry: &Entry) -> Result<()> {
+        let is_device = matches!(entry.kind, Kind::CharDevice(..) | Kind::BlockDevice(..));
+        if is_device && !self.config.allow_devices {
+            return Err(refused(&format!("{name} is a device"), "allow_devices"));
+        }
+        let attributes = &entry.attributes;
+        let has_more = entry.kind != Kind::Directory && attributes.mode & 0o6000 != 0
+            || attributes.xattrs.contains_key(b"security.capability".as_slice());
+        if has_more && !self.config.allow_setuid {
+            let what = format!("{name} has the setuid or setgid bit, or capabilities");
+            return Err(refused(&what, "allow_setuid"));
+        }
+        Ok(())
     }
 
     fn file<S: Source>(

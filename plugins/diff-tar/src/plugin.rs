@@ -35,6 +35,7 @@ impl Plugin for TarDiffer {
     type Config = Config;
 
     async fn build(config: Config, context: Context) -> Result<Self> {
+        config.check()?;
         let place = context.state_dir()?.join("mnt");
         match std::fs::create_dir(&place) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {

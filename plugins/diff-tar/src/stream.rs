@@ -1,4 +1,8 @@
-//! From the bytes of a layer to the bytes of its archive: decompression, and two limits.
+//! From the bytes of a layer to the bytes of its archive: decompression, and its limits.
+//!
+//! Members of gzip and frames of zstd that follow one another are one stream, as RFC 1952, RFC 8878 and
+//! Go's readers have it. Anything else behind the last one, zeros among them, refuses the layer, as it
+//! does in Go: so there is one reading of the bytes that the digest is of.
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 use std::sync::Arc;
@@ -19,9 +23,6 @@ pub(crate) const CHUNK: usize = 256 << 10;
 
 /// Below this the ratio says nothing: a few megabytes of zeros are no bomb.
 const RATIO_FLOOR: u64 = 64 << 20;
-
-/// 128 MiB: what zstd itself takes without being asked; a frame that needs more is refused.
-const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// Counts what comes in, and tells errors of the input from errors of the decoders: the former
 /// always have our error inside.
@@ -67,6 +68,7 @@ pub(crate) struct Stream {
     compressed: Arc<AtomicU64>,
     max_bytes: u64,
     max_ratio: u64,
+    max_window_bytes: u64,
 }
 
 impl Stream {
@@ -80,7 +82,10 @@ impl Stream {
         let compressed = Arc::new(AtomicU64::new(0));
         let mut tap = Tap { input: layer.0, count: Arc::clone(&compressed) };
         let mut start = Vec::new();
-        tap.by_ref().take(4).read_to_end(&mut start).map_err(|e| explain(e, compression))?;
+        tap.by_ref()
+            .take(4)
+            .read_to_end(&mut start)
+            .map_err(|e| explain(e, compression, config.max_window_bytes))?;
         let found = Compression::of_bytes(&start);
         if found != compression {
             return Err(Error::corrupt(format!(
@@ -94,7 +99,7 @@ impl Stream {
             Compression::Zstd => {
                 let start = |error| Error::io("start the zstd decoder", error);
                 let mut decoder = zstd::Decoder::with_buffer(input).map_err(start)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(start)?;
+                decoder.window_log_max(config.max_window_bytes.max(1).ilog2()).map_err(start)?;
                 Decoder::Zstd(decoder)
             }
         };
@@ -105,6 +110,7 @@ impl Stream {
             compressed,
             max_bytes: config.max_bytes,
             max_ratio: config.max_ratio,
+            max_window_bytes: config.max_window_bytes,
         })
     }
 
@@ -121,7 +127,7 @@ impl Stream {
                 Decoder::Gzip(decoder) => decoder.read(rest),
                 Decoder::Zstd(decoder) => decoder.read(rest),
             };
-            match read.map_err(|error| explain(error, self.compression))? {
+            match read.map_err(|error| explain(error, self.compression, self.max_window_bytes))? {
                 0 => break,
                 count => filled += count,
             }
@@ -167,17 +173,17 @@ impl Tally {
 }
 
 /// An error of the input as it is; any other one means that the bytes do not decode.
-fn explain(error: io::Error, compression: Compression) -> Error {
+fn explain(error: io::Error, compression: Compression, max_window_bytes: u64) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             Error::corrupt(format!("the layer breaks off inside of its {compression} data"))
         }
         // zstd has one text per error and no kinds.
-        Err(error) if error.to_string().contains("too much memory") => Error::exhausted(format!(
-            "the layer's zstd window is above the limit of {} MiB: compress it without --ultra --long",
-            (1_u64 << ZSTD_WINDOW_LOG) >> 20
-        )),
+        Err(error) if error.to_string().contains("too much memory") => {
+            let what = "bytes in the layer's zstd window (or compress it without --ultra --long)";
+            exceeded(what, "max_window_bytes", max_window_bytes)
+        }
         Err(error) => Error::corrupt(format!("the layer's {compression} data is damaged: {error}")),
     }
 }
@@ -306,7 +312,16 @@ mod tests {
         check(bomb, "+zstd", &Config::default(), "[plugins.\"differ.tar\"] max_ratio");
         // A frame header with a window of 256 MiB: descriptor 0, window exponent 18.
         let wide = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 18 << 3, 0, 0, 0, 0];
-        check(wide, "+zstd", &Config::default(), "128 MiB");
+        check(
+            wide,
+            "+zstd",
+            &Config::default(),
+            "134217728; if the image is trusted, raise [plugins.\"differ.tar\"] max_window_bytes",
+        );
+        // And one of 128 KiB.
+        let wide = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 7 << 3, 0, 0, 0, 0];
+        let config = Config { max_window_bytes: 65_537, ..Config::default() };
+        check(wide, "+zstd", &config, "max_window_bytes");
     }
 
     #[test]

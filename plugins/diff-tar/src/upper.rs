@@ -91,7 +91,7 @@ mod tests {
         check(&active, std::slice::from_ref(&base), None);
         check(&active, &[], None);
         check(&base, &[], None);
-        check(&view, &[active.clone()], None);
+        check(&view, std::slice::from_ref(&active), None);
         let redirected = ["upperdir=/u", "lowerdir=/a", "redirect_dir=on"];
         check(&mount("overlay", "overlay", &redirected), std::slice::from_ref(&base), None);
         let escaped = ["upperdir=/u\\:", "lowerdir=/a"];

@@ -151,7 +151,7 @@ fn a_database_may_be_cut_off_empty_or_gone() {
             check(&database[..database.len() * part / 24 + part * 7]).await;
         }
         check(&vec![0; database.len()]).await;
-        check(&vec![0; 100]).await;
+        check(&[0; 100]).await;
         check(b"not a database").await;
 
         // A cut-off journal is caught up.

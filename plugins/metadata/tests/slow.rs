@@ -59,7 +59,7 @@ fn a_thousand_writers_share_a_few_slow_syncs_and_readers_do_not_wait() {
             writer.await.unwrap();
         }
         let count = syncs().0 - before;
-        println!("{count} syncs, {took:?}; {inside} of {reads} reads while one was under way");
+        eprintln!("{count} syncs, {took:?}; {inside} of {reads} reads while one was under way");
         assert!(count > 0, "the delay is not in the way of a sync");
         assert!(count * 10 <= WRITES as u64, "{count} syncs for {WRITES} mutations");
         assert!(took * 10 <= Duration::from_millis(50) * 1000, "{took:?}");

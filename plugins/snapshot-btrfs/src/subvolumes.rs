@@ -46,6 +46,12 @@ impl Subvolumes {
         }
     }
 
+    fn sync_all(&self) -> Result<()> {
+        let sync =
+            || rustix::fs::syncfs(File::open(&self.committed)?).map_err(std::io::Error::from);
+        sync().map_err(|error| Error::io(format!("sync {}", self.committed.display()), error))
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u64>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,9 +151,12 @@ impl Driver for Subvolumes {
         // Of a commit that did not come to its end.
         self.btrfs.delete(&to)?;
         self.btrfs.snapshot(&from, &to, true)?;
-        let sync =
-            || rustix::fs::syncfs(File::open(&self.committed)?).map_err(std::io::Error::from);
-        sync().map_err(|error| Error::io(format!("sync {}", self.committed.display()), error))
+        self.sync_all()
+    }
+
+    /// A new subvolume survives with the transaction that it is in.
+    fn keep(&self, _snapshot: &Snapshot) -> Result<()> {
+        self.sync_all()
     }
 
     fn committed(&self, id: u64) -> Result<()> {

@@ -127,6 +127,12 @@ impl Driver for Layers {
         self.maker.make(&self.fs(id), &self.image(id), &self.seal(id))
     }
 
+    fn keep(&self, snapshot: &Snapshot) -> Result<()> {
+        let layer = self.layer(snapshot.id);
+        let dirs = [layer.join("work"), layer.join("fs"), layer, self.dir.clone()];
+        tree::sync_dirs(dirs.iter().map(PathBuf::as_path))
+    }
+
     fn committed(&self, id: u64) -> Result<()> {
         self.mounts.release(id);
         tree::remove(&self.layer(id).join("work"))?;

@@ -170,4 +170,26 @@ mod tests {
         let size = lgetxattr(to.join("d"), "user.key", &mut value).unwrap();
         assert_eq!(&value[..size], b"value");
     }
+
+    #[test]
+    fn blocks_are_shared_where_the_file_system_can() {
+        const SIZE: usize = 32 << 20;
+        let disk = capstan_sdk::testing_disk::LoopDisk::new("xfs", 400);
+        let (from, to) = (disk.path().join("from"), disk.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        let bytes: Vec<u8> =
+            (0..SIZE as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        fs::write(from.join("file"), &bytes).unwrap();
+        let free = || {
+            rustix::fs::syncfs(File::open(disk.path()).unwrap()).unwrap();
+            let about = rustix::fs::statvfs(disk.path()).unwrap();
+            about.f_bfree * about.f_frsize
+        };
+        let before = free();
+        tree(&from, &to).unwrap();
+        assert!(before - free() < SIZE as u64 / 4, "the copy has blocks of its own");
+        assert!(fs::read(to.join("file")).unwrap() == bytes);
+        fs::write(to.join("file"), "changed").unwrap();
+        assert!(fs::read(from.join("file")).unwrap() == bytes, "they are not one file");
+    }
 }

@@ -6,6 +6,7 @@
 //! for a name.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, BufReader, Read};
 use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -324,9 +325,12 @@ fn note<T>(map: &mut BTreeMap<String, T>, name: String, value: T) -> Result<()> 
     if map.len() >= MAX_FILES {
         return Err(Error::exhausted(format!("the archive has more than {MAX_FILES} files")));
     }
-    match map.insert(name.clone(), value) {
-        None => Ok(()),
-        Some(_) => Err(no_archive(format!("{name:?} is in it twice"))),
+    match map.entry(name) {
+        Entry::Vacant(place) => {
+            place.insert(value);
+            Ok(())
+        }
+        Entry::Occupied(place) => Err(no_archive(format!("{:?} is in it twice", place.key()))),
     }
 }
 
@@ -432,5 +436,45 @@ impl Read for Source {
                 }),
             );
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capstan_sdk::Class;
+
+    #[test]
+    fn names_stay_inside() {
+        for (name, want) in [("a", "a"), ("./a/./b", "a/b"), ("a/../b", "b"), ("a//b/", "a/b")] {
+            assert_eq!(plain(Path::new(name)).unwrap(), want);
+        }
+        for name in ["..", "/a", "a/../../b", "../a", "./../a"] {
+            assert_eq!(
+                plain(Path::new(name)).unwrap_err().class(),
+                Class::InvalidArgument,
+                "{name}"
+            );
+        }
+        assert!(blob_name("blobs/sha256/x").is_err());
+        assert!(blob_name("x/layer.tar").unwrap().is_none());
+    }
+
+    #[test]
+    fn links_lead_to_files_and_not_in_circles() {
+        let digest = Digest::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
+        let stored = Stored { digest, size: 1, compression: Compression::None };
+        let mut found = Found::default();
+        note(&mut found.files, "l.tar".into(), stored.clone()).unwrap();
+        for (name, target) in [("x/layer.tar", "l.tar"), ("a", "b"), ("b", "a"), ("c", "none")] {
+            note(&mut found.links, name.into(), target.into()).unwrap();
+        }
+        assert_eq!(found.file("x/layer.tar"), Some(&stored));
+        assert_eq!(found.file("./x/../l.tar"), Some(&stored));
+        for name in ["a", "c", "none", "../l.tar"] {
+            assert_eq!(found.file(name), None, "{name}");
+        }
+        let twice = note(&mut found.files, "l.tar".into(), stored);
+        assert_eq!(twice.unwrap_err().class(), Class::InvalidArgument);
     }
 }

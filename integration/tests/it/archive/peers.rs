@@ -59,8 +59,8 @@ fn what_skopeo_writes_is_imported() {
     assert_eq!(host.ids(&["snapshots", "ls"]).len(), 2, "both have the same layers");
     // One without a name in it gets the one that is asked for.
     copy(format!("oci-archive:{oci}"));
-    host.ok(&["images", "import", &oci, "--name", "mine:3"]);
-    assert_eq!(digest_of(&host, "docker.io/library/mine:3"), made.manifest);
+    host.ok(&["images", "import", &oci, "--name", "example.com/mine:3"]);
+    assert_eq!(digest_of(&host, "example.com/mine:3"), made.manifest);
 }
 
 /// Debian's containerd, on a host's disk.

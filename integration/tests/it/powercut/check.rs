@@ -118,7 +118,7 @@ impl<'a> Aftermath<'a> {
             if fact.is_there.is_some_and(|said| said != is_there) {
                 wrong.push(format!("{thing:?}: there {is_there}, said {:?}", fact.is_there));
             }
-            if let (Thing::Namespace(name), About::Label(was, now)) = (&*thing, &fact.about)
+            if let (Thing::Namespace(name), About::Label(was, now)) = (thing, &fact.about)
                 && let Some(space) = space(name)
             {
                 let label = label_of(space);
@@ -127,7 +127,7 @@ impl<'a> Aftermath<'a> {
                 }
                 fact.about = About::Label(label.clone(), label);
             }
-            if let (Thing::Image(name), About::Image(made)) = (&*thing, &fact.about)
+            if let (Thing::Image(name), About::Image(made)) = (thing, &fact.about)
                 && is_there
                 && let Some(missing) = missing_of(made, &blobs, &snapshots)
             {

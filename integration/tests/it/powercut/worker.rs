@@ -109,7 +109,7 @@ impl Worker<'_> {
     /// Makes or removes a thing; what it is is known only when the answer has come.
     fn change(
         &mut self,
-        thing: Thing,
+        thing: &Thing,
         about: About,
         to: bool,
         args: &[&str],
@@ -119,7 +119,7 @@ impl Worker<'_> {
         self.facts.things.insert(thing.clone(), fact);
         let is_done = self.call(args, input).is_some();
         if is_done {
-            let fact = self.facts.things.get_mut(&thing).expect("it was just put");
+            let fact = self.facts.things.get_mut(thing).expect("it was just put");
             fact.is_there = Some(to);
         }
         is_done
@@ -143,7 +143,7 @@ impl Worker<'_> {
         let name = self.name("image");
         let reference = self.registry.offer(&name, &made.image);
         let args = ["images", "pull", "--plain-http", &reference];
-        self.change(Thing::Image(reference.clone()), About::Image(made), true, &args, b"");
+        self.change(&Thing::Image(reference.clone()), About::Image(made), true, &args, b"");
     }
 
     fn remove_image(&mut self) {
@@ -152,7 +152,7 @@ impl Worker<'_> {
         };
         let Thing::Image(name) = &thing else { return };
         let args = ["images", "rm", &name.clone()];
-        self.change(thing.clone(), about, false, &args, b"");
+        self.change(&thing, about, false, &args, b"");
     }
 
     fn ingest(&mut self) {
@@ -160,7 +160,7 @@ impl Worker<'_> {
         let bytes = noise(length, self.seed());
         let (name, digest) = (self.name("ingest"), digest(&bytes));
         let args = ["content", "ingest", "--expected-digest", &digest, &name];
-        self.change(Thing::Blob(digest.clone()), About::Nothing, true, &args, &bytes);
+        self.change(&Thing::Blob(digest.clone()), About::Nothing, true, &args, &bytes);
     }
 
     fn remove_blob(&mut self) {
@@ -169,7 +169,7 @@ impl Worker<'_> {
         };
         let Thing::Blob(digest) = &thing else { return };
         let args = ["content", "rm", &digest.clone()];
-        self.change(thing.clone(), about, false, &args, b"");
+        self.change(&thing, about, false, &args, b"");
     }
 
     /// Prepares one, fills it, and mostly commits it.
@@ -194,7 +194,7 @@ impl Worker<'_> {
         // Both names are in doubt until the answer comes.
         self.facts.things.get_mut(&thing).expect("it was put").is_there = None;
         let args = ["snapshots", "commit", &name, &key];
-        if self.change(Thing::Committed(name.clone()), About::Tree(tree), true, &args, b"") {
+        if self.change(&Thing::Committed(name.clone()), About::Tree(tree), true, &args, b"") {
             self.facts.things.get_mut(&thing).expect("it was put").is_there = Some(false);
         }
     }
@@ -204,7 +204,7 @@ impl Worker<'_> {
         let Some((thing, about)) = self.any(is_wanted) else { return };
         let (Thing::Committed(key) | Thing::Active(key)) = &thing else { return };
         let args = ["snapshots", "rm", &key.clone()];
-        self.change(thing.clone(), about, false, &args, b"");
+        self.change(&thing, about, false, &args, b"");
     }
 
     fn namespace(&mut self) {
@@ -214,7 +214,7 @@ impl Worker<'_> {
         match (what, old) {
             (0, Some((Thing::Namespace(name), about))) => {
                 let args = ["namespaces", "rm", &name];
-                self.change(Thing::Namespace(name.clone()), about, false, &args, b"");
+                self.change(&Thing::Namespace(name.clone()), about, false, &args, b"");
             }
             (1, Some((Thing::Namespace(name), About::Label(_, was)))) => {
                 let label = format!("k={value}");
@@ -232,7 +232,7 @@ impl Worker<'_> {
                 let label = format!("k={value}");
                 let about = About::Label(value.clone(), value);
                 let args = ["namespaces", "create", &name, &label];
-                self.change(Thing::Namespace(name.clone()), about, true, &args, b"");
+                self.change(&Thing::Namespace(name.clone()), about, true, &args, b"");
             }
         }
     }
@@ -243,14 +243,14 @@ impl Worker<'_> {
         };
         let id = self.name("kept");
         let args = ["containers", "create", &id, &image, "cat", "/w/marker"];
-        self.change(Thing::Container(id.clone()), about, true, &args, b"");
+        self.change(&Thing::Container(id.clone()), about, true, &args, b"");
     }
 
     fn remove_container(&mut self) {
         let Some((thing, about)) = self.any(|t| matches!(t, Thing::Container(_))) else { return };
         let Thing::Container(id) = &thing else { return };
         let args = ["containers", "rm", &id.clone()];
-        self.change(thing.clone(), about, false, &args, b"");
+        self.change(&thing, about, false, &args, b"");
     }
 
     fn run_once(&mut self) {

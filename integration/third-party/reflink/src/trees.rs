@@ -34,7 +34,7 @@ impl Driver for Trees {
 
     /// # Errors
     /// `FailedPrecondition`: the file system has no reflinks.
-    fn open(_config: Config, root: &Path) -> Result<Self> {
+    fn open(_config: Config, root: &Path, _state: &Path) -> Result<Self> {
         let dir = root.join("snapshots");
         DirBuilder::new()
             .recursive(true)

@@ -286,7 +286,7 @@ fn plain(before: &[Op], after: &[Op]) {
 }
 
 fn rounds() -> u32 {
-    std::env::var("CAPSTAN_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+    std::env::var("CAPSTAN_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
 }
 
 fn random(check: fn(&[Op], &[Op])) {

@@ -182,11 +182,9 @@ fn a_tree_without_parent_is_written_with_all_it_has() {
     setxattr(at("note"), "user.note", b"a\0b\n=c", XattrFlags::empty()).unwrap();
     setxattr(at("note"), "trusted.overlay.origin", b"x", XattrFlags::empty()).unwrap();
     lsetxattr(at("far"), "trusted.mine", b"x", XattrFlags::empty()).unwrap();
-    for (name, time) in [("note", -1.5), ("su", 1e10), ("null", 0.25)] {
-        let (seconds, fraction) = (f64::floor(time), time - f64::floor(time));
-        #[allow(clippy::cast_possible_truncation)]
-        let time =
-            rustix::fs::Timespec { tv_sec: seconds as i64, tv_nsec: (fraction * 1e9) as i64 };
+    let times = [("note", -2, 500_000_000), ("su", 10_000_000_000, 0), ("null", 0, 250_000_000)];
+    for (name, tv_sec, tv_nsec) in times {
+        let time = rustix::fs::Timespec { tv_sec, tv_nsec };
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(CWD, at(name), &times, rustix::fs::AtFlags::empty()).unwrap();
     }

@@ -62,3 +62,35 @@ fn check_in(root: &std::path::Path, layer: &Layer, config: &Config) {
     let error = layer.apply_with(root, Remove, config).unwrap_err();
     assert!(error.message().ends_with("[plugins.\"differ.tar\"] max_depth"), "{error}");
 }
+
+#[test]
+fn devices_and_setuid_by_policy() {
+    let config = Config { allow_devices: false, allow_setuid: false, ..Config::default() };
+    let check = |layer: Layer, key: &str| {
+        for form in [Remove, Overlay] {
+            let root = tempfile::tempdir().unwrap();
+            layer.apply(root.path(), form).unwrap();
+            let root = tempfile::tempdir().unwrap();
+            let result = layer.apply_with(root.path(), form, &config);
+            if key.is_empty() {
+                result.unwrap();
+                continue;
+            }
+            let error = result.unwrap_err();
+            assert_eq!(error.class(), Class::PermissionDenied, "{error}");
+            assert!(error.message().contains(&format!("{key} = true")), "{error}");
+            assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+        }
+    };
+    check(Layer::default().device(b'3', "null", 1, 3), "allow_devices");
+    check(Layer::default().device(b'4', "disk", 8, 0), "allow_devices");
+    for mode in [0o4755, 0o2755, 0o6755] {
+        check(Layer::default().with_mode(b'0', "su", mode), "allow_setuid");
+    }
+    let mut capability = vec![1, 0, 0, 2, 0, 0x20];
+    capability.resize(20, 0);
+    let capable = Layer::default().pax(&[("SCHILY.xattr.security.capability", &capability)]);
+    check(capable.file("ping", ""), "allow_setuid");
+    // In a directory the bits mean something else.
+    check(Layer::default().with_mode(b'5', "shared", 0o2775).with_mode(b'5', "tmp", 0o1777), "");
+}

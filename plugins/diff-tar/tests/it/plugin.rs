@@ -5,7 +5,10 @@ use std::io::{Cursor, Read};
 
 use capstan_diff_tar::TarDiffer;
 use capstan_sdk::contract::Differ;
-use capstan_sdk::contract::differ::{Apply, LayerStream, Pending, Settle, Whiteouts};
+use capstan_sdk::contract::differ::{
+    Apply, Diff, LayerSink, LayerStream, Pending, Settle, Whiteouts,
+};
+use capstan_sdk::mount::with_mounted;
 use capstan_sdk::testing::{Bench, run};
 use capstan_sdk::{Class, Error, Link, Mount};
 
@@ -114,5 +117,77 @@ fn a_panic_in_the_stream_fails_one_call() {
         let layer = Cursor::new(Layer::default().file("b", "2").end());
         apply(&differ, layer, mounts(), Whiteouts::Remove).await.unwrap();
         assert_eq!(fs::read(root.join("b")).unwrap(), b"2");
+    });
+}
+
+/// Whether only the upper layer is read or all of the tree: the same bytes, and no mount is seen or left.
+#[test]
+fn changes_of_an_overlay_are_written_while_it_is_in_use() {
+    run(|| async {
+        let mut bench = Bench::new();
+        bench.start::<TarDiffer>("").await.unwrap();
+        let differ = bench.link::<Differ>("differ");
+        let dirs = ["lower", "upper", "work", "place", "copy"].map(|name| bench.path(name));
+        for dir in &dirs {
+            fs::create_dir(dir).unwrap();
+        }
+        let [lower, upper, work, _, copy] = dirs.each_ref().map(|dir| dir.to_str().unwrap());
+        let layer = Layer::default().dir("d").file("d/f", "1").file("d/g", "1").file("e", "1");
+        apply(&differ, Cursor::new(layer.clone().end()), bind(lower), Whiteouts::Remove)
+            .await
+            .unwrap();
+        apply(&differ, Cursor::new(layer.end()), bind(copy), Whiteouts::Remove).await.unwrap();
+        let overlay = |more: &[String]| {
+            let options = [format!("lowerdir={lower}"), format!("upperdir={upper}")];
+            let options = options.iter().chain(more).cloned().collect();
+            vec![Mount { kind: "overlay".into(), source: "overlay".into(), options }]
+        };
+        let tree = overlay(&[format!("workdir={work}"), "volatile".into()]);
+        let before = fs::read("/proc/self/mountinfo").unwrap();
+        let write = async |parent: &str| {
+            let bytes = crate::changes::Shared::default();
+            let out = LayerSink(Box::new(bytes.clone()));
+            let media_type = PLAIN.into();
+            let diff = Diff { parent: bind(parent), tree: tree.clone(), media_type, out };
+            differ.send(diff).await.unwrap();
+            let bytes = bytes.0.lock().unwrap();
+            bytes.clone()
+        };
+        // Mounted as a container has it, all the while.
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let (end, is_over) = std::sync::mpsc::channel::<()>();
+        let (mounts, place) = (tree.clone(), dirs[3].clone());
+        let user = std::thread::spawn(move || {
+            with_mounted(&mounts, &place, move |root| {
+                use std::os::fd::AsRawFd as _;
+                let root = std::path::PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+                fs::write(root.join("d/f"), "22").unwrap();
+                fs::remove_file(root.join("d/g")).unwrap();
+                fs::remove_file(root.join("e")).unwrap();
+                fs::create_dir(root.join("e")).unwrap();
+                ready.send(()).unwrap();
+                let _ = is_over.recv();
+                Ok(())
+            })
+        });
+        is_ready.await.unwrap();
+        let fast = write(lower).await;
+        // Its lower layer is another directory: all of the tree is compared.
+        let whole = write(copy).await;
+        drop(end);
+        user.join().unwrap().unwrap();
+        assert_eq!(crate::changes::entries(&fast), ["d/", "d/f", "d/.wh.g", "e/"]);
+        assert!(fast == whole, "{:?}", crate::changes::entries(&whole));
+        assert!(fs::read("/proc/self/mountinfo").unwrap() == before);
+    });
+}
+
+#[test]
+fn a_window_that_zstd_does_not_have_is_refused_at_the_start() {
+    run(|| async {
+        let mut bench = Bench::new();
+        let error = bench.start::<TarDiffer>("max_window_bytes = 0").await.unwrap_err();
+        assert_eq!(error.class(), Class::InvalidArgument, "{error}");
+        assert!(error.message().contains("max_window_bytes"), "{error}");
     });
 }

@@ -95,7 +95,15 @@ impl fmt::Debug for LayerSink {
 
 /// Writes what a tree has and its parent has not as a layer. The same trees give the same bytes.
 ///
-/// `InvalidArgument`: a media type that it cannot write. `FailedPrecondition`: a file that a layer cannot hold.
+/// Deletions are explicit whiteouts. A directory is written if it changed itself, its time among that;
+/// those above it are not. Sockets and character devices 0/0 are nothing. All names of a file that has
+/// several are written if one of them changed.
+///
+/// `InvalidArgument`: a media type that it cannot write. `FailedPrecondition`: a file that a layer cannot
+/// hold. `Aborted`: the tree was changed meanwhile. `ResourceExhausted`: the layer would trip a limit of
+/// the configuration when it is applied; it is named.
+///
+/// After an error the sink has a part of a layer.
 #[derive(Debug)]
 pub struct Diff {
     /// Shows the parent; none = an empty tree.
@@ -130,7 +138,13 @@ pub struct VerifyLayer {
 
 /// Compares a tree with the layers that it was made of, file by file, byte by byte.
 ///
-/// `Corrupt`: a layer cannot be read.
+/// A path is compared with the topmost layer that has it, unless one above hides it. In one layer of an
+/// overlay what the layer does not have is a difference, too: `extra`, which a repair removes. A repair
+/// puts something new beside what is damaged, and gives it its name when it is whole; attributes are set
+/// in place. Where a link leads elsewhere that should be a directory, it takes a second run.
+///
+/// `Corrupt`: a layer cannot be read. `InvalidArgument`: no layer, or several for one layer of an overlay.
+/// `ResourceExhausted`: a limit of the configuration, which is named.
 #[derive(Debug)]
 pub struct Verify {
     /// Top first. One, if the tree is one layer of an overlay.
@@ -148,7 +162,8 @@ pub struct Verify {
 pub struct Difference {
     /// Below the root of the tree.
     pub path: PathBuf,
-    /// In what: `content`, `size`, `mode`, `missing`, ...
+    /// In what, with commas between: `missing`, `extra`, `type`, `size`, `content`, `target`, `device`, `link`
+    /// (it is not the file that it was linked to), `mode`, `owner`, `mtime`, `xattrs`, `whiteout`, `opaque`.
     pub what: String,
     /// It is right now.
     pub is_repaired: bool,
