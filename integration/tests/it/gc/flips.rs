@@ -61,6 +61,12 @@ fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The directory of the snapshot that a file is of.
+fn snapshot_of<'a>(host: &Host, file: &'a Path) -> &'a Path {
+    let dirs = snapshot_dirs(host);
+    file.ancestors().find(|dir| dirs.iter().any(|known| known == dir)).expect("it is of one")
+}
+
 /// What an audit or a heal told, by what it is about.
 fn findings(host: &Host, args: &[&str], code: i32) -> BTreeMap<String, Value> {
     let output = host.capstan(&[&["--format", "json"], args].concat());
@@ -104,8 +110,23 @@ fn blobs_and_files_that_were_flipped_are_named_and_healed() {
     random.shuffle(&mut files);
     files.truncate(FILES);
     assert_eq!((blobs.len(), files.len()), (BLOBS, FILES));
-    for path in blobs.iter().map(|blob| blob_file(&host, blob)).chain(files.iter().cloned()) {
-        flip(&path, &mut random);
+    for path in &files {
+        flip(path, &mut random);
+    }
+    // Each file is named, at the snapshot whose it is.
+    let told = findings(&host, &["system", "audit", "--full"], 10);
+    assert!(told.keys().all(|what| what.starts_with("snapshot/overlay/")), "{told:#?}");
+    let dirs: BTreeSet<&Path> = files.iter().map(|file| snapshot_of(&host, file)).collect();
+    assert_eq!(told.len(), dirs.len(), "{told:#?}");
+    let details: Vec<&str> = told.values().map(|found| found["detail"].as_str().unwrap()).collect();
+    let named: usize = details.iter().map(|detail| detail.matches(" (content)").count()).sum();
+    assert_eq!(named, FILES, "{told:#?}");
+    for file in &files {
+        let name = format!("/{} (", file.file_name().unwrap().to_string_lossy());
+        assert!(details.iter().any(|detail| detail.contains(&name)), "{name}: {told:#?}");
+    }
+    for blob in &blobs {
+        flip(&blob_file(&host, blob), &mut random);
     }
     // By hand, so that nobody could give it back.
     let own = b"nobody else has this";
@@ -120,11 +141,6 @@ fn blobs_and_files_that_were_flipped_are_named_and_healed() {
         let found = told.get(&format!("content/{blob}"));
         assert_eq!(found.map(|found| &found["flaw"]), Some(&"damaged".into()), "{blob}: {told:#?}");
     }
-    // A layer of which the blob is damaged too can only be compared when that is healed.
-    let named: String = told.values().map(|found| found["detail"].to_string()).collect();
-    let is_told = |file: &PathBuf| named.contains(&*file.file_name().unwrap().to_string_lossy());
-    let silent = files.iter().filter(|file| !is_told(file)).count();
-    assert!(silent < FILES, "no damaged file is named: {told:#?}");
     // What is damaged is not given out.
     host.fails(&["content", "get", &blobs[0]], 3, "NotFound", &[&blobs[0]]);
 
