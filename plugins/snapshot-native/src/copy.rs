@@ -173,12 +173,12 @@ mod tests {
 
     #[test]
     fn blocks_are_shared_where_the_file_system_can() {
-        const SIZE: usize = 32 << 20;
+        const SIZE: u64 = 32 << 20;
         let disk = capstan_sdk::testing_disk::LoopDisk::new("xfs", 400);
         let (from, to) = (disk.path().join("from"), disk.path().join("to"));
         fs::create_dir(&from).unwrap();
         let bytes: Vec<u8> =
-            (0..SIZE as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            (0..32_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         fs::write(from.join("file"), &bytes).unwrap();
         let free = || {
             rustix::fs::syncfs(File::open(disk.path()).unwrap()).unwrap();
@@ -187,7 +187,7 @@ mod tests {
         };
         let before = free();
         tree(&from, &to).unwrap();
-        assert!(before - free() < SIZE as u64 / 4, "the copy has blocks of its own");
+        assert!(before - free() < SIZE / 4, "the copy has blocks of its own");
         assert!(fs::read(to.join("file")).unwrap() == bytes);
         fs::write(to.join("file"), "changed").unwrap();
         assert!(fs::read(from.join("file")).unwrap() == bytes, "they are not one file");
