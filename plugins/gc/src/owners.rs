@@ -115,7 +115,7 @@ impl Owners {
     pub(crate) async fn look(&self, namespace: &Namespace) -> Result<Look> {
         // The order is what makes it right without locks: the time first; then holds, so that an operation that ends
         // meanwhile was held or has given its things a name; then what there is.
-        let began_at_unix_ns = clock::now_unix_ns();
+        let began_at_unix_ns = clock::steady_unix_ns();
         let held = self.leases.send(leases::Holds).await?;
         let held_since = held
             .into_iter()
@@ -130,7 +130,7 @@ impl Owners {
         for (name, link) in self.snapshotters()? {
             nodes.extend(snapshots(&name, &link, here()).await?);
         }
-        let graph = Graph::new(nodes, held_since.as_ref(), began_at_unix_ns);
+        let graph = Graph::new(nodes, held_since.as_ref(), clock::now_unix_ns());
         Ok(Look { graph, began_at_unix_ns })
     }
 }

@@ -19,7 +19,7 @@ impl Holds {
         let held = Held {
             namespace: take.namespace,
             owner: take.owner,
-            since_unix_ns: clock::now_unix_ns(),
+            since_unix_ns: clock::steady_unix_ns(),
         };
         let mut holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         holds.retain(|(_, other_end)| is_held(other_end));

@@ -30,7 +30,7 @@ pub struct Uses {
 
 impl Default for Uses {
     fn default() -> Self {
-        Self { since_unix_ns: clock::now_unix_ns(), times: Arc::default(), gate: Arc::default() }
+        Self { since_unix_ns: clock::steady_unix_ns(), times: Arc::default(), gate: Arc::default() }
     }
 }
 
@@ -47,7 +47,7 @@ impl Uses {
 
     /// Notes that something is used now.
     pub fn note(&self, namespace: &Namespace, name: &str) {
-        let now = clock::now_unix_ns();
+        let now = clock::steady_unix_ns();
         let mut times = self.times();
         let time = times.entry((namespace.clone(), name.to_owned())).or_insert(now);
         *time = now.max(*time);
@@ -142,10 +142,10 @@ mod tests {
         assert!(is_unused(0, 11));
         assert!(is_unused(19, 20));
         assert!(!is_unused(20, 20), "at the same time is not before");
-        let before = clock::now_unix_ns();
+        let before = clock::steady_unix_ns();
         uses.note(&namespace, "x");
         assert!(!is_unused(0, before));
-        assert!(is_unused(0, clock::now_unix_ns() + 1));
+        assert!(is_unused(0, clock::steady_unix_ns() + 1));
         uses.forget(&namespace, "x");
         assert!(is_unused(0, before));
     }
