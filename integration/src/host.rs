@@ -165,6 +165,11 @@ impl Host {
         self.disk.path().with_file_name("daemon.log")
     }
 
+    /// Empties the daemon's log.
+    pub fn clear_log(&self) {
+        fs::write(self.log_file(), "").expect("empty the daemon's log");
+    }
+
     /// The daemon's log so far.
     pub fn log(&self) -> String {
         let bytes = fs::read(self.log_file()).unwrap_or_default();

@@ -65,7 +65,7 @@ fn stopped() -> (Host, FakeRegistry, String) {
 
 /// Starts on files as they are laid, looks, and stops.
 fn check(host: &mut Host, seen: &str, what: &str) {
-    fs::write(host.path("daemon.log"), "").unwrap();
+    host.clear_log();
     host.start();
     assert_eq!(view(host), seen, "{what}");
     host.ok(&["namespaces", "label", "empty", "a=b"]);

@@ -113,7 +113,7 @@ fn a_plugin_that_fails_to_start_is_skipped_and_the_daemon_boots() {
 fn a_configuration_that_is_wrong_stops_the_boot_with_the_place() {
     let mut host = Host::without_daemon(64);
     let check = |host: &mut Host, more: &str, parts: &[&str]| {
-        std::fs::write(host.path("daemon.log"), "").unwrap();
+        host.clear_log();
         host.configure(more);
         let log = host.try_start().expect_err("it must not start");
         for part in parts {

@@ -252,7 +252,7 @@ fn a_changed_section_restarts_the_python_plugin_alone() {
 fn a_section_that_python_refuses_stops_the_boot() {
     let mut host = Host::without_daemon(64);
     let mut check = |section: &str, parts: &[&str]| {
-        std::fs::write(host.path("daemon.log"), "").unwrap();
+        host.clear_log();
         host.configure(&by_command(section));
         let log = host.try_start().expect_err("it must not start");
         for part in parts {

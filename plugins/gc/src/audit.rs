@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use capstan_sdk::contract::graph::{Finding, Flaw};
-use capstan_sdk::contract::{containers, content, images, snapshotter};
+use capstan_sdk::contract::{containers, content, images, metadata, snapshotter};
 use capstan_sdk::{Class, Result};
 
 use crate::owners::Owners;
@@ -37,6 +37,10 @@ impl Found {
 pub(crate) async fn audit(owners: &Owners, depth: Depth) -> Result<Vec<Found>> {
     let Depth { is_full, is_healing } = depth;
     let mut found = Vec::new();
+    // A past damage is told until somebody has seen it; nothing is to be mended.
+    for finding in owners.metadata.send(metadata::Audit { is_full }).await? {
+        found.push(Found::cleaned(finding, false));
+    }
     let message = content::Audit { is_full, is_cleaning: is_healing };
     for finding in owners.content.send(message).await? {
         found.push(Found::cleaned(finding, is_healing));
@@ -72,9 +76,11 @@ pub(crate) async fn audit(owners: &Owners, depth: Depth) -> Result<Vec<Found>> {
             found.extend(layers);
         }
     }
-    // Content and an image that needs it tell of the same blob.
+    // Content and an image that needs it tell of the same blob. (Of a file of the metadata there is more to say.)
     let mut seen = HashSet::new();
-    found
-        .retain(|found| seen.insert((found.finding.namespace.clone(), found.finding.what.clone())));
+    found.retain(|Found { finding, .. }| {
+        finding.namespace.is_none()
+            || seen.insert((finding.namespace.clone(), finding.what.clone()))
+    });
     Ok(found)
 }

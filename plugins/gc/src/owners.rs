@@ -3,8 +3,8 @@
 use capstan_sdk::contract::graph::Node;
 use capstan_sdk::contract::leases::Hold;
 use capstan_sdk::contract::{
-    Containers, Content, Differ, GcPolicy, Images, Leases, Namespaces, Page, Snapshotter, Transfer,
-    containers, content, images, leases, namespaces, snapshotter,
+    Containers, Content, Differ, GcPolicy, Images, Leases, Metadata, Namespaces, Page, Snapshotter,
+    Transfer, containers, content, images, leases, namespaces, snapshotter,
 };
 use capstan_sdk::{Class, Context, DaemonInfo, Error, Link, Namespace, Result, clock};
 use tracing::debug;
@@ -18,6 +18,7 @@ const AUDIT: &str = "audit";
 #[derive(Clone, Debug)]
 pub(crate) struct Owners {
     context: Context,
+    pub(crate) metadata: Link<Metadata>,
     pub(crate) content: Link<Content>,
     pub(crate) images: Link<Images>,
     pub(crate) containers: Link<Containers>,
@@ -37,6 +38,7 @@ pub(crate) struct Look {
 impl Owners {
     pub(crate) fn new(context: Context) -> Result<Self> {
         Ok(Self {
+            metadata: context.link()?,
             content: context.link()?,
             images: context.link()?,
             containers: context.link()?,

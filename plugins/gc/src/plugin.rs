@@ -52,6 +52,7 @@ impl Plugin for LocalGc {
             "gc-policy?",
             "images",
             "leases",
+            "metadata",
             "namespaces",
             "snapshotter",
             "transfer",

@@ -258,7 +258,7 @@ fn a_bad_library_in_the_configuration_stops_the_boot_with_the_reason() {
     let other = compile(&host, "other-version", &["VERSION=99"]);
     let digest = "0".repeat(64);
     let fails = |host: &mut Host, more: &str, parts: &[&str]| {
-        fs::write(host.path("daemon.log"), "").unwrap();
+        host.clear_log();
         host.configure(more);
         let log = host.try_start().expect_err("it must not start");
         for part in parts {

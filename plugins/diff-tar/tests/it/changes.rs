@@ -16,7 +16,7 @@ use capstan_sdk::contract::differ::{Diffed, LayerSink};
 use capstan_sdk::mount::with_mounted;
 use capstan_sdk::{Mount, Result};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
-use proptest::test_runner::{Config as Cases, TestRunner};
+use proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, makedev, mknodat};
 
 use crate::diff::copy;
@@ -285,13 +285,19 @@ fn plain(before: &[Op], after: &[Op]) {
     assert!(diff(&tree, Some(&parent), Shape::Whole) == [0; 1024], "something is left");
 }
 
-fn rounds() -> u32 {
-    std::env::var("CAPSTAN_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
+/// The same 150 ones each time; with `CAPSTAN_ROUNDS` as many others as that says.
+fn runner() -> TestRunner {
+    let rounds = std::env::var("CAPSTAN_ROUNDS").ok();
+    let cases = rounds.as_ref().map_or(150, |text| text.parse().expect("a number"));
+    let cases = Cases { cases, failure_persistence: None, ..Cases::default() };
+    match rounds {
+        Some(_) => TestRunner::new(cases),
+        None => TestRunner::new_with_rng(cases, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    }
 }
 
 fn random(check: fn(&[Op], &[Op])) {
-    let mut runner =
-        TestRunner::new(Cases { cases: rounds(), failure_persistence: None, ..Cases::default() });
+    let mut runner = runner();
     let trees = (ops(0..30), ops(0..20));
     runner
         .run(&trees, |(before, after)| {

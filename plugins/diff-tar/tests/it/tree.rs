@@ -55,6 +55,14 @@ pub(crate) fn nodes(root: &Path) -> Nodes {
         });
         nodes.insert(name, node(&path, &metadata, same_as));
     }
+    // overlayfs counts names of a file of a lower layer that the upper one hides: a group has two that are seen.
+    let mut names: HashMap<String, usize> = HashMap::new();
+    for first in nodes.values().filter_map(|node| node.same_as.clone()) {
+        *names.entry(first).or_default() += 1;
+    }
+    for node in nodes.values_mut() {
+        node.same_as.take_if(|first| names[first] == 1);
+    }
     nodes
 }
 
