@@ -173,6 +173,10 @@ fn each_plugin_is_restarted_under_running_containers() {
         .spawn()
         .unwrap();
     for id in host.ids(&["plugins", "ls"]) {
+        // One for another file system has nothing to restart.
+        if host.json(&["plugins", "inspect", &id])["state"] == "skipped" {
+            continue;
+        }
         let (generation, _) = look(&host, &id);
         host.ok(&["plugins", "restart", &id]);
         assert_eq!(look(&host, &id).0, generation + 1, "{id}");
