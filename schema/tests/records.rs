@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use capnp::message::{Reader, ReaderOptions};
 use capnp::serialize::OwnedSegments;
 use capstan_schema::record_capnp::{
-    blob_record, container_record, delivery_record, image_record, ingest_record, namespace_record,
-    restart_record, snapshot_record, task_record,
+    blob_record, container_record, delivery_record, image_record, ingest_record, lease_record,
+    namespace_record, restart_record, snapshot_record, task_record,
 };
 use capstan_schema::{Descriptor, read_labels, read_texts};
 
@@ -104,6 +104,12 @@ reads!(ingests, "IngestRecord", ingest_record, |_version, r| {
 reads!(restarts, "RestartRecord", restart_record, |_version, r| {
     is((r.get_wanted(), r.get_restarts(), r.get_signal()), (true, 4, 9));
     is(r.get_signaled_at_unix_ns(), 1);
+});
+
+reads!(leases, "LeaseRecord", lease_record, |_version, r| {
+    is((r.get_created_at_unix_ns(), r.get_expires_at_unix_ns()), (1, 2));
+    is(read_texts(r.get_resources().unwrap()).unwrap(), ["image/i", "image/j"]);
+    labels!(r);
 });
 
 reads!(deliveries, "DeliveryRecord", delivery_record, |_version, r| {
