@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::report::Table;
-use crate::{boot, memory, metadata, pull, rate, restart, run};
+use crate::{archive, boot, memory, metadata, pull, rate, restart, run};
 
 const HELP: &str = "\
 usage: capstan-bench [--quick] [--json FILE] [SECTION...]
@@ -14,6 +14,7 @@ Measures capstan and containerd on this machine; needs root. Sections, all by de
   rate      containers per second, 16 at once
   memory    of shims and daemons
   pull      an image of 10 layers, unpacked
+  archive   the same image exported, imported, and unpacked alone
   boot      until the first answer
   restart   until all running tasks are listed
   metadata  durable changes per second, and reads meanwhile (ours alone)
@@ -49,11 +50,12 @@ pub(crate) struct Section {
     pub(crate) measure: fn(Effort) -> Vec<Table>,
 }
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     Section { name: "run", measure: run::measure },
     Section { name: "rate", measure: rate::measure },
     Section { name: "memory", measure: memory::measure },
     Section { name: "pull", measure: pull::measure },
+    Section { name: "archive", measure: archive::measure },
     Section { name: "boot", measure: boot::measure },
     Section { name: "restart", measure: restart::measure },
     Section { name: "metadata", measure: metadata::measure },

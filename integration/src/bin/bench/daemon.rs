@@ -94,6 +94,11 @@ impl Daemon {
         self.pull(image).map(drop)
     }
 
+    /// A file on its disk.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.place.path(name).display().to_string()
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.place.socket().display())
