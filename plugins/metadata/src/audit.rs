@@ -20,7 +20,7 @@ pub(crate) fn audit(shared: &Shared, is_full: bool) -> Result<Vec<Finding>> {
         tell(what, Flaw::Damaged, format!("metadata can only be read: {}", why.message()));
     }
     let path = journal::path_in(shared.dir());
-    if !shared.is_read_only() && !path.exists() {
+    if shared.wants_journal() && !path.exists() {
         let detail = "the second copy of the metadata; it is made as soon as there is room";
         tell(path.display().to_string(), Flaw::Missing, detail.into());
     }

@@ -21,6 +21,8 @@ pub(crate) struct Shared {
     read_only: Mutex<Option<Error>>,
     /// A long look at the database has to end, for somebody wants it alone.
     is_wanted: AtomicBool,
+    /// The writer has opened or made the journal, or has tried to.
+    has_tried_journal: AtomicBool,
     /// Becomes true when damage was met: the plugin ends, and the next instance rebuilds.
     damage: watch::Sender<bool>,
 }
@@ -36,8 +38,19 @@ impl Shared {
             database: RwLock::new(Some(database)),
             read_only: Mutex::new(read_only),
             is_wanted: AtomicBool::new(false),
+            has_tried_journal: AtomicBool::new(false),
             damage: watch::Sender::new(false),
         })
+    }
+
+    /// Notes that the writer has done what it could for the journal.
+    pub(crate) fn note_journal(&self) {
+        self.has_tried_journal.store(true, Ordering::Release);
+    }
+
+    /// Whether a journal that is not there is missing, and not just about to be made.
+    pub(crate) fn wants_journal(&self) -> bool {
+        self.has_tried_journal.load(Ordering::Acquire) && !self.is_read_only()
     }
 
     pub(crate) fn dir(&self) -> &Path {

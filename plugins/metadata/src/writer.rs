@@ -170,6 +170,7 @@ struct Prepared {
 impl State {
     fn run(mut self, inbox: &mpsc::Receiver<Request>) {
         self.begin_journal();
+        self.shared.note_journal();
         let mut batch = Vec::new();
         loop {
             let first = match self.has_chores() {
