@@ -385,23 +385,3 @@ macro_rules! contract {
         )*)?
     };
 }
-
-/// Handlers of messages that are not built yet.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! not_yet {
-    ({$($generics:tt)*} $plugin:ty: ) => {};
-    ({$($generics:tt)*} $plugin:ty: $message:ty => $reply:ty, $($rest:tt)*) => {
-        impl $($generics)* $crate::macro_support::actix::Handler<$message> for $plugin {
-            type Result = $crate::Result<$reply>;
-            fn handle(
-                &mut self,
-                _: $message,
-                _: &mut $crate::macro_support::actix::Context<Self>,
-            ) -> Self::Result {
-                Err($crate::Error::unimplemented(concat!(stringify!($message), " is not built yet")))
-            }
-        }
-        $crate::not_yet!({$($generics)*} $plugin: $($rest)*);
-    };
-}
