@@ -84,16 +84,7 @@ impl Owners {
     /// All snapshotters that run, by their name without kind. One that failed to start has nothing that could be asked
     /// or removed.
     pub(crate) fn snapshotters(&self) -> Result<Vec<(String, Link<Snapshotter>)>> {
-        let mut found = Vec::new();
-        for plugin in self.context.kernel()?.plugins() {
-            let Some(name) = plugin.id.strip_prefix("snapshotter.") else { continue };
-            let is_live =
-                plugin.state.is_coming() || plugin.state == capstan_sdk::PluginState::Running;
-            if is_live {
-                found.push((name.to_owned(), self.context.link_named(name)?));
-            }
-        }
-        Ok(found)
+        self.context.links()
     }
 
     pub(crate) fn snapshotter(&self, name: &str) -> Result<Link<Snapshotter>> {

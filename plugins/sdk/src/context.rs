@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use capstan_schema::{Error, Result};
 
-use crate::{Contract, Kernel, Link, Lookup, Manifest};
+use crate::{Contract, Kernel, Link, Lookup, Manifest, PluginState};
 
 /// A plugin's access to the world. Cheap to clone.
 #[derive(Clone)]
@@ -111,6 +111,25 @@ impl Context {
             if name.is_empty() { C::KIND.to_owned() } else { format!("{}.{name}", C::KIND) };
         let id = self.lookup.resolve(&target)?;
         Ok(Link::new(Arc::clone(&self.lookup), id))
+    }
+
+    /// Links to all plugins of a kind that run or are about to, by their name without the kind. One that failed or was skipped
+    /// has nothing that could be asked.
+    ///
+    /// # Errors
+    /// `PermissionDenied`: only plugins that are compiled in see all others. `Internal`: the kind is not required.
+    pub fn links<C: Contract>(&self) -> Result<Vec<(String, Link<C>)>> {
+        let mut links = Vec::new();
+        for plugin in self.kernel()?.plugins() {
+            let is_live = plugin.state.is_coming() || plugin.state == PluginState::Running;
+            if is_live
+                && let Some((kind, name)) = plugin.id.split_once('.')
+                && kind == C::KIND
+            {
+                links.push((name.to_owned(), self.link_named(name)?));
+            }
+        }
+        Ok(links)
     }
 
     /// A link to itself, for the adapters that the plugin hands to peers: it stays good when the

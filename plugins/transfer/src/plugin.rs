@@ -12,8 +12,7 @@ use capstan_sdk::contract::transfer::{
 };
 use capstan_sdk::contract::{Content, Differ, Images, Leases, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{
-    Context, Digest, Error, Exports, Info, Link, Namespace, Plugin, PluginState, Result,
-    export_plugin, rpc,
+    Context, Digest, Error, Exports, Info, Link, Namespace, Plugin, Result, export_plugin, rpc,
 };
 
 use tokio::sync::watch;
@@ -100,12 +99,7 @@ impl Plugin for LocalTransfer {
 }
 
 fn snapshotters(context: &Context) -> Result<Vec<Link<Snapshotter>>> {
-    let plugins = context.kernel()?.plugins();
-    let live = plugins
-        .iter()
-        .filter(|plugin| plugin.state.is_coming() || plugin.state == PluginState::Running);
-    let names = live.filter_map(|plugin| plugin.id.strip_prefix("snapshotter."));
-    names.map(|name| context.link_named::<Snapshotter>(name)).collect()
+    Ok(context.links::<Snapshotter>()?.into_iter().map(|(_, link)| link).collect())
 }
 
 impl Actor for LocalTransfer {
