@@ -8,6 +8,10 @@ enum ItemState {
   extracting @2;
   done @3;
   exists @4;      # it was there before
+  uploading @5;   # bytes go to the registry
+  mounted @6;     # the registry took it from another repository of its own
+  resolving @7;   # the registry is asked what a name means; sizes are not known yet
+  converting @8;  # it is packed anew
 }
 
 struct Item {
@@ -24,12 +28,46 @@ interface Progress {
   update @0 (items :List(Item)) -> ();
 }
 
+struct Login {
+  # What a registry is told. All empty = nothing is known for it.
+  user @0 :Text;
+  secret @1 :Text;             # a password, or a token that stands for one
+  identityToken @2 :Text;      # an OAuth 2 refresh token, given in place of user and secret
+}
+
+interface Credentials {
+  # Implemented by the client. Secrets stay with it until a registry wants them.
+
+  get @0 (host :Text) -> (login :Login, error :Common.Error);
+  # What to tell `host[:port]`: never the host of a redirect, nor one that a challenge names.
+}
+
+struct Access {
+  # How registries are reached, and as whom.
+  plainHttp @0 :Bool;          # http in place of https
+  skipVerify @1 :Bool;         # https with whomever
+  credentials @2 :Credentials; # null = what the daemon knows by itself
+}
+
 struct PullOptions {
   platform @0 :Text;           # "os/arch[/variant]"; empty = the host's
-  plainHttp @1 :Bool;
+  access @1 :Access;
   snapshotter @2 :Text;        # name without kind; empty = the preferred one
   noUnpack @3 :Bool;
   concurrency @4 :UInt32;      # layers fetched at once; 0 = the configured default
+  allPlatforms @5 :Bool;       # fetch what an index has for all platforms; `platform` is the one that is unpacked
+}
+
+enum Compression {
+  keep @0;                     # layers are pushed as they are stored
+  zstd @1;                     # layers are packed anew; the image that arrives has other digests
+}
+
+struct PushOptions {
+  access @0 :Access;
+  platform @1 :Text;           # only this one of an index; empty = all whose content is here
+  compression @2 :Compression;
+  concurrency @3 :UInt32;      # blobs sent at once; 0 = the configured default
 }
 
 interface Transfer {
@@ -51,7 +89,7 @@ interface Transfer {
   # Takes images from an archive that the caller then writes: an OCI image layout or what `docker save` writes, in
   # a tar, plain or compressed by gzip or zstd.
 
-  export @3 (names :List(Text), platform :Text) -> (archive :ArchiveDownload, error :Common.Error);
+  export @3 (names :List(Text), platform :Text, progress :Progress) -> (archive :ArchiveDownload, error :Common.Error);
   # Writes images into an OCI image layout in a tar that `docker load` reads too. The same images give the same bytes.
   # An empty platform means every platform whose content is there. NotFound: an image, or content of it.
 
@@ -64,9 +102,36 @@ interface Transfer {
   # Unpacks a layer blob into an active snapshot. FailedPrecondition: it is not active. NotFound: snapshot, blob. Corrupt: no
   # valid layer; what it had by then is in the snapshot, which should be removed.
 
+  push @7 (reference :Text, source :Text, options :PushOptions, progress :Progress)
+      -> (target :Common.Descriptor, error :Common.Error);
+  # Sends an image that is here, and names it there. `source` is the image's name or, with `name@digest`, one of the
+  # documents below it; empty = `reference` itself. With a digest and no tag in `reference` nothing is named. What the registry has is not sent, what it has in
+  # another repository is mounted from there. Dropping the call cancels it: no name is given then.
+  #
+  # NotFound: the image, or content of it. FailedPrecondition: content of a platform that is asked for is not here.
+  # PermissionDenied: the registry does not let us. Unavailable: it cannot be reached, or broke off.
+
+  getObject @8 (reference :Text, access :Access) -> (object :Common.Descriptor, bytes :ArchiveDownload, error :Common.Error);
+  # One document or blob as a registry has it, by tag or digest. Nothing is stored. Verified: the end of `bytes` comes
+  # only if the digest is right. Errors as of `pull`.
+
+  putObject @9 (reference :Text, object :Common.Descriptor, access :Access) -> (error :Common.Error);
+  # Sends one blob or document that is here; one with a media type of manifests gets the tag of `reference`. Errors as of `push`.
+
+  referrers @10 (reference :Text, artifactType :Text, access :Access)
+      -> (referrers :List(Referrer), error :Common.Error);
+  # What a registry has that refers to an image: signatures, lists of its parts. An empty type = all. OCI
+  # distribution-spec 1.1, "Listing Referrers", with its fallback tag for registries that are older. Errors as of `pull`.
+
   refetch @6 (digest :Text) -> (error :Common.Error);
   # Fetches a blob again from where it came. Nothing is done where it is whole. NotFound: nobody knows where it came from, or
   # it is not there any more.
+}
+
+struct Referrer {
+  manifest @0 :Common.Descriptor;
+  artifactType @1 :Text;
+  annotations @2 :List(Common.Label);
 }
 
 enum Names {

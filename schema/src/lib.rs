@@ -25,7 +25,7 @@ pub use generated::{
     gc_policy_capnp, graph_capnp, health_capnp, image_capnp, introspection_capnp, leases_capnp,
     metadata_capnp, metrics_capnp, namespace_capnp, plugin_capnp, record_capnp, root_capnp,
     runtime_capnp, shim_capnp, sink_capnp, snapshot_capnp, task_capnp, transfer_capnp,
-    version_capnp,
+    verifier_capnp, version_capnp,
 };
 pub use identifier::{ContainerId, Namespace};
 pub use list::{read_texts, write_texts};

@@ -11,16 +11,20 @@ use serde_json::{Value, json};
 
 use super::archive::{Export, Import};
 use super::image_mount::{MountImage, UnmountImage};
+use super::pull::Pull;
+use super::push::Push;
 use crate::args::pair;
 use crate::cmd::filter::Ls;
 use crate::exit::Outcome;
-use crate::print::{self, Listing, PullProgress, Table};
+use crate::print::{self, Listing, Table};
 use crate::session::{Session, call};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Images {
     /// Pull an image from a registry and unpack it
     Pull(Pull),
+    /// Send an image to a registry
+    Push(Push),
     /// List images
     Ls(Ls),
     /// Remove names; content and snapshots stay until garbage collection
@@ -73,75 +77,12 @@ pub(crate) enum Images {
     },
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct Pull {
-    #[arg(value_name = "REF")]
-    reference: String,
-    /// os/arch[/variant] [default: the host's]
-    #[arg(long)]
-    platform: Option<String>,
-    /// Talk http to the registry instead of https
-    #[arg(long)]
-    plain_http: bool,
-    /// The snapshotter to unpack for
-    #[arg(long)]
-    snapshotter: Option<String>,
-    /// Fetch content only
-    #[arg(long)]
-    no_unpack: bool,
-    /// Layers that are fetched at once [default: the daemon's]
-    #[arg(long)]
-    concurrency: Option<u32>,
-}
-
-impl Pull {
-    /// The pull that `run` does when the image is missing.
-    pub(crate) fn for_run(reference: &str, plain_http: bool, snapshotter: Option<String>) -> Self {
-        Self {
-            reference: reference.into(),
-            platform: None,
-            plain_http,
-            snapshotter,
-            no_unpack: false,
-            concurrency: None,
-        }
-    }
-
-    /// Pulls, and gives the image's name.
-    pub(crate) async fn pull(self, session: &Session, is_quiet: bool) -> Outcome<String> {
-        let service: transfer::Client = session.open("transfer");
-        let mut request = service.pull_request();
-        let mut params = request.get();
-        // What is no reference goes as it is: the daemon says what is wrong with it.
-        params.set_reference(full_name(&self.reference));
-        params
-            .set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json() && !is_quiet)));
-        let mut options = params.init_options();
-        options.set_platform(self.platform.as_deref().unwrap_or_default());
-        options.set_plain_http(self.plain_http);
-        options.set_snapshotter(self.snapshotter.as_deref().unwrap_or_default());
-        options.set_no_unpack(self.no_unpack);
-        options.set_concurrency(self.concurrency.unwrap_or(0));
-        let response = call!(session, request);
-        let image = response.get()?.get_image()?;
-        let name = image.get_name()?.to_string()?;
-        if is_quiet {
-            return Ok(name);
-        }
-        if session.is_json() {
-            print::json_line(image)?;
-        } else {
-            writeln!(std::io::stdout(), "{name}  {}", image.get_target()?.get_digest()?.to_str()?)?;
-        }
-        Ok(name)
-    }
-}
-
 impl Images {
     pub(crate) async fn run(self, session: &Session) -> Outcome {
         let service: images::Client = session.open("images");
         match self {
             Self::Pull(pull) => pull.pull(session, false).await.map(drop),
+            Self::Push(push) => push.run(session).await,
             Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Rm { names } => {
                 for name in names {

@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 
 use crate::cmd::containers::image_and_command;
 use crate::cmd::foreground::{DetachFlag, Foreground, Parted, Target, Wish};
-use crate::cmd::images::Pull;
+use crate::cmd::pull::Pull;
+use crate::cmd::registry::Reach;
 use crate::cmd::spec::SpecFlags;
 use crate::cmd::streams::{LogFlags, Streams};
 use crate::exit::{Failure, Outcome};
@@ -45,9 +46,8 @@ pub(crate) struct Run {
     /// When to pull the image
     #[arg(long, value_enum, default_value_t = PullPolicy::Missing)]
     pull: PullPolicy,
-    /// Talk http to the registry instead of https
-    #[arg(long)]
-    plain_http: bool,
+    #[command(flatten)]
+    reach: Reach,
     #[command(flatten)]
     log: LogFlags,
     #[command(flatten)]
@@ -137,7 +137,7 @@ impl Run {
 
     async fn pull(&self, session: &Session, image: &str) -> Outcome<String> {
         let snapshotter = self.spec.snapshotter.clone();
-        Pull::for_run(image, self.plain_http, snapshotter).pull(session, true).await
+        Pull::for_run(image, self.reach.clone(), snapshotter).pull(session, true).await
     }
 
     /// Whether a failed try was for want of the image, and may pull.

@@ -43,9 +43,13 @@ impl PullProgress {
             ItemState::Extracting => "extracting",
             ItemState::Done => "done",
             ItemState::Exists => "exists",
+            ItemState::Uploading => "uploading",
+            ItemState::Mounted => "mounted",
+            ItemState::Resolving => "resolving",
+            ItemState::Converting => "converting",
         };
         bar.set_message(word);
-        if matches!(state, ItemState::Done | ItemState::Exists) {
+        if matches!(state, ItemState::Done | ItemState::Exists | ItemState::Mounted) {
             bar.abandon();
         }
     }

@@ -8,11 +8,13 @@ use actix::{
 use capstan_sdk::contract::images::{Image, Presence};
 use capstan_sdk::contract::leases::TakeHold;
 use capstan_sdk::contract::transfer::{
-    Apply, Diff, Export, Import, Imported, Pull, Refetch, Stored, TransferAddr, Unpack,
+    Apply, Diff, Export, GetObject, Import, Imported, ListReferrers, Pull, Push, PutObject,
+    Referrer, Refetch, Stored, TransferAddr, Unpack,
 };
 use capstan_sdk::contract::{Content, Differ, Images, Leases, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{
-    Context, Digest, Error, Exports, Info, Link, Namespace, Plugin, Result, export_plugin, rpc,
+    Context, Descriptor, Digest, Error, Exports, Info, Link, Namespace, Plugin, Result,
+    export_plugin, rpc,
 };
 
 use tokio::sync::watch;
@@ -22,7 +24,10 @@ use crate::export::Exporter;
 use crate::fetch::Fetcher;
 use crate::import::Importer;
 use crate::layer::Layers;
+use crate::object;
 use crate::pull::Puller;
+use crate::push::Pusher;
+use crate::referrers;
 use crate::refetch;
 use crate::registry::Registry;
 use crate::sweep::{self, Leftover};
@@ -249,5 +254,44 @@ impl Handler<Refetch> for LocalTransfer {
         let held = (refetch.namespace.clone(), format!("refetch {}", refetch.digest));
         let content = self.content.clone();
         self.held(held, async move { refetch::refetch(content, registry, refetch).await })
+    }
+}
+
+impl Handler<Push> for LocalTransfer {
+    type Result = ResponseFuture<Result<Descriptor>>;
+    fn handle(&mut self, push: Push, _: &mut Cell<Self>) -> Self::Result {
+        let pusher = Pusher {
+            images: self.puller.images.clone(),
+            content: self.content.clone(),
+            registry: Registry::new(self.config.registry()),
+            max_document_bytes: self.config.max_manifest_bytes,
+        };
+        let held = (push.namespace.clone(), format!("push {}", push.reference));
+        self.held(held, pusher.push(push))
+    }
+}
+
+impl Handler<GetObject> for LocalTransfer {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, get: GetObject, _: &mut Cell<Self>) -> Self::Result {
+        let registry = Registry::new(self.config.registry());
+        Box::pin(object::get(registry, get))
+    }
+}
+
+impl Handler<PutObject> for LocalTransfer {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, put: PutObject, _: &mut Cell<Self>) -> Self::Result {
+        let registry = Registry::new(self.config.registry());
+        let held = (put.namespace.clone(), format!("put {}", put.reference));
+        self.held(held, object::put(self.content.clone(), registry, put))
+    }
+}
+
+impl Handler<ListReferrers> for LocalTransfer {
+    type Result = ResponseFuture<Result<Vec<Referrer>>>;
+    fn handle(&mut self, list: ListReferrers, _: &mut Cell<Self>) -> Self::Result {
+        let registry = Registry::new(self.config.registry());
+        Box::pin(referrers::list(registry, list))
     }
 }

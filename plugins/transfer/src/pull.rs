@@ -20,7 +20,7 @@ use tracing::info;
 
 use crate::fetch::{Fetch, Fetcher, item_name, labels_of};
 use crate::refetch;
-use crate::registry::{Registry, Repository, Scheme};
+use crate::registry::{Registry, Repository};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
 
 /// How often progress is told: as often as a person sees.
@@ -51,8 +51,7 @@ impl Puller {
         target: Option<Target>,
     ) -> Result<(Image, Presence)> {
         let reference = Reference::parse(&pull.reference)?;
-        let scheme = if pull.is_plain_http { Scheme::Http } else { Scheme::Https };
-        let repository = registry.repository(&reference, scheme)?;
+        let repository = registry.repository(&reference, &pull.access)?;
         let job = Job {
             puller: self,
             namespace: pull.namespace,

@@ -4,6 +4,7 @@ use std::io::Read as _;
 
 use bytes::Bytes;
 use capstan_sdk::contract::Content;
+use capstan_sdk::contract::access::Access;
 use capstan_sdk::contract::content::{Ingest, Label, Open, OpenBlob, OpenIngest, Stat, Use};
 use capstan_sdk::contract::transfer::{LABEL_SOURCE, Refetch};
 use capstan_sdk::{
@@ -11,7 +12,7 @@ use capstan_sdk::{
 };
 
 use crate::fetch;
-use crate::registry::{Hash, Registry, Repository, Scheme};
+use crate::registry::{Hash, Registry, Repository};
 
 /// Sources that are kept of one blob: more help nobody.
 const MAX_SOURCES: usize = 8;
@@ -96,12 +97,13 @@ async fn is_whole(blob: OpenBlob, digest: Digest) -> Result<bool> {
 }
 
 fn place(registry: &Registry, source: &str, digest: &Digest) -> Result<Repository> {
-    let (scheme, path) = match source.split_once("://") {
-        Some(("http", path)) => (Scheme::Http, path),
-        Some(("https", path)) => (Scheme::Https, path),
+    let (is_plain_http, path) = match source.split_once("://") {
+        Some(("http", path)) => (true, path),
+        Some(("https", path)) => (false, path),
         _ => return Err(Error::invalid(format!("the label {LABEL_SOURCE} says {source:?}"))),
     };
-    registry.repository(&Reference::parse(&format!("{path}@{digest}"))?, scheme)
+    let access = Access { is_plain_http, ..Access::default() };
+    registry.repository(&Reference::parse(&format!("{path}@{digest}"))?, &access)
 }
 
 async fn from(

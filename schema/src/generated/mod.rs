@@ -63,4 +63,6 @@ pub mod task_capnp;
 #[rustfmt::skip]
 pub mod transfer_capnp;
 #[rustfmt::skip]
+pub mod verifier_capnp;
+#[rustfmt::skip]
 pub mod version_capnp;

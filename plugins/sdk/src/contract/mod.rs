@@ -3,6 +3,7 @@
 //! Every message carries the namespace that it acts in, where there is one. Errors are by class;
 //! where a message says nothing about a class, the caller should treat it as unexpected.
 
+pub mod access;
 pub mod containers;
 pub mod content;
 pub mod differ;

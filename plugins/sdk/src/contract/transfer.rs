@@ -3,9 +3,11 @@
 use std::fmt;
 use std::io::{Read, Write};
 
-use capstan_schema::{Descriptor, Digest, Namespace, Platform};
-use tokio::sync::watch;
+use bytes::Bytes;
+use capstan_schema::{Descriptor, Digest, Labels, Namespace, Platform};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::contract::access::Access;
 use crate::contract::images::{Image, Presence};
 
 /// How far one descriptor is.
@@ -21,6 +23,14 @@ pub enum ItemState {
     Done,
     /// It was there before.
     Exists,
+    /// Bytes go to the registry.
+    Uploading,
+    /// The registry took it from another repository of its own.
+    Mounted,
+    /// The registry is asked what a name means.
+    Resolving,
+    /// It is packed anew.
+    Converting,
 }
 
 /// The progress of one descriptor.
@@ -54,16 +64,103 @@ pub struct Pull {
     pub reference: String,
     /// For which platform.
     pub platform: Platform,
-    /// http instead of https.
-    pub is_plain_http: bool,
+    /// How the registry is reached.
+    pub access: Access,
     /// Name without kind; empty = the preferred one.
     pub snapshotter: String,
     /// Whether to make the snapshots too.
     pub is_unpacked: bool,
     /// Layers fetched at once; 0 = as configured.
     pub concurrency: u32,
+    /// Whether to fetch what an index has for all platforms. `platform` is the one that is unpacked then.
+    pub is_for_all_platforms: bool,
     /// Where to tell how far it is.
     pub progress: ProgressSender,
+}
+
+/// How the layers of a push are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repack {
+    /// As they are stored.
+    Keep,
+    /// Anew, with zstd. The image that arrives has other digests.
+    Zstd,
+}
+
+/// Sends an image that is here to a registry, and names it there. Answers what it is there.
+///
+/// What the registry has is not sent; what it has in another repository is mounted from there. Classes are those of
+/// `Transfer.push` in transfer.capnp.
+///
+/// Cancel safety: the push is given up when the receiving half of `progress` is dropped; no name is given then.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// `host[:port]/path[:tag][@digest]`.
+    pub reference: String,
+    /// The image's name here, or `name@digest` for one of the documents below it.
+    pub source: String,
+    /// How the registry is reached.
+    pub access: Access,
+    /// Only this one of an index; `None`: all whose content is here.
+    pub platform: Option<Platform>,
+    /// How layers are packed.
+    pub repack: Repack,
+    /// Blobs sent at once; 0 = as configured.
+    pub concurrency: u32,
+    /// Where to tell how far it is.
+    pub progress: ProgressSender,
+}
+
+/// One document or blob as a registry has it. Nothing is stored. Done when all its bytes were taken, and verified.
+///
+/// Cancel safety: it is given up when the receiving half of `bytes` is dropped.
+#[derive(Debug)]
+pub struct GetObject {
+    /// `host[:port]/path[:tag][@digest]`.
+    pub reference: String,
+    /// How the registry is reached.
+    pub access: Access,
+    /// Told what it is, before the first byte.
+    pub found: oneshot::Sender<Descriptor>,
+    /// Where the bytes go.
+    pub bytes: mpsc::Sender<Bytes>,
+}
+
+/// Sends one blob or document that is here.
+#[derive(Clone, Debug)]
+pub struct PutObject {
+    /// Where it is.
+    pub namespace: Namespace,
+    /// `host[:port]/path[:tag][@digest]`; a document gets the tag.
+    pub reference: String,
+    /// What.
+    pub object: Descriptor,
+    /// How the registry is reached.
+    pub access: Access,
+}
+
+/// What a registry has that refers to an image. Answers an empty list where nothing does.
+#[derive(Clone, Debug)]
+pub struct ListReferrers {
+    /// `host[:port]/path[:tag][@digest]`.
+    pub reference: String,
+    /// Only these; empty = all.
+    pub artifact_type: String,
+    /// How the registry is reached.
+    pub access: Access,
+}
+
+/// What refers to an image, such as a signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referrer {
+    /// Its manifest.
+    pub manifest: Descriptor,
+    /// What it is.
+    pub artifact_type: String,
+    /// What it says of itself.
+    pub annotations: Labels,
 }
 
 /// Makes the snapshots of an image that is present; answers the chain id of the top one.
@@ -166,6 +263,8 @@ pub struct Export {
     pub format: ArchiveFormat,
     /// Where the bytes go. It ends when the archive does.
     pub archive: ArchiveSink,
+    /// Where to tell how far it is.
+    pub progress: ProgressSender,
 }
 
 /// Stores what a snapshot has and its parent has not as a layer blob.
@@ -229,5 +328,9 @@ crate::contract! {
         diff: Diff => Stored [lasting],
         apply: Apply => Digest [lasting],
         refetch: Refetch => () [again, lasting],
+        push: Push => Descriptor [again, lasting],
+        get_object: GetObject => () [lasting],
+        put_object: PutObject => () [again, lasting],
+        referrers: ListReferrers => Vec<Referrer> [again],
     }
 }

@@ -4,6 +4,7 @@
 //! A message is decoded once, here; what the daemon works on is plain Rust. A panic while a call is
 //! handled fails that call and nothing else.
 
+mod access;
 pub(crate) mod answer;
 mod archive;
 pub mod containers;

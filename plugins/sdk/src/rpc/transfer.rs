@@ -4,15 +4,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::Client;
-use capstan_schema::{Descriptor, Digest, Namespace, Platform, read_texts, transfer_capnp as wire};
-use tokio::sync::watch;
+use capstan_schema::{
+    Descriptor, Digest, Error, Namespace, Platform, Result, read_texts, transfer_capnp as wire,
+    write_labels,
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::archive::{Download, Upload, inlet, outlet};
-use super::{answer, images, length, text};
+use super::{access, answer, images, length, text};
 use crate::Link;
 use crate::contract::Transfer;
 use crate::contract::transfer::{
-    Apply, ArchiveFormat, Diff, Export, Import, Item, ItemState, Names, Pull, Refetch, Unpack,
+    Apply, ArchiveFormat, Diff, Export, GetObject, Import, Item, ItemState, ListReferrers, Names,
+    Pull, Push, PutObject, Refetch, Repack, Unpack,
 };
 
 /// How long a client is left alone between two updates: ten a second look smooth.
@@ -40,6 +44,10 @@ async fn update(sink: &wire::progress::Client, items: &[Item]) -> capnp::Result<
             ItemState::Extracting => wire::ItemState::Extracting,
             ItemState::Done => wire::ItemState::Done,
             ItemState::Exists => wire::ItemState::Exists,
+            ItemState::Uploading => wire::ItemState::Uploading,
+            ItemState::Mounted => wire::ItemState::Mounted,
+            ItemState::Resolving => wire::ItemState::Resolving,
+            ItemState::Converting => wire::ItemState::Converting,
         });
         out.set_offset(item.offset);
         out.set_total(item.total);
@@ -63,6 +71,34 @@ async fn report(sink: Option<wire::progress::Client>, mut progress: watch::Recei
     }
 }
 
+/// Tells progress while `work` is done, to its last item. When the peer drops the call the future is dropped, and `progress`
+/// with it: the work is given up.
+async fn reported<T>(
+    sink: Option<wire::progress::Client>,
+    progress: watch::Receiver<Vec<Item>>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let last = progress.clone();
+    tokio::pin!(work);
+    let done = tokio::select! {
+        done = &mut work => done?,
+        () = report(sink.clone(), progress) => work.await?,
+    };
+    if let Some(sink) = sink {
+        let items = last.borrow().clone();
+        let _ = update(&sink, &items).await;
+    }
+    Ok(done)
+}
+
+/// A platform where one was named.
+fn platform(name: &str) -> Result<Option<Platform>> {
+    match name {
+        "" => Ok(None),
+        name => Platform::parse(name).map(Some),
+    }
+}
+
 impl wire::transfer::Server for Server {
     async fn pull(
         self: Rc<Self>,
@@ -77,26 +113,15 @@ impl wire::transfer::Server for Server {
                 namespace: self.namespace.clone(),
                 reference: text(params.get_reference())?,
                 platform: Platform::parse(&text(options.get_platform())?)?,
-                is_plain_http: options.get_plain_http(),
+                access: access::read(options.get_access()?)?,
                 snapshotter: text(options.get_snapshotter())?,
                 is_unpacked: !options.get_no_unpack(),
                 concurrency: options.get_concurrency(),
+                is_for_all_platforms: options.get_all_platforms(),
                 progress: sender,
             };
             let sink = if params.has_progress() { Some(params.get_progress()?) } else { None };
-            // When the peer drops the call this future is dropped, and `receiver` with it.
-            let last = receiver.clone();
-            let pull = self.link.send(message);
-            tokio::pin!(pull);
-            let pulled = tokio::select! {
-                pulled = &mut pull => pulled?,
-                () = report(sink.clone(), receiver) => pull.await?,
-            };
-            if let Some(sink) = sink {
-                let items = last.borrow().clone();
-                let _ = update(&sink, &items).await;
-            }
-            Ok(pulled)
+            reported(sink, receiver, self.link.send(message)).await
         };
         answer!(results, work, |out, (image, presence)| {
             images::write_image(&image, &presence, out.init_image());
@@ -162,20 +187,20 @@ impl wire::transfer::Server for Server {
     ) -> capnp::Result<()> {
         let work = async {
             let params = params.get()?;
-            let platform = match text(params.get_platform())?.as_str() {
-                "" => None,
-                name => Some(Platform::parse(name)?),
-            };
             let (archive, pieces) = outlet();
+            let (sender, receiver) = watch::channel(Vec::new());
             let message = Export {
                 namespace: self.namespace.clone(),
                 names: read_texts(params.get_names()?)?,
-                platform,
+                platform: platform(&text(params.get_platform())?)?,
                 format: ArchiveFormat::Oci,
                 archive,
+                progress: sender,
             };
+            let sink = if params.has_progress() { Some(params.get_progress()?) } else { None };
             let link = self.link.clone();
-            Download::new(pieces, async move { link.send(message).await }).await
+            let export = async move { reported(sink, receiver, link.send(message)).await };
+            Download::new(pieces, export).await
         };
         answer!(results, work, |out, archive| out.set_archive(capnp_rpc::new_client(archive)))
     }
@@ -230,5 +255,106 @@ impl wire::transfer::Server for Server {
             self.link.send(Refetch { namespace: self.namespace.clone(), digest }).await
         };
         answer!(results, work)
+    }
+
+    async fn push(
+        self: Rc<Self>,
+        params: wire::transfer::PushParams,
+        mut results: wire::transfer::PushResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let options = params.get_options()?;
+            let reference = text(params.get_reference())?;
+            let source = text(params.get_source())?;
+            let (sender, receiver) = watch::channel(Vec::new());
+            let message = Push {
+                namespace: self.namespace.clone(),
+                source: if source.is_empty() { reference.clone() } else { source },
+                reference,
+                access: access::read(options.get_access()?)?,
+                platform: platform(&text(options.get_platform())?)?,
+                repack: match options.get_compression()? {
+                    wire::Compression::Keep => Repack::Keep,
+                    wire::Compression::Zstd => Repack::Zstd,
+                },
+                concurrency: options.get_concurrency(),
+                progress: sender,
+            };
+            let sink = if params.has_progress() { Some(params.get_progress()?) } else { None };
+            reported(sink, receiver, self.link.send(message)).await
+        };
+        answer!(results, work, |out, target| target.write(out.init_target()))
+    }
+
+    async fn get_object(
+        self: Rc<Self>,
+        params: wire::transfer::GetObjectParams,
+        mut results: wire::transfer::GetObjectResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let (found, descriptor) = oneshot::channel();
+            let (bytes, pieces) = mpsc::channel(1);
+            let message = GetObject {
+                reference: text(params.get_reference())?,
+                access: access::read(params.get_access()?)?,
+                found,
+                bytes,
+            };
+            let link = self.link.clone();
+            let download = Download::new(pieces, async move { link.send(message).await }).await?;
+            let object =
+                descriptor.await.map_err(|_| Error::internal("an object without a name"))?;
+            Ok((object, download))
+        };
+        answer!(results, work, |out, (object, download)| {
+            object.write(out.reborrow().init_object());
+            out.set_bytes(capnp_rpc::new_client(download));
+        })
+    }
+
+    async fn put_object(
+        self: Rc<Self>,
+        params: wire::transfer::PutObjectParams,
+        mut results: wire::transfer::PutObjectResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = PutObject {
+                namespace: self.namespace.clone(),
+                reference: text(params.get_reference())?,
+                object: Descriptor::read(params.get_object()?)?,
+                access: access::read(params.get_access()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work)
+    }
+
+    async fn referrers(
+        self: Rc<Self>,
+        params: wire::transfer::ReferrersParams,
+        mut results: wire::transfer::ReferrersResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let message = ListReferrers {
+                reference: text(params.get_reference())?,
+                artifact_type: text(params.get_artifact_type())?,
+                access: access::read(params.get_access()?)?,
+            };
+            self.link.send(message).await
+        };
+        answer!(results, work, |out, referrers| {
+            let mut list = out.init_referrers(length(&referrers));
+            for (index, referrer) in (0..).zip(&referrers) {
+                let mut out = list.reborrow().get(index);
+                referrer.manifest.write(out.reborrow().init_manifest());
+                out.set_artifact_type(&referrer.artifact_type);
+                let count = u32::try_from(referrer.annotations.len()).unwrap_or(u32::MAX);
+                write_labels(&referrer.annotations, out.init_annotations(count));
+            }
+        })
     }
 }

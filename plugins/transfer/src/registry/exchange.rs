@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_sdk::{Class, Error, Result};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, PathAndQuery};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use serde::Deserialize;
 
-use super::pool::{Answer, Body, Nothing, Pool};
+use super::pool::{Answer, Body, Pool, Sent, nothing};
 use super::retry::Failure;
 
 /// How we name ourselves.
@@ -22,68 +22,105 @@ const MAX_REFUSAL_BYTES: u64 = 16 << 10;
 /// The most characters of what the registry says that an error repeats.
 const MAX_SAID_CHARS: usize = 200;
 
-/// What is to be got.
-#[derive(Debug)]
-pub(super) struct Get<'a> {
+/// What a registry is asked.
+pub(super) struct Ask<'a> {
     /// The words for it in errors.
     pub(super) what: &'a str,
     /// The registry's own host.
     pub(super) home: &'a Authority,
-    /// Where it is there; a checked path.
-    pub(super) path: String,
+    /// GET, unless it is said otherwise.
+    pub(super) method: Method,
+    /// Where it goes.
+    pub(super) url: Url,
     /// Which media types will do; empty = all.
     pub(super) accept: &'static str,
     /// From which byte on; `None` for what has no parts.
     pub(super) offset: Option<u64>,
+    /// More headers, such as the media type of what is sent.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Makes the body of each attempt.
+    pub(super) body: Option<&'a (dyn Fn() -> Sent + Send + Sync)>,
+    /// The status of an answer that is one.
+    pub(super) good: &'static [StatusCode],
 }
 
-/// Where a request goes.
-struct Url {
-    host: Authority,
-    path: PathAndQuery,
+/// A place at a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Url {
+    pub(super) host: Authority,
+    pub(super) path: PathAndQuery,
 }
 
-/// Gets it: an answer with status 200, or also 206 if `get` has an offset.
+impl<'a> Ask<'a> {
+    /// A request for what is at a checked path of the registry's own host.
+    pub(super) fn get(what: &'a str, home: &'a Authority, path: &str) -> Self {
+        let path = path.parse().expect("a checked path");
+        Self {
+            what,
+            home,
+            method: Method::GET,
+            url: Url { host: home.clone(), path },
+            accept: "",
+            offset: None,
+            headers: Vec::new(),
+            body: None,
+            good: &[StatusCode::OK],
+        }
+    }
+
+    fn takes(&self, status: StatusCode) -> bool {
+        self.good.contains(&status)
+            || (status == StatusCode::PARTIAL_CONTENT && self.offset.is_some())
+    }
+
+    /// Whether a redirect may be followed: a body is not sent elsewhere unless that is what the status asks for.
+    fn follows(&self, status: StatusCode) -> bool {
+        let is_plain = self.method == Method::GET || self.method == Method::HEAD;
+        match status {
+            StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => is_plain,
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+            _ => false,
+        }
+    }
+}
+
+/// Asks, and follows redirects: an answer with a status that will do, or also 206 if there is an offset.
 ///
 /// # Errors
 /// As `Repository::resolve`, and `FailedPrecondition` for all that a registry should not answer.
-pub(super) async fn get(pool: &Arc<Pool>, get: &Get<'_>) -> Result<Answer, Failure> {
-    let path = get.path.parse().expect("a checked path");
-    let mut url = Url { host: get.home.clone(), path };
+pub(super) async fn send(pool: &Arc<Pool>, ask: &Ask<'_>) -> Result<Answer, Failure> {
+    let mut url = ask.url.clone();
     let mut redirected_by: Option<IpAddr> = None;
     for _ in 0..=pool.config().max_redirects {
-        let request = request(get, &url);
+        let request = || request(ask, &url);
         let answer = pool
             .ask(&url.host, &request, redirected_by)
             .await
-            .map_err(|error| error.at(get.what))?;
-        match answer.head.status {
-            StatusCode::OK => return Ok(answer),
-            StatusCode::PARTIAL_CONTENT if get.offset.is_some() => return Ok(answer),
-            StatusCode::MOVED_PERMANENTLY
-            | StatusCode::FOUND
-            | StatusCode::SEE_OTHER
-            | StatusCode::TEMPORARY_REDIRECT
-            | StatusCode::PERMANENT_REDIRECT => {
-                url = url
-                    .follow(answer.head.headers.get(header::LOCATION))
-                    .map_err(|error| error.at(get.what))?;
-                redirected_by = Some(answer.peer);
-                // Read to its end, the connection is kept; how that goes is of no interest.
-                let _ = answer.body.read(MAX_REFUSAL_BYTES).await;
-            }
-            _ => return Err(refusal(get, &url, answer).await),
+            .map_err(|error| error.at(ask.what))?;
+        let status = answer.head.status;
+        if ask.takes(status) {
+            return Ok(answer);
         }
+        if !ask.follows(status) {
+            return Err(refusal(ask, &url, answer).await);
+        }
+        url = url
+            .follow(answer.head.headers.get(header::LOCATION))
+            .map_err(|error| error.at(ask.what))?;
+        redirected_by = Some(answer.peer);
+        // Read to its end, the connection is kept; how that goes is of no interest.
+        let _ = answer.body.read(MAX_REFUSAL_BYTES).await;
     }
     Err(Failure::from(Error::precondition(format!(
         "{}: the registry redirects more than {} times; it is set up wrong",
-        get.what,
+        ask.what,
         pool.config().max_redirects
     ))))
 }
 
-fn request(get: &Get<'_>, url: &Url) -> Request<Nothing> {
-    let mut request = Request::new(Nothing::new());
+fn request(ask: &Ask<'_>, url: &Url) -> Request<Sent> {
+    let mut request = Request::new(ask.body.map_or_else(nothing, |body| body()));
+    *request.method_mut() = ask.method.clone();
     *request.uri_mut() = Uri::from(url.path.clone());
     let headers = request.headers_mut();
     let host = HeaderValue::from_str(url.host.as_str()).expect("a host is a header value");
@@ -91,21 +128,24 @@ fn request(get: &Get<'_>, url: &Url) -> Request<Nothing> {
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     // Digests and ranges are those of the bytes as they are stored.
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    if !get.accept.is_empty() {
-        headers.insert(header::ACCEPT, HeaderValue::from_static(get.accept));
+    if !ask.accept.is_empty() {
+        headers.insert(header::ACCEPT, HeaderValue::from_static(ask.accept));
     }
-    if let Some(offset) = get.offset.filter(|offset| *offset > 0) {
+    if let Some(offset) = ask.offset.filter(|offset| *offset > 0) {
         let range = HeaderValue::from_str(&format!("bytes={offset}-"));
         headers.insert(header::RANGE, range.expect("digits are a header value"));
     }
-    // Credentials, once there are any, go in here, and only if `url.host` is `get.home`.
+    for (name, value) in &ask.headers {
+        headers.insert(name, value.clone());
+    }
+    // Credentials, once there are any, go in here, and only if `url.host` is `ask.home`.
     request
 }
 
 impl Url {
     /// Where a redirect leads. What it says beyond the host (often a signature) is not repeated
     /// in errors.
-    fn follow(&self, location: Option<&HeaderValue>) -> Result<Self> {
+    pub(super) fn follow(&self, location: Option<&HeaderValue>) -> Result<Self> {
         let bad = |why: &str| {
             Error::precondition(format!("{} redirects {why}; it is set up wrong", self.host))
         };
@@ -140,9 +180,9 @@ fn is_plain(host: &Authority) -> bool {
 }
 
 /// Turns an answer that is none into an error.
-async fn refusal(get: &Get<'_>, url: &Url, answer: Answer) -> Failure {
-    let what = get.what;
-    let who = match url.host == *get.home {
+async fn refusal(ask: &Ask<'_>, url: &Url, answer: Answer) -> Failure {
+    let what = ask.what;
+    let who = match url.host == *ask.home {
         true => "the registry".to_owned(),
         false => format!("{}, to which the registry redirects,", url.host),
     };

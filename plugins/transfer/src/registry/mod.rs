@@ -14,6 +14,7 @@
 
 mod blob;
 mod config;
+mod download;
 mod exchange;
 #[cfg(test)]
 mod fake;
@@ -25,4 +26,4 @@ mod tests;
 
 pub(crate) use blob::BlobStream;
 pub(crate) use config::Config;
-pub(crate) use repository::{Hash, Registry, Repository, Scheme, hash};
+pub(crate) use repository::{Hash, Registry, Repository, hash};

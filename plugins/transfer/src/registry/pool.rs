@@ -6,16 +6,19 @@
 
 use std::error::Error as StdError;
 use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use capstan_sdk::{Error, Result};
-use http_body_util::Empty;
-use hyper::body::{Body as _, Incoming};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper::http::response::Parts;
 use hyper::http::uri::Authority;
@@ -36,8 +39,43 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
 /// The port of http.
 const HTTP_PORT: u16 = 80;
 
-/// The body of what we send: nothing.
-pub(super) type Nothing = Empty<Bytes>;
+/// The body of what we send.
+pub(super) type Sent = UnsyncBoxBody<Bytes, io::Error>;
+
+/// No body.
+pub(super) fn nothing() -> Sent {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Counts what is taken of a body, so that one that goes out slowly is told from one that does not go out.
+struct Counted {
+    body: Sent,
+    taken: Arc<AtomicU64>,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_ready() {
+            self.taken.fetch_add(1, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// Connections that wait for their next use.
 #[derive(Debug)]
@@ -72,8 +110,8 @@ impl Pool {
 
     /// Asks a host. `redirected_by` is who sent us there, if somebody did.
     ///
-    /// A kept connection that turns out to be dead costs nothing but the next try: what is sent
-    /// here has no body and changes nothing, so it may be sent again.
+    /// A kept connection that turns out to be dead costs nothing but the next try where what is asked changes
+    /// nothing; anything else is not sent twice.
     ///
     /// # Errors
     /// `Unavailable`: no connection, or no answer. `PermissionDenied`: a redirect to an address
@@ -81,22 +119,29 @@ impl Pool {
     pub(super) async fn ask(
         self: &Arc<Self>,
         host: &Authority,
-        request: &Request<Nothing>,
+        request: &(dyn Fn() -> Request<Sent> + Send + Sync),
         redirected_by: Option<IpAddr>,
     ) -> Result<Answer> {
+        let broke_off = |error: &hyper::Error| {
+            Error::unavailable(format!(
+                "registry {host} broke off before it answered ({}); try again",
+                causes(error)
+            ))
+        };
         while let Some(mut connection) = self.take(host).await {
             check_reach(host, &[connection.peer], redirected_by)?;
-            if let Ok(response) = self.exchange(&mut connection, request.clone()).await? {
-                return Ok(self.answer(connection, response));
+            let request = request();
+            let changes_nothing = request.method().is_safe();
+            match self.exchange(&mut connection, request).await? {
+                Ok(response) => return Ok(self.answer(connection, response)),
+                Err(_) if changes_nothing => {}
+                Err(error) => return Err(broke_off(&error)),
             }
         }
         let mut connection = self.connect(host, redirected_by).await?;
-        match self.exchange(&mut connection, request.clone()).await? {
+        match self.exchange(&mut connection, request()).await? {
             Ok(response) => Ok(self.answer(connection, response)),
-            Err(error) => Err(Error::unavailable(format!(
-                "registry {host} broke off before it answered ({}); try again",
-                causes(&error)
-            ))),
+            Err(error) => Err(broke_off(&error)),
         }
     }
 
@@ -110,14 +155,27 @@ impl Pool {
     async fn exchange(
         &self,
         connection: &mut Connection,
-        request: Request<Nothing>,
+        request: Request<Sent>,
     ) -> Result<hyper::Result<Response<Incoming>>> {
-        match timeout(self.config.stall_timeout, connection.send(request)).await {
-            Ok(result) => Ok(result),
-            Err(_) => Err(Error::unavailable(format!(
-                "registry {} did not answer within {:?}; try again",
-                connection.host, self.config.stall_timeout
-            ))),
+        let host = connection.host.clone();
+        let taken = Arc::new(AtomicU64::new(0));
+        let request = request.map(|body| {
+            let taken = Arc::clone(&taken);
+            Counted { body, taken }.boxed_unsync()
+        });
+        let mut answer = pin!(connection.send(request));
+        loop {
+            let before = taken.load(Ordering::Relaxed);
+            match timeout(self.config.stall_timeout, &mut answer).await {
+                Ok(result) => return Ok(result),
+                Err(_) if taken.load(Ordering::Relaxed) != before => {}
+                Err(_) => {
+                    return Err(Error::unavailable(format!(
+                        "registry {host} did not answer within {:?}; try again",
+                        self.config.stall_timeout
+                    )));
+                }
+            }
         }
     }
 
@@ -215,14 +273,14 @@ fn check_reach(
     }
 }
 
-type Driver = http1::Connection<TokioIo<TcpStream>, Nothing>;
+type Driver = http1::Connection<TokioIo<TcpStream>, Sent>;
 
 /// One connection, with nothing under way on it but what its owner has begun.
 #[derive(Debug)]
 struct Connection {
     host: Authority,
     peer: SocketAddr,
-    sender: http1::SendRequest<Nothing>,
+    sender: http1::SendRequest<Sent>,
     /// None when the connection is closed.
     driver: Option<Driver>,
 }
@@ -259,7 +317,7 @@ impl Connection {
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    async fn send(&mut self, request: Request<Nothing>) -> hyper::Result<Response<Incoming>> {
+    async fn send(&mut self, request: Request<Sent>) -> hyper::Result<Response<Incoming>> {
         let mut answer = pin!(self.sender.send_request(request));
         poll_fn(|cx| {
             self.drive(cx);
@@ -339,10 +397,7 @@ impl Body {
         Ok(Some(bytes.freeze()))
     }
 
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<hyper::body::Frame<Bytes>>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         // The first poll asks for bytes, the drive brings some, the second poll takes them.
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
             return Poll::Ready(frame);

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use capstan_sdk::contract::access::Access;
 use capstan_sdk::{Algorithm, Descriptor, Digest, Error, Result};
 use hyper::header;
 use hyper::http::uri::Authority;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-use super::exchange::{Get, get};
+use super::Config;
+use super::exchange::{Ask, send};
 use super::pool::{Answer, Pool};
-use super::retry::{Attempts, Failure, retry};
-use super::{BlobStream, Config};
+use super::retry::{Failure, retry};
 use capstan_sdk::Reference;
 use capstan_sdk::oci::media::{self, Kind};
 
@@ -23,15 +24,6 @@ const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     pool: Arc<Pool>,
-}
-
-/// How a registry is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scheme {
-    /// Without TLS: for a registry on this machine or on a network of one's own.
-    Http,
-    /// With TLS.
-    Https,
 }
 
 /// What a reference means just now.
@@ -46,10 +38,10 @@ pub(crate) struct Resolved {
 /// The place that a reference names. Clones are cheap, and may be used at the same time.
 #[derive(Clone, Debug)]
 pub(crate) struct Repository {
-    pool: Arc<Pool>,
-    host: Authority,
-    reference: Reference,
-    scheme: Scheme,
+    pub(super) pool: Arc<Pool>,
+    pub(super) host: Authority,
+    pub(super) reference: Reference,
+    access: Access,
 }
 
 impl Registry {
@@ -62,8 +54,8 @@ impl Registry {
     ///
     /// # Errors
     /// `Unimplemented`: https.
-    pub(crate) fn repository(&self, reference: &Reference, scheme: Scheme) -> Result<Repository> {
-        if scheme == Scheme::Https {
+    pub(crate) fn repository(&self, reference: &Reference, access: &Access) -> Result<Repository> {
+        if !access.is_plain_http {
             return Err(Error::unimplemented(format!(
                 "image {reference}: https registries are not built in yet; \
                  use --plain-http for a registry on your own network"
@@ -72,17 +64,8 @@ impl Registry {
         let host = reference.host().parse().map_err(|error| {
             Error::invalid(format!("image {reference}: the host does not fit into a URL: {error}"))
         })?;
-        Ok(Repository { pool: Arc::clone(&self.pool), host, reference: reference.clone(), scheme })
-    }
-}
-
-impl Scheme {
-    /// As in a URL.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
+        let (pool, reference) = (Arc::clone(&self.pool), reference.clone());
+        Ok(Repository { pool, host, reference, access: access.clone() })
     }
 }
 
@@ -90,7 +73,8 @@ impl Repository {
     /// `http://host/repository`.
     pub(crate) fn source(&self) -> String {
         let (host, repository) = (self.reference.host(), self.reference.repository());
-        format!("{}://{host}/{repository}", self.scheme.name())
+        let scheme = if self.access.is_plain_http { "http" } else { "https" };
+        format!("{scheme}://{host}/{repository}")
     }
 
     /// Finds out what the reference means: by its digest if it has one, else by its tag.
@@ -125,54 +109,11 @@ impl Repository {
         retry(self.config(), || self.try_manifest(&what, descriptor)).await
     }
 
-    /// Opens a blob at an offset. What comes is not verified.
-    ///
-    /// # Errors
-    /// As [`Repository::resolve`]; `Corrupt` if the registry has another size of it, or sends
-    /// another range. `InvalidArgument`: the offset is behind the end.
-    #[cfg(test)]
-    pub(crate) async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream> {
-        retry(self.config(), || self.try_blob(descriptor, offset)).await
-    }
-
-    /// Gives a blob from `start` to its end to `sink`, each byte once and in order. When the
-    /// registry breaks off it goes on from there, as long as each few attempts bring a byte.
-    ///
-    /// # Errors
-    /// As [`Repository::blob`] and [`BlobStream::chunk`], and those of `sink`, at once.
-    ///
-    /// # Cancel safety
-    /// Dropped before it returns, `sink` has had what it has had.
-    pub(crate) async fn download(
-        &self,
-        descriptor: &Descriptor,
-        start: u64,
-        mut sink: impl AsyncFnMut(Bytes) -> Result<()>,
-    ) -> Result<()> {
-        let mut attempts = Attempts::new(self.config());
-        let mut offset = start;
-        loop {
-            let failure = match self.try_blob(descriptor, offset).await {
-                Ok(mut stream) => loop {
-                    match stream.chunk().await {
-                        Ok(Some(bytes)) => sink(bytes).await?,
-                        Ok(None) => return Ok(()),
-                        Err(error) => break Failure::from(error),
-                    }
-                    offset = stream.offset();
-                    attempts.progressed();
-                },
-                Err(failure) => failure,
-            };
-            attempts.wait_after(failure).await?;
-        }
-    }
-
-    fn config(&self) -> &Config {
+    pub(super) fn config(&self) -> &Config {
         self.pool.config()
     }
 
-    fn name_of(&self, kind: &str, descriptor: &Descriptor) -> String {
+    pub(super) fn name_of(&self, kind: &str, descriptor: &Descriptor) -> String {
         let (host, repository) = (self.reference.host(), self.reference.repository());
         format!("{kind} {} of {host}/{repository}", descriptor.digest)
     }
@@ -225,28 +166,11 @@ impl Repository {
         Ok(bytes)
     }
 
-    async fn try_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream, Failure> {
-        let what = self.name_of("blob", descriptor);
-        let size = descriptor.size;
-        if offset > size {
-            return Err(Failure::from(Error::invalid(format!(
-                "{what}: it ends at {size}, before the offset {offset}"
-            ))));
-        }
-        if offset == size {
-            return Ok(BlobStream::ended(what, size));
-        }
-        let path = format!("/v2/{}/blobs/{}", self.reference.repository(), descriptor.digest);
-        let request = Get { what: &what, home: &self.host, path, accept: "", offset: Some(offset) };
-        let answer = get(&self.pool, &request).await?;
-        Ok(BlobStream::new(what, answer, offset, size)?)
-    }
-
     /// `name` is a tag or a digest.
     async fn get_manifest(&self, what: &str, name: &str) -> Result<Answer, Failure> {
         let path = format!("/v2/{}/manifests/{name}", self.reference.repository());
         let accept = media::ACCEPT_MANIFESTS;
-        get(&self.pool, &Get { what, home: &self.host, path, accept, offset: None }).await
+        send(&self.pool, &Ask { accept, ..Ask::get(what, &self.host, &path) }).await
     }
 }
 

@@ -8,12 +8,17 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use tokio::net::TcpListener;
 
 use super::fake::{Asked, Fake, Framing, Reply};
-use super::{Config, Registry, Repository, Scheme};
+use super::{Config, Registry, Repository};
 use capstan_sdk::Reference;
+use capstan_sdk::contract::access::Access;
 use capstan_sdk::oci::media::{OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 
 const MANIFEST: &[u8] = br#"{"schemaVersion":2}"#;
 const BLOB: &[u8] = b"0123456789";
+
+fn http() -> Access {
+    Access { is_plain_http: true, ..Access::default() }
+}
 
 /// Short waits, small limits.
 fn config() -> Config {
@@ -33,7 +38,7 @@ fn stalling() -> Config {
 
 fn repository_with(config: Config, host: &str, suffix: &str) -> Repository {
     let reference = Reference::parse(&format!("{host}/a/app{suffix}")).unwrap();
-    Registry::new(config).repository(&reference, Scheme::Http).unwrap()
+    Registry::new(config).repository(&reference, &http()).unwrap()
 }
 
 fn repository(fake: &Fake) -> Repository {
@@ -310,7 +315,7 @@ async fn silence_is_not_waited_for() {
 #[tokio::test]
 async fn https_says_what_to_do() {
     let reference = Reference::parse("localhost/app").unwrap();
-    let error = Registry::new(config()).repository(&reference, Scheme::Https).unwrap_err();
+    let error = Registry::new(config()).repository(&reference, &Access::default()).unwrap_err();
     assert_eq!(error.class(), Class::Unimplemented);
     assert!(error.message().contains("use --plain-http"), "{error}");
 }

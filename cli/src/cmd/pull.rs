@@ -1,0 +1,77 @@
+//! `capstan images pull`.
+
+use std::io::Write as _;
+
+use capstan_client::schema::transfer_capnp::transfer;
+
+use super::images::full_name;
+use super::registry::{Reach, Who};
+use crate::exit::Outcome;
+use crate::print::{self, PullProgress};
+use crate::session::{Session, call};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pull {
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// os/arch[/variant] [default: the host's]
+    #[arg(long)]
+    platform: Option<String>,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    who: Who,
+    /// The snapshotter to unpack for
+    #[arg(long)]
+    snapshotter: Option<String>,
+    /// Fetch content only
+    #[arg(long)]
+    no_unpack: bool,
+    /// Layers that are fetched at once [default: the daemon's]
+    #[arg(long)]
+    concurrency: Option<u32>,
+}
+
+impl Pull {
+    /// The pull that `run` does when the image is missing.
+    pub(crate) fn for_run(reference: &str, reach: Reach, snapshotter: Option<String>) -> Self {
+        Self {
+            reference: reference.into(),
+            platform: None,
+            reach,
+            who: Who::default(),
+            snapshotter,
+            no_unpack: false,
+            concurrency: None,
+        }
+    }
+
+    /// Pulls, and gives the image's name.
+    pub(crate) async fn pull(self, session: &Session, is_quiet: bool) -> Outcome<String> {
+        let service: transfer::Client = session.open("transfer");
+        let mut request = service.pull_request();
+        let mut params = request.get();
+        // What is no reference goes as it is: the daemon says what is wrong with it.
+        params.set_reference(full_name(&self.reference));
+        params
+            .set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json() && !is_quiet)));
+        let mut options = params.init_options();
+        options.set_platform(self.platform.as_deref().unwrap_or_default());
+        self.reach.write(&self.who, options.reborrow().init_access());
+        options.set_snapshotter(self.snapshotter.as_deref().unwrap_or_default());
+        options.set_no_unpack(self.no_unpack);
+        options.set_concurrency(self.concurrency.unwrap_or(0));
+        let response = call!(session, request);
+        let image = response.get()?.get_image()?;
+        let name = image.get_name()?.to_string()?;
+        if is_quiet {
+            return Ok(name);
+        }
+        if session.is_json() {
+            print::json_line(image)?;
+        } else {
+            writeln!(std::io::stdout(), "{name}  {}", image.get_target()?.get_digest()?.to_str()?)?;
+        }
+        Ok(name)
+    }
+}

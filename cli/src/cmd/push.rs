@@ -1,0 +1,52 @@
+//! `capstan images push`.
+
+use std::io::Write as _;
+
+use capstan_client::schema::transfer_capnp::transfer;
+
+use super::images::full_name;
+use super::registry::{Reach, Who};
+use crate::exit::Outcome;
+use crate::print::{self, PullProgress};
+use crate::session::{Session, call};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Push {
+    /// What it is called in the registry
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// The image here [default: REF]
+    source: Option<String>,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    who: Who,
+    /// Only this os/arch[/variant] of an index [default: all whose content is here]
+    #[arg(long)]
+    platform: Option<String>,
+    /// Blobs that are sent at once [default: the daemon's]
+    #[arg(long)]
+    concurrency: Option<u32>,
+}
+
+impl Push {
+    pub(crate) async fn run(self, session: &Session) -> Outcome {
+        let service: transfer::Client = session.open("transfer");
+        let mut request = service.push_request();
+        let mut params = request.get();
+        params.set_reference(full_name(&self.reference));
+        params.set_source(self.source.as_deref().map(full_name).unwrap_or_default());
+        params.set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json())));
+        let mut options = params.init_options();
+        self.reach.write(&self.who, options.reborrow().init_access());
+        options.set_platform(self.platform.as_deref().unwrap_or_default());
+        options.set_concurrency(self.concurrency.unwrap_or(0));
+        let response = call!(session, request);
+        let target = response.get()?.get_target()?;
+        if session.is_json() {
+            return print::json_line(target);
+        }
+        let name = full_name(&self.reference);
+        Ok(writeln!(std::io::stdout(), "{name}  {}", target.get_digest()?.to_str()?)?)
+    }
+}
