@@ -21,6 +21,15 @@ pub struct Config {
     pub attempts: u32,
     /// Largest manifest or index, in bytes. Default: 4 MiB, which is also what registries take.
     pub max_manifest_bytes: u64,
+    /// Blobs of one push that are sent at once. Default: 4 (each takes about 1 MiB of memory).
+    pub push_concurrency: u32,
+    /// The most bytes of a blob that are sent in one request; 0 = all. After a break, a registry that keeps no part of a
+    /// request gets only that request again. Default: 64 MiB (many gateways refuse more than 100 MB).
+    pub push_chunk_bytes: u64,
+    /// Whether layers that must not be passed on are pushed all the same, where they are here. Default: false.
+    pub push_foreign_layers: bool,
+    /// How much zstd tries for `push --compression zstd`: 1 to 19. Default: 3 (zstd's own).
+    pub zstd_level: i32,
 }
 
 impl Default for Config {
@@ -31,6 +40,10 @@ impl Default for Config {
             stall_timeout_seconds: 30,
             attempts: 5,
             max_manifest_bytes: 4 << 20,
+            push_concurrency: 4,
+            push_chunk_bytes: 64 << 20,
+            push_foreign_layers: false,
+            zstd_level: 3,
         }
     }
 }

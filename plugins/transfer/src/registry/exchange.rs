@@ -22,16 +22,31 @@ const MAX_REFUSAL_BYTES: u64 = 16 << 10;
 /// The most characters of what the registry says that an error repeats.
 const MAX_SAID_CHARS: usize = 200;
 
+/// What a request wants to do, which is what credentials are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Read from the repository.
+    Pull,
+    /// Write to it.
+    Push,
+    /// Write to it what stands in this other repository of the same registry.
+    Mount(String),
+}
+
 /// What a registry is asked.
 pub(super) struct Ask<'a> {
     /// The words for it in errors.
     pub(super) what: &'a str,
     /// The registry's own host.
     pub(super) home: &'a Authority,
+    /// What for.
+    pub(super) scope: Scope,
     /// GET, unless it is said otherwise.
     pub(super) method: Method,
     /// Where it goes.
     pub(super) url: Url,
+    /// Who named that place, if it was not our own choice.
+    pub(super) led_by: Option<IpAddr>,
     /// Which media types will do; empty = all.
     pub(super) accept: &'static str,
     /// From which byte on; `None` for what has no parts.
@@ -58,8 +73,10 @@ impl<'a> Ask<'a> {
         Self {
             what,
             home,
+            scope: Scope::Pull,
             method: Method::GET,
             url: Url { host: home.clone(), path },
+            led_by: None,
             accept: "",
             offset: None,
             headers: Vec::new(),
@@ -90,7 +107,7 @@ impl<'a> Ask<'a> {
 /// As `Repository::resolve`, and `FailedPrecondition` for all that a registry should not answer.
 pub(super) async fn send(pool: &Arc<Pool>, ask: &Ask<'_>) -> Result<Answer, Failure> {
     let mut url = ask.url.clone();
-    let mut redirected_by: Option<IpAddr> = None;
+    let mut redirected_by = ask.led_by;
     for _ in 0..=pool.config().max_redirects {
         let request = || request(ask, &url);
         let answer = pool

@@ -2,7 +2,7 @@
 //!
 //! It never parses a manifest, never stores anything, and never decides what to fetch. A
 //! [`Registry`] makes a [`Repository`] from a reference; that one resolves the reference, gets
-//! manifests (small, verified here), and streams blobs (verified by whoever stores them). Below:
+//! manifests (small, verified here), and streams blobs (verified by whoever stores them); it takes both, too. Below:
 //! `exchange` follows redirects and turns answers into errors, `pool` keeps connections, `retry`
 //! decides what is tried again.
 //!
@@ -14,6 +14,7 @@
 
 mod blob;
 mod config;
+mod document;
 mod download;
 mod exchange;
 #[cfg(test)]
@@ -23,7 +24,12 @@ mod repository;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod upload;
+#[cfg(test)]
+mod upload_tests;
 
 pub(crate) use blob::BlobStream;
 pub(crate) use config::Config;
+pub(crate) use document::{Object, Subject};
 pub(crate) use repository::{Hash, Registry, Repository, hash};
+pub(crate) use upload::{Pushed, Source};

@@ -174,7 +174,7 @@ impl Repository {
     }
 }
 
-fn verify(what: &str, bytes: &[u8], want: &Digest) -> Result<()> {
+pub(super) fn verify(what: &str, bytes: &[u8], want: &Digest) -> Result<()> {
     let got = hash(want.algorithm(), bytes);
     match got == *want {
         true => Ok(()),
