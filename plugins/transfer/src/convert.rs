@@ -15,9 +15,7 @@ use capstan_sdk::contract::transfer::{ItemState, ProgressSender};
 use capstan_sdk::oci::media::{
     Compression, Kind, OCI_CONFIG, OCI_FOREIGN_LAYER, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
 };
-use capstan_sdk::{
-    Algorithm, Class, Descriptor, Digest, Error, Labels, Result, blocking, random,
-};
+use capstan_sdk::{Algorithm, Class, Descriptor, Digest, Error, Labels, Result, blocking, random};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
@@ -382,5 +380,92 @@ impl Write for Sink<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capstan_sdk::oci::media::{DOCKER_CONFIG, DOCKER_INDEX, DOCKER_LAYER, DOCKER_MANIFEST};
+
+    fn digest(text: &str) -> Digest {
+        hash(Algorithm::Sha256, text.as_bytes())
+    }
+
+    fn entry(media_type: &str, text: &str) -> Value {
+        json!({ "mediaType": media_type, "digest": digest(text).as_str(), "size": text.len() })
+    }
+
+    fn document(media_type: &str, json: &Value) -> Document {
+        let bytes = Bytes::from(json.to_string());
+        let descriptor = Descriptor {
+            media_type: media_type.into(),
+            digest: hash(Algorithm::Sha256, &bytes),
+            size: bytes.len() as u64,
+            platform: None,
+        };
+        Document::parse(descriptor, bytes).unwrap()
+    }
+
+    fn to(media_type: &str, text: &str) -> Descriptor {
+        let size = text.len() as u64;
+        Descriptor { media_type: media_type.into(), digest: digest(text), size, platform: None }
+    }
+
+    #[test]
+    fn manifests_name_what_was_packed_and_keep_the_rest() {
+        let zstd = format!("{OCI_LAYER}+zstd");
+        let mut gzip = entry(&format!("{DOCKER_LAYER}.gzip"), "old");
+        gzip["annotations"] = json!({ "a": "b", "containerd.io/snapshot/stargz/toc.digest": "x" });
+        let other = entry(&format!("{DOCKER_LAYER}.zstd"), "other");
+        let before = json!({
+            "schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": entry(DOCKER_CONFIG, "{}"),
+            "layers": [gzip, other], "annotations": { "c": "d" },
+        });
+        let packed = BTreeMap::from([(digest("old"), to(&zstd, "new one"))]);
+        let got = manifest(&document(DOCKER_MANIFEST, &before), &packed).unwrap().unwrap();
+        let mut new = entry(&zstd, "new one");
+        new["annotations"] = json!({ "a": "b" });
+        let want = json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": entry(OCI_CONFIG, "{}"),
+            "layers": [new, entry(&zstd, "other")], "annotations": { "c": "d" },
+        });
+        assert_eq!(Value::Object(got), want);
+        let stays = json!({
+            "schemaVersion": 2, "config": entry(OCI_CONFIG, "{}"), "layers": [entry(&zstd, "x")],
+        });
+        assert_eq!(manifest(&document(OCI_MANIFEST, &stays), &packed), Ok(None));
+    }
+
+    #[test]
+    fn an_index_names_what_has_another_name() {
+        let mut about = entry(OCI_MANIFEST, "attestation");
+        about["annotations"] = json!({ "about": digest("old").as_str(), "else": "old" });
+        let mut old = entry(DOCKER_MANIFEST, "old");
+        old["platform"] = json!({ "os": "linux", "architecture": "arm64", "os.version": "1" });
+        let before = json!({
+            "schemaVersion": 2, "mediaType": DOCKER_INDEX, "manifests": [old, about],
+        });
+        let renamed = BTreeMap::from([(digest("old"), to(OCI_MANIFEST, "new one"))]);
+        let got = index(&document(DOCKER_INDEX, &before), &renamed).unwrap().unwrap();
+        let mut new = entry(OCI_MANIFEST, "new one");
+        new["platform"] = json!({ "os": "linux", "architecture": "arm64", "os.version": "1" });
+        let mut about = entry(OCI_MANIFEST, "attestation");
+        about["annotations"] = json!({ "about": digest("new one").as_str(), "else": "old" });
+        let want = json!({
+            "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [new, about],
+        });
+        assert_eq!(Value::Object(got), want);
+        assert_eq!(index(&document(DOCKER_INDEX, &before), &BTreeMap::new()), Ok(None));
+    }
+
+    #[test]
+    fn layer_types_of_docker_have_names_of_oci() {
+        let check = |docker: &str, oci: &str| assert_eq!(oci_layer(docker).unwrap(), oci);
+        let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+        check(DOCKER_LAYER, OCI_LAYER);
+        check(&format!("{DOCKER_LAYER}.gzip"), &format!("{OCI_LAYER}+gzip"));
+        check(&format!("{OCI_LAYER}+zstd"), &format!("{OCI_LAYER}+zstd"));
+        check(foreign, &format!("{OCI_FOREIGN_LAYER}+gzip"));
     }
 }

@@ -61,7 +61,8 @@ impl Pusher {
     pub(crate) async fn push(self, push: Push) -> Result<Descriptor> {
         let reference = Reference::parse(&push.reference)?;
         let repository = self.registry.repository(&reference, &push.access)?;
-        let at_once = if push.concurrency == 0 { self.config.push_concurrency } else { push.concurrency };
+        let at_once =
+            if push.concurrency == 0 { self.config.push_concurrency } else { push.concurrency };
         let job = Job {
             pusher: self,
             namespace: push.namespace.clone(),
@@ -216,7 +217,10 @@ impl Job {
     }
 
     /// Does so many at once as are allowed.
-    pub(crate) async fn send<T>(&self, all: Vec<impl Future<Output = Result<T>>>) -> Result<Vec<T>> {
+    pub(crate) async fn send<T>(
+        &self,
+        all: Vec<impl Future<Output = Result<T>>>,
+    ) -> Result<Vec<T>> {
         stream::iter(all).buffered(self.at_once).try_collect().await
     }
 
@@ -230,9 +234,8 @@ impl Job {
 
     /// What a name here means: an image, or with `name@digest` a document below it.
     async fn source(&self, source: &str) -> Result<Descriptor> {
-        let get = |name: String| {
-            self.pusher.images.send(Get { namespace: self.namespace.clone(), name })
-        };
+        let get =
+            |name: String| self.pusher.images.send(Get { namespace: self.namespace.clone(), name });
         let missing = match get(source.to_owned()).await {
             Ok(image) => return Ok(image.target),
             Err(error) if error.class() == Class::NotFound => error,
@@ -248,7 +251,9 @@ impl Job {
             if descriptor.digest == digest {
                 return Ok(descriptor);
             }
-            if depth > MAX_DEPTH || self.pusher.labels(&self.namespace, &descriptor.digest).await?.is_none() {
+            if depth > MAX_DEPTH
+                || self.pusher.labels(&self.namespace, &descriptor.digest).await?.is_none()
+            {
                 continue;
             }
             for part in self.pusher.open(&self.namespace, &descriptor).await?.parts {
@@ -329,7 +334,8 @@ impl Job {
 
     /// All documents of what is pushed, those below before those above, the root last. All that they need is here.
     async fn gather(&self, root: &Descriptor, is_chosen: bool) -> Result<Vec<Document>> {
-        let mut walk = Walk { job: self, documents: Vec::new(), bytes: 0, missing: None, lacking: 0 };
+        let mut walk =
+            Walk { job: self, documents: Vec::new(), bytes: 0, missing: None, lacking: 0 };
         walk.visit(root, 0).await?;
         let Some((missing, of)) = walk.missing else { return Ok(walk.documents) };
         let for_platform = |of: &Descriptor| match &of.platform {

@@ -153,7 +153,8 @@ impl Document {
     pub(crate) fn parse(descriptor: Descriptor, bytes: Bytes) -> Result<Self> {
         let Descriptor { media_type, digest, .. } = &descriptor;
         let role = Role::of(media_type)?;
-        let bad = |why: &str| Error::corrupt(format!("document {digest} of type {media_type}: {why}"));
+        let bad =
+            |why: &str| Error::corrupt(format!("document {digest} of type {media_type}: {why}"));
         if !role.is_document() {
             return Err(Error::invalid(format!("{digest} of type {media_type:?} is no manifest")));
         }
@@ -161,8 +162,7 @@ impl Document {
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Err(bad("it is no object"));
         }
-        let raw: Raw =
-            serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
+        let raw: Raw = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
         let is_artifact = media_type == OCI_ARTIFACT;
         if raw.schema_version != Some(2) && !(is_artifact && raw.schema_version.is_none()) {
             return Err(bad("its schemaVersion is not 2"));
@@ -215,5 +215,93 @@ impl Document {
     /// Itself, as a part of something.
     pub(crate) fn part(&self) -> Part {
         Part { role: self.role, descriptor: self.descriptor.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capstan_sdk::oci::media::{OCI_CONFIG, OCI_LAYER};
+    use capstan_sdk::{Algorithm, Class};
+
+    fn entry(media_type: &str, digit: char) -> String {
+        let hex = digit.to_string().repeat(64);
+        format!("{{\"mediaType\":\"{media_type}\",\"digest\":\"sha256:{hex}\",\"size\":3}}")
+    }
+
+    fn parse(media_type: &str, json: &str) -> Result<Document> {
+        let descriptor = Descriptor {
+            media_type: media_type.into(),
+            digest: crate::registry::hash(Algorithm::Sha256, json.as_bytes()),
+            size: json.len() as u64,
+            platform: None,
+        };
+        Document::parse(descriptor, Bytes::copy_from_slice(json.as_bytes()))
+    }
+
+    fn check(media_type: &str, json: &str, want: std::result::Result<&[&str], Class>) {
+        let got = parse(media_type, json).map_err(|error| error.class());
+        let got = got.map(|document| -> Vec<String> {
+            document.parts.iter().map(|part| part.role.word().to_owned()).collect()
+        });
+        let want = want.map(|roles| roles.iter().map(|role| (*role).to_owned()).collect());
+        assert_eq!(got, want, "{json}");
+    }
+
+    #[test]
+    fn documents_are_read_for_what_stands_below_them() {
+        let (config, layer, text) =
+            (entry(OCI_CONFIG, '1'), entry(OCI_LAYER, '2'), entry("text/plain", '3'));
+        let (child, inner) = (entry(OCI_MANIFEST, '4'), entry(OCI_INDEX, '5'));
+        let of = |body: &str| format!("{{\"schemaVersion\":2,{body}}}");
+        let manifest = of(&format!("\"config\":{config},\"layers\":[{layer}]"));
+        check(OCI_MANIFEST, &manifest, Ok(&["config", "layer"]));
+        let artifact = of(&format!("\"config\":{text},\"layers\":[{text},{layer},{child}]"));
+        // What a manifest lists are blobs, whatever they are called.
+        check(OCI_MANIFEST, &artifact, Ok(&["config", "blob", "layer", "blob"]));
+        let index = of(&format!("\"manifests\":[{child},{inner},{text}]"));
+        check(OCI_INDEX, &index, Ok(&["manifest", "index", "blob"]));
+        let draft = format!("{{\"mediaType\":\"{OCI_ARTIFACT}\",\"blobs\":[{text}]}}");
+        check(OCI_ARTIFACT, &draft, Ok(&["blob"]));
+        check(OCI_ARTIFACT, "{}", Ok(&[]));
+
+        let corrupt = Err(Class::Corrupt);
+        check(OCI_INDEX, &manifest, corrupt);
+        check(OCI_MANIFEST, &index, corrupt);
+        check(OCI_ARTIFACT, &manifest, corrupt);
+        check(OCI_MANIFEST, &draft, corrupt);
+        check(OCI_MANIFEST, &of(&format!("\"layers\":[{layer}]")), corrupt);
+        let both = format!("\"config\":{config},\"layers\":[],\"manifests\":[]");
+        check(OCI_MANIFEST, &of(&both), corrupt);
+        check(OCI_INDEX, &of(&both), corrupt);
+        check(OCI_MANIFEST, &manifest.replace("n\":2", "n\":1"), corrupt);
+        check(OCI_MANIFEST, &format!("[2,null,null,{config},[],null,null,null,null]"), corrupt);
+        check(OCI_MANIFEST, "", corrupt);
+        let own = of(&format!("\"mediaType\":\"{OCI_INDEX}\",\"config\":{config},\"layers\":[]"));
+        check(OCI_MANIFEST, &own, corrupt);
+        let twice = of(&format!("\"config\":{config},\"layers\":[],\"layers\":[{layer}]"));
+        check(OCI_MANIFEST, &twice, corrupt);
+        let many = vec![layer.as_str(); 1001].join(",");
+        check(OCI_MANIFEST, &of(&format!("\"config\":{config},\"layers\":[{many}]")), corrupt);
+        let old = entry("application/vnd.docker.distribution.manifest.v1+prettyjws", '6');
+        check(OCI_INDEX, &of(&format!("\"manifests\":[{old}]")), Err(Class::Unimplemented));
+        check("text/plain", &manifest, Err(Class::InvalidArgument));
+    }
+
+    #[test]
+    fn a_subject_is_told_with_what_refers_to_it() {
+        let (config, subject) = (entry("text/x", '1'), entry(OCI_MANIFEST, '2'));
+        let check = |more: &str, artifact_type: &str, annotations: Value| {
+            let json = format!(
+                "{{\"schemaVersion\":2,\"config\":{config},\"layers\":[],\"subject\":{subject}{more}}}"
+            );
+            let got = parse(OCI_MANIFEST, &json).unwrap().subject.unwrap();
+            assert!(got.digest.hex().starts_with('2'));
+            assert_eq!((got.artifact_type.as_str(), got.annotations), (artifact_type, annotations));
+        };
+        check("", "text/x", Value::Null);
+        check(",\"artifactType\":\"\"", "text/x", Value::Null);
+        let more = ",\"artifactType\":\"text/y\",\"annotations\":{\"a\":\"b\"}";
+        check(more, "text/y", serde_json::json!({ "a": "b" }));
     }
 }

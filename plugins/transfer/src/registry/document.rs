@@ -223,7 +223,9 @@ impl Repository {
         let limit = self.config().max_manifest_bytes;
         let bytes = answer.body.read(limit).await.map_err(|error| error.at(what))?;
         let bytes = bytes.ok_or_else(|| {
-            Error::exhausted(format!("{what}: it is larger than {limit} bytes, the limit of manifests"))
+            Error::exhausted(format!(
+                "{what}: it is larger than {limit} bytes, the limit of manifests"
+            ))
         })?;
         let said = headers.get(DOCKER_CONTENT_DIGEST).and_then(|said| said.to_str().ok());
         let said = said.and_then(|said| Digest::parse(said).ok());

@@ -155,6 +155,10 @@ fn request(ask: &Ask<'_>, url: &Url) -> Request<Sent> {
     for (name, value) in &ask.headers {
         headers.insert(name, value.clone());
     }
+    if ask.body.is_none() && ask.method != Method::GET && ask.method != Method::HEAD {
+        // Some registries want to be told that nothing comes.
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     // Credentials, once there are any, go in here, and only if `url.host` is `ask.home`.
     request
 }

@@ -179,7 +179,9 @@ impl Upload<'_> {
     fn lost(&mut self) -> Failure {
         self.session = None;
         let what = &self.what;
-        Failure::from(Error::unavailable(format!("{what}: the registry lost the upload; try again")))
+        Failure::from(Error::unavailable(format!(
+            "{what}: the registry lost the upload; try again"
+        )))
     }
 
     fn out_of_step(&self) -> Failure {
