@@ -42,6 +42,8 @@ pub(super) struct Ask<'a> {
     pub(super) accept: &'static str,
     /// From which byte on; `None` for what has no parts.
     pub(super) offset: Option<u64>,
+    /// Up to before which byte; `None` = to the end.
+    pub(super) end: Option<u64>,
     /// More headers, such as the media type of what is sent.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// Makes the body of each attempt.
@@ -60,6 +62,7 @@ impl<'a> Ask<'a> {
             url: home.url(path),
             accept: "",
             offset: None,
+            end: None,
             headers: Vec::new(),
             body: None,
             good: &[StatusCode::OK],
@@ -208,8 +211,13 @@ fn request(ask: &Ask<'_>, method: &Method, url: &Url, given: Option<&Given>) -> 
     if !ask.accept.is_empty() {
         headers.insert(header::ACCEPT, HeaderValue::from_static(ask.accept));
     }
-    if let Some(offset) = ask.offset.filter(|offset| *offset > 0) {
-        let range = HeaderValue::from_str(&format!("bytes={offset}-"));
+    let range = match (ask.offset, ask.end) {
+        (Some(offset), Some(end)) => Some(format!("bytes={offset}-{}", end - 1)),
+        (Some(offset @ 1..), None) => Some(format!("bytes={offset}-")),
+        _ => None,
+    };
+    if let Some(range) = range {
+        let range = HeaderValue::from_str(&range);
         headers.insert(header::RANGE, range.expect("digits are a header value"));
     }
     for (name, value) in &ask.headers {

@@ -1,5 +1,7 @@
 //! The client against a registry that is good, bad, or gone.
 
+mod ranges;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
