@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// One request as it came.
 #[derive(Clone, Debug)]
@@ -13,9 +15,12 @@ pub(super) struct Asked {
     pub(super) connection: usize,
     /// How many requests came before.
     pub(super) number: usize,
+    pub(super) method: String,
+    /// To a proxy it is a whole URL.
     pub(super) path: String,
     /// By lower-case name.
     headers: BTreeMap<String, String>,
+    pub(super) body: String,
 }
 
 impl Asked {
@@ -111,6 +116,10 @@ impl Reply {
         self
     }
 
+    fn head_only(&self) -> Vec<u8> {
+        format!("{}Content-Length: {}\r\n\r\n", self.head, self.length).into_bytes()
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.head.clone().into_bytes();
         if bytes.is_empty() {
@@ -140,7 +149,7 @@ impl Reply {
     }
 }
 
-/// A registry on a port of its own, until the test's runtime ends.
+/// A registry, a token server or a proxy on a port of its own, until the test's runtime ends.
 #[derive(Debug)]
 pub(super) struct Fake {
     /// `127.0.0.1:PORT`.
@@ -150,6 +159,21 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) async fn serve(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(None, reply).await
+    }
+
+    /// By https.
+    pub(super) async fn serve_tls(
+        tls: ServerConfig,
+        reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(Some(TlsAcceptor::from(Arc::new(tls))), reply).await
+    }
+
+    async fn start(
+        tls: Option<TlsAcceptor>,
+        reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let log = Arc::new(Mutex::default());
@@ -158,7 +182,45 @@ impl Fake {
         tokio::spawn(async move {
             for connection in 0.. {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                tokio::spawn(answer(stream, connection, Arc::clone(&log), Arc::clone(&reply)));
+                let (log, reply, tls) = (Arc::clone(&log), Arc::clone(&reply), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => answer(stream, connection, log, reply).await,
+                        // A client that does not like it closes: that is its right.
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => answer(stream, connection, log, reply).await,
+                            Err(_) => {}
+                        },
+                    }
+                });
+            }
+        });
+        fake
+    }
+
+    /// A proxy that connects to `to`, whatever it is asked; with `refuses` it says that instead.
+    pub(super) async fn tunnel(to: &str, refuses: Option<&'static str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let log = Arc::new(Mutex::<Vec<Asked>>::default());
+        let fake = Self { host, log: Arc::clone(&log) };
+        let to = to.to_owned();
+        tokio::spawn(async move {
+            for connection in 0.. {
+                let Ok((mut stream, _)) = listener.accept().await else { return };
+                let (to, log) = (to.clone(), Arc::clone(&log));
+                tokio::spawn(async move {
+                    let asked = read(&mut stream, connection, &log).await.unwrap();
+                    assert_eq!(asked.method, "CONNECT");
+                    if let Some(status) = refuses {
+                        stream.write_all(status.as_bytes()).await.unwrap();
+                        return;
+                    }
+                    stream.write_all(b"HTTP/1.1 200 Fine\r\nVia: us\r\n\r\n").await.unwrap();
+                    let mut other = TcpStream::connect(to).await.unwrap();
+                    // It ends when one of them does, in whichever way.
+                    let _ = copy_bidirectional(&mut stream, &mut other).await;
+                });
             }
         });
         fake
@@ -177,41 +239,55 @@ impl Fake {
 }
 
 async fn answer<R: Fn(&Asked) -> Reply>(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     connection: usize,
     log: Arc<Mutex<Vec<Asked>>>,
     reply: Arc<R>,
 ) {
-    while let Some(head) = read_head(&mut stream).await {
-        let mut lines = head.lines();
-        let mut words = lines.next().unwrap().split(' ');
-        assert_eq!(words.next(), Some("GET"));
-        let path = words.next().unwrap().to_owned();
-        let headers = lines
-            .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-            .collect();
-        let asked = {
-            let mut log = log.lock().unwrap();
-            let asked = Asked { connection, number: log.len(), path, headers };
-            log.push(asked.clone());
-            asked
-        };
+    while let Some(asked) = read(&mut stream, connection, &log).await {
         let reply = reply(&asked);
+        let bytes = match asked.method.as_str() {
+            "HEAD" => reply.head_only(),
+            _ => reply.to_bytes(),
+        };
         // The client may have closed: that is its right.
-        let _ = stream.write_all(&reply.to_bytes()).await;
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.flush().await;
         match reply.then {
             Then::Keep => {}
-            Then::Close => return,
+            Then::Close => {
+                let _ = stream.shutdown().await;
+                return;
+            }
             Then::Hang => std::future::pending().await,
         }
     }
 }
 
-async fn read_head(stream: &mut TcpStream) -> Option<String> {
+/// One request; `None` at the end.
+async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+    connection: usize,
+    log: &Mutex<Vec<Asked>>,
+) -> Option<Asked> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
     }
-    Some(String::from_utf8(head).unwrap())
+    let head = String::from_utf8(head).unwrap();
+    let mut lines = head.lines();
+    let mut words = lines.next().unwrap().split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap(), words.next().unwrap());
+    let headers: BTreeMap<String, String> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        .collect();
+    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    let body = String::from_utf8(body).unwrap();
+    let mut log = log.lock().unwrap();
+    let asked = Asked { connection, number: log.len(), method, path, headers, body };
+    log.push(asked.clone());
+    Some(asked)
 }
