@@ -24,6 +24,9 @@ const MAX_REFUSAL_BYTES: u64 = 16 << 10;
 /// The most characters of what the registry says that an error repeats.
 const MAX_SAID_CHARS: usize = 200;
 
+/// What is shorter is no secret, and stands in other words by chance.
+const MIN_SECRET_BYTES: usize = 8;
+
 /// How often one request is repeated with what a challenge taught: once for the way, once for a token
 /// that has expired, once for rights that it lacks.
 const MAX_CHALLENGES: u32 = 3;
@@ -278,7 +281,7 @@ async fn refusal(
     let mut said = format!("{what}: {who} {text} ({status}{said}); {todo}");
     // Some repeat what they were told.
     let told = given.and_then(|given| given.value.to_str().ok()?.split_once(' '));
-    if let Some((_, told)) = told.filter(|(_, told)| !told.is_empty()) {
+    if let Some((_, told)) = told.filter(|(_, told)| told.len() >= MIN_SECRET_BYTES) {
         said = said.replace(told, "***");
     }
     Failure { error: Error::new(class, said), retry_after }
