@@ -40,6 +40,7 @@ pub(super) struct Ask<'a> {
     /// The registry's own host.
     pub(super) home: &'a Authority,
     /// What for.
+    #[allow(dead_code, reason = "credentials are not given yet")]
     pub(super) scope: Scope,
     /// GET, unless it is said otherwise.
     pub(super) method: Method,
