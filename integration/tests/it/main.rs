@@ -19,6 +19,7 @@ mod python;
 mod replace;
 mod resources;
 mod restart;
+mod resume;
 mod run;
 mod security;
 mod snapshotters;

@@ -1,5 +1,6 @@
 //! `[plugins."transfer.local"]`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,19 @@ pub struct Config {
     pub attempts: u32,
     /// Largest manifest or index, in bytes. Default: 4 MiB, which is also what registries take.
     pub max_manifest_bytes: u64,
+    /// Connections to one host that are used at the same time, over all pulls and pushes. Default: 8.
+    pub max_connections_per_host: u32,
+    /// Settings of registries: `<hosts_dir>/<host[:port]>/hosts.toml` (or `_default`) in containerd's form, with mirrors,
+    /// roots (`ca`), client certificates (`client`), `skip_verify`, `override_path` and headers; or, in docker's form,
+    /// `*.crt` and `*.cert` with `*.key` in that directory. They are read at each use. Default: `/etc/capstan/certs.d`.
+    pub hosts_dir: PathBuf,
+    /// What the daemon tells registries for clients that know no credentials: docker's `config.json` with `auths`. Nobody
+    /// but its owner may read it. Default: `/etc/capstan/auth.json`.
+    pub credentials_file: PathBuf,
+    /// `http[s]://[user:password@]host[:port]`: the proxy for all registries but those on this machine and those that the
+    /// variable `NO_PROXY` of the daemon names. A dump of the settings shows it: what is secret belongs into the
+    /// variables. Default: empty, which means the daemon's variables `HTTPS_PROXY` and `HTTP_PROXY`.
+    pub proxy: String,
 }
 
 impl Default for Config {
@@ -31,6 +45,10 @@ impl Default for Config {
             stall_timeout_seconds: 30,
             attempts: 5,
             max_manifest_bytes: 4 << 20,
+            max_connections_per_host: 8,
+            hosts_dir: "/etc/capstan/certs.d".into(),
+            credentials_file: "/etc/capstan/auth.json".into(),
+            proxy: String::new(),
         }
     }
 }
@@ -43,6 +61,10 @@ impl Config {
             stall_timeout: Duration::from_secs(self.stall_timeout_seconds),
             attempts: self.attempts,
             max_manifest_bytes: self.max_manifest_bytes,
+            max_connections_per_host: usize::try_from(self.max_connections_per_host).unwrap_or(1),
+            hosts_dir: self.hosts_dir.clone(),
+            credentials_file: self.credentials_file.clone(),
+            proxies: registry::Proxies::new(&self.proxy, |name| std::env::var(name).ok()),
             ..registry::Config::default()
         }
     }

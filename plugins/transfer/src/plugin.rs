@@ -40,6 +40,8 @@ pub struct LocalTransfer {
     content: Link<Content>,
     leases: Link<Leases>,
     puller: Puller,
+    /// Each call takes another one, of which the idle connections and what it knows of credentials end with the call.
+    registry: Registry,
     leftovers: Vec<Leftover>,
     /// Whether it is about to end.
     is_ending: watch::Sender<bool>,
@@ -84,7 +86,8 @@ impl Plugin for LocalTransfer {
         let leftovers = sweep::find(&snapshotters, &context.link::<Namespaces>()?).await?;
         let is_ending = watch::Sender::new(false);
         let leases = context.link::<Leases>()?;
-        Ok(Self { context, config, content, leases, puller, leftovers, is_ending })
+        let registry = Registry::new(config.registry());
+        Ok(Self { context, config, content, leases, puller, registry, leftovers, is_ending })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -177,8 +180,7 @@ impl Handler<Pull> for LocalTransfer {
             true => self.target(&pull.namespace, &pull.snapshotter).map(Some),
             false => Ok(None),
         };
-        // One client per pull: its idle connections close with it.
-        let registry = Registry::new(self.config.registry());
+        let registry = self.registry.another();
         let puller = self.puller.clone();
         let held = (pull.namespace.clone(), format!("pull {}", pull.reference));
         self.held(held, async move { puller.pull(registry, pull, target?).await })
@@ -250,7 +252,7 @@ impl Handler<Apply> for LocalTransfer {
 impl Handler<Refetch> for LocalTransfer {
     type Result = ResponseFuture<Result<()>>;
     fn handle(&mut self, refetch: Refetch, _: &mut Cell<Self>) -> Self::Result {
-        let registry = Registry::new(self.config.registry());
+        let registry = self.registry.another();
         let held = (refetch.namespace.clone(), format!("refetch {}", refetch.digest));
         let content = self.content.clone();
         self.held(held, async move { refetch::refetch(content, registry, refetch).await })
@@ -263,7 +265,7 @@ impl Handler<Push> for LocalTransfer {
         let pusher = Pusher {
             images: self.puller.images.clone(),
             content: self.content.clone(),
-            registry: Registry::new(self.config.registry()),
+            registry: self.registry.another(),
             max_document_bytes: self.config.max_manifest_bytes,
         };
         let held = (push.namespace.clone(), format!("push {}", push.reference));
@@ -274,7 +276,7 @@ impl Handler<Push> for LocalTransfer {
 impl Handler<GetObject> for LocalTransfer {
     type Result = ResponseFuture<Result<()>>;
     fn handle(&mut self, get: GetObject, _: &mut Cell<Self>) -> Self::Result {
-        let registry = Registry::new(self.config.registry());
+        let registry = self.registry.another();
         Box::pin(object::get(registry, get))
     }
 }
@@ -282,7 +284,7 @@ impl Handler<GetObject> for LocalTransfer {
 impl Handler<PutObject> for LocalTransfer {
     type Result = ResponseFuture<Result<()>>;
     fn handle(&mut self, put: PutObject, _: &mut Cell<Self>) -> Self::Result {
-        let registry = Registry::new(self.config.registry());
+        let registry = self.registry.another();
         let held = (put.namespace.clone(), format!("put {}", put.reference));
         self.held(held, object::put(self.content.clone(), registry, put))
     }
@@ -291,7 +293,7 @@ impl Handler<PutObject> for LocalTransfer {
 impl Handler<ListReferrers> for LocalTransfer {
     type Result = ResponseFuture<Result<Vec<Referrer>>>;
     fn handle(&mut self, list: ListReferrers, _: &mut Cell<Self>) -> Self::Result {
-        let registry = Registry::new(self.config.registry());
+        let registry = self.registry.another();
         Box::pin(referrers::list(registry, list))
     }
 }

@@ -1,11 +1,14 @@
 //! Settings of the client.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use super::proxy::Proxies;
 
 /// What a user may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// The longest that name resolution and connecting take together.
+    /// The longest that name resolution, connecting and the TLS handshake take together.
     ///
     /// Default: 10 s (several lost packets on a slow way).
     pub(crate) connect_timeout: Duration,
@@ -34,6 +37,22 @@ pub(crate) struct Config {
     ///
     /// Default: 5.
     pub(crate) max_redirects: u32,
+    /// How many connections to one host are used at the same time, by all that goes on; at least 1.
+    ///
+    /// Default: 8.
+    pub(crate) max_connections_per_host: usize,
+    /// Where the settings of hosts are, a directory for each.
+    ///
+    /// Default: `/etc/capstan/certs.d`; it may be missing.
+    pub(crate) hosts_dir: PathBuf,
+    /// What the daemon itself tells registries.
+    ///
+    /// Default: `/etc/capstan/auth.json`; it may be missing.
+    pub(crate) credentials_file: PathBuf,
+    /// Through whom hosts are reached.
+    ///
+    /// Default: nobody.
+    pub(crate) proxies: Proxies,
 }
 
 impl Default for Config {
@@ -46,6 +65,10 @@ impl Default for Config {
             max_wait: Duration::from_secs(5),
             max_manifest_bytes: 4 << 20,
             max_redirects: 5,
+            max_connections_per_host: 8,
+            hosts_dir: "/etc/capstan/certs.d".into(),
+            credentials_file: "/etc/capstan/auth.json".into(),
+            proxies: Proxies::default(),
         }
     }
 }

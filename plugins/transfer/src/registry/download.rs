@@ -4,6 +4,7 @@ use bytes::Bytes;
 use capstan_sdk::{Descriptor, Error, Result};
 
 use super::exchange::{Ask, send};
+use super::hosts::Capability;
 #[cfg(test)]
 use super::retry::retry;
 use super::retry::{Attempts, Failure};
@@ -65,8 +66,12 @@ impl Repository {
             return Ok(BlobStream::ended(what, size));
         }
         let path = format!("/v2/{}/blobs/{}", self.reference.repository(), descriptor.digest);
-        let ask = Ask { offset: Some(offset), ..Ask::get(&what, &self.host, &path) };
-        let answer = send(&self.pool, &ask).await?;
-        Ok(BlobStream::new(what, answer, offset, size)?)
+        let (what, path) = (&what, &path);
+        self.first(Capability::Pull, |endpoint| async move {
+            let ask = Ask { offset: Some(offset), ..Ask::get(what, &endpoint, path) };
+            let answer = send(&self.pool, &ask).await?;
+            Ok(BlobStream::new(what.clone(), answer, offset, size)?)
+        })
+        .await
     }
 }

@@ -4,30 +4,35 @@
 //! the driver has no task of its own: whoever waits for an answer or for a piece of a body drives
 //! it meanwhile.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use capstan_sdk::{Error, Result};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
+use hyper::header::PROXY_AUTHORIZATION;
 use hyper::http::response::Parts;
-use hyper::http::uri::Authority;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
 use super::Config;
+use super::connect::{Guide, Route, Way, Wire, connect, refuse_inward};
+use super::endpoint::Endpoint;
+use super::proxy::Proxy;
+use super::tls::{Configs, explain};
+use super::url::Url;
 
 /// The most connections that wait for their next use, over all hosts.
 const MAX_IDLE: usize = 8;
@@ -36,15 +41,17 @@ const MAX_IDLE: usize = 8;
 /// address translators allow.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
 
-/// The port of http.
-const HTTP_PORT: u16 = 80;
-
 /// The body of what we send.
 pub(super) type Sent = UnsyncBoxBody<Bytes, io::Error>;
 
 /// No body.
 pub(super) fn nothing() -> Sent {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that is known.
+pub(super) fn all(bytes: impl Into<Bytes>) -> Sent {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// Counts what is taken of a body, so that one that goes out slowly is told from one that does not go out.
@@ -77,10 +84,40 @@ impl hyper::body::Body for Counted {
     }
 }
 
+/// Limits how many connections to each host are used at once, over all that goes on.
+#[derive(Debug)]
+pub(super) struct Limits {
+    per_host: usize,
+    hosts: Mutex<HashMap<String, Weak<Semaphore>>>,
+}
+
+impl Limits {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { per_host: config.max_connections_per_host.max(1), hosts: Mutex::default() }
+    }
+
+    async fn take(&self, url: &Url) -> OwnedSemaphorePermit {
+        let semaphore = {
+            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            hosts.retain(|_, semaphore| semaphore.strong_count() > 0);
+            let key = format!("{}:{}", url.name().to_ascii_lowercase(), url.port());
+            let known = hosts.get(&key).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let semaphore = Arc::new(Semaphore::new(self.per_host));
+                hosts.insert(key, Arc::downgrade(&semaphore));
+                semaphore
+            })
+        };
+        semaphore.acquire_owned().await.expect("it is never closed")
+    }
+}
+
 /// Connections that wait for their next use.
 #[derive(Debug)]
 pub(super) struct Pool {
     config: Config,
+    limits: Arc<Limits>,
+    configs: Configs,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -95,50 +132,65 @@ struct Idle {
 pub(super) struct Answer {
     pub(super) head: Parts,
     pub(super) body: Body,
-    /// Who gave it.
-    pub(super) peer: IpAddr,
+    /// Whether who gave it is on this machine, or on its link.
+    pub(super) is_inward: bool,
 }
 
 impl Pool {
-    pub(super) fn new(config: Config) -> Self {
-        Self { config, idle: Mutex::default() }
+    pub(super) fn new(config: Config, limits: Arc<Limits>) -> Self {
+        Self { config, limits, configs: Configs::default(), idle: Mutex::default() }
     }
 
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Asks a host. `redirected_by` is who sent us there, if somebody did.
+    pub(super) fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// Asks a host, once there are not too many others who do.
     ///
     /// A kept connection that turns out to be dead costs nothing but the next try where what is asked changes
     /// nothing; anything else is not sent twice.
     ///
     /// # Errors
-    /// `Unavailable`: no connection, or no answer. `PermissionDenied`: a redirect to an address
-    /// that is none of the redirecting host's business.
+    /// As [`connect`]; `Unavailable` also: no answer.
     pub(super) async fn ask(
         self: &Arc<Self>,
-        host: &Authority,
+        route: &Route,
         request: &(dyn Fn() -> Request<Sent> + Send + Sync),
-        redirected_by: Option<IpAddr>,
+        guide: Guide,
     ) -> Result<Answer> {
+        let url = &route.url;
         let broke_off = |error: &hyper::Error| {
-            Error::unavailable(format!(
-                "registry {host} broke off before it answered ({}); try again",
-                causes(error)
-            ))
+            explain(url, error).unwrap_or_else(|| {
+                Error::unavailable(format!(
+                    "registry {} broke off before it answered ({}); try again",
+                    url.host,
+                    causes(error)
+                ))
+            })
         };
-        while let Some(mut connection) = self.take(host).await {
-            check_reach(host, &[connection.peer], redirected_by)?;
+        let mut permit = Some(self.limits.take(url).await);
+        while let Some(mut connection) = self.take(route).await {
+            if connection.is_inward {
+                refuse_inward(url, guide)?;
+            }
             let request = request();
             let changes_nothing = request.method().is_safe();
             match self.exchange(&mut connection, request).await? {
-                Ok(response) => return Ok(self.answer(connection, response)),
+                Ok(response) => {
+                    connection.permit = permit.take();
+                    return Ok(self.answer(connection, response));
+                }
                 Err(_) if changes_nothing => {}
                 Err(error) => return Err(broke_off(&error)),
             }
         }
-        let mut connection = self.connect(host, redirected_by).await?;
+        let way = connect(&self.config, &self.configs, route, guide).await?;
+        let mut connection = Connection::open(route, way).await?;
+        connection.permit = permit.take();
         match self.exchange(&mut connection, request()).await? {
             Ok(response) => Ok(self.answer(connection, response)),
             Err(error) => Err(broke_off(&error)),
@@ -146,10 +198,11 @@ impl Pool {
     }
 
     fn answer(self: &Arc<Self>, connection: Connection, response: Response<Incoming>) -> Answer {
-        let peer = connection.peer.ip();
+        let is_inward = connection.is_inward;
         let (head, incoming) = response.into_parts();
-        let body = Body { incoming, connection: Some(connection), pool: Arc::clone(self) };
-        Answer { head, body, peer }
+        let pool = Arc::clone(self);
+        let body = Body { incoming, connection: Some(connection), pool, from: None };
+        Answer { head, body, is_inward }
     }
 
     async fn exchange(
@@ -157,12 +210,13 @@ impl Pool {
         connection: &mut Connection,
         request: Request<Sent>,
     ) -> Result<hyper::Result<Response<Incoming>>> {
-        let host = connection.host.clone();
+        let host = connection.route.url.host.clone();
         let taken = Arc::new(AtomicU64::new(0));
         let request = request.map(|body| {
             let taken = Arc::clone(&taken);
             Counted { body, taken }.boxed_unsync()
         });
+        let request = connection.addressed(request);
         let mut answer = pin!(connection.send(request));
         loop {
             let before = taken.load(Ordering::Relaxed);
@@ -179,14 +233,14 @@ impl Pool {
         }
     }
 
-    /// A connection to `host` that waits and is still good.
-    async fn take(&self, host: &Authority) -> Option<Connection> {
+    /// A connection by `route` that waits and is still good.
+    async fn take(&self, route: &Route) -> Option<Connection> {
         loop {
             let mut connection = {
                 let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
                 idle.retain(|idle| idle.since.elapsed() < MAX_IDLE_TIME);
                 // The newest first: the others may become too old.
-                let index = idle.iter().rposition(|idle| idle.connection.host == *host)?;
+                let index = idle.iter().rposition(|idle| idle.connection.route == *route)?;
                 idle.remove(index).connection
             };
             if connection.is_ready().await {
@@ -195,7 +249,8 @@ impl Pool {
         }
     }
 
-    fn keep(&self, connection: Connection) {
+    fn keep(&self, mut connection: Connection) {
+        connection.permit = None;
         if connection.driver.is_none() {
             return;
         }
@@ -205,96 +260,49 @@ impl Pool {
         }
         idle.push(Idle { connection, since: Instant::now() });
     }
-
-    async fn connect(&self, host: &Authority, redirected_by: Option<IpAddr>) -> Result<Connection> {
-        let deadline = Instant::now() + self.config.connect_timeout;
-        let late = || {
-            Error::unavailable(format!(
-                "registry {host}: no connection within {:?}; check the host, and the way to it",
-                self.config.connect_timeout
-            ))
-        };
-        // A resolver wants an IPv6 address without its brackets.
-        let name = host.host().trim_start_matches('[').trim_end_matches(']');
-        let port = host.port_u16().unwrap_or(HTTP_PORT);
-        let addresses: Vec<SocketAddr> = match timeout_at(deadline, lookup_host((name, port))).await
-        {
-            Ok(Ok(addresses)) => addresses.collect(),
-            Ok(Err(error)) => {
-                return Err(Error::unavailable(format!(
-                    "registry {host}: the name does not resolve ({error}); check how it is written"
-                )));
-            }
-            Err(_) => return Err(late()),
-        };
-        check_reach(host, &addresses, redirected_by)?;
-
-        let mut failure = late();
-        for (index, address) in (0..).zip(&addresses) {
-            // Each address gets its share of the time, so that one that is silent (IPv6 without a
-            // way out) leaves some for the others.
-            let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX) - index;
-            let share = deadline.saturating_duration_since(Instant::now()) / left;
-            failure = match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Connection::open(host, *address, stream).await,
-                Ok(Err(error)) => Error::unavailable(format!(
-                    "registry {host}: {error}; is it running, and is the port right?"
-                )),
-                Err(_) => late(),
-            };
-        }
-        Err(failure)
-    }
 }
 
-/// Whether an address is reached only from this machine, or from the wire that it is on: what
-/// listens there often trusts whoever can reach it.
-fn is_inward(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
-    }
-}
-
-/// A host elsewhere must not send us to what only we can reach; one that is inward itself may.
-fn check_reach(
-    host: &Authority,
-    addresses: &[SocketAddr],
-    redirected_by: Option<IpAddr>,
-) -> Result<()> {
-    match redirected_by {
-        Some(from) if !is_inward(from) && addresses.iter().any(|to| is_inward(to.ip())) => {
-            Err(Error::denied(format!(
-                "the registry at {from} redirects to {host}, an address of this machine or its \
-                 link; refused"
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
-type Driver = http1::Connection<TokioIo<TcpStream>, Sent>;
+type Driver = http1::Connection<TokioIo<Box<dyn Wire>>, Sent>;
 
 /// One connection, with nothing under way on it but what its owner has begun.
 #[derive(Debug)]
 struct Connection {
-    host: Authority,
-    peer: SocketAddr,
+    route: Route,
+    is_inward: bool,
+    /// The proxy that passes requests on.
+    forwarder: Option<Proxy>,
     sender: http1::SendRequest<Sent>,
     /// None when the connection is closed.
     driver: Option<Driver>,
+    /// Held while it is used.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Connection {
-    async fn open(host: &Authority, peer: SocketAddr, stream: TcpStream) -> Result<Self> {
-        let failed = |error: &dyn StdError| {
-            Error::unavailable(format!("registry {host}: {}; try again", causes(error)))
-        };
-        // A request is one small packet, which must not wait for company.
-        stream.set_nodelay(true).map_err(|error| failed(&error))?;
-        let (sender, driver) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-        Ok(Self { host: host.clone(), peer, sender, driver: Some(driver) })
+    async fn open(route: &Route, way: Way) -> Result<Self> {
+        let Way { wire, is_inward, forwarder } = way;
+        let (sender, driver) = http1::handshake(TokioIo::new(wire)).await.map_err(|error| {
+            Error::unavailable(format!(
+                "registry {}: {}; try again",
+                route.url.host,
+                causes(&error)
+            ))
+        })?;
+        let (route, driver) = (route.clone(), Some(driver));
+        Ok(Self { route, is_inward, forwarder, sender, driver, permit: None })
+    }
+
+    /// A request as it goes over this connection: a proxy wants to know where to.
+    fn addressed(&self, mut request: Request<Sent>) -> Request<Sent> {
+        let Some(proxy) = &self.forwarder else { return request };
+        let path = request.uri().path_and_query().cloned().expect("a request has a path");
+        let mut uri = Uri::builder().scheme(self.route.url.scheme.name());
+        uri = uri.authority(self.route.url.host.clone()).path_and_query(path);
+        *request.uri_mut() = uri.build().expect("the parts are parsed");
+        if let Some(authorization) = &proxy.authorization {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
+        }
+        request
     }
 
     /// Moves bytes both ways as far as they go. An error needs no care here: the end of the
@@ -334,6 +342,8 @@ pub(super) struct Body {
     incoming: Incoming,
     connection: Option<Connection>,
     pool: Arc<Pool>,
+    /// Who is not to be asked first any more, should it break off.
+    from: Option<Endpoint>,
 }
 
 impl Body {
@@ -342,11 +352,24 @@ impl Body {
         self.incoming.size_hint().exact()
     }
 
+    /// The body as one that comes from an endpoint, which is not asked first any more if it breaks off.
+    pub(super) fn from(self, endpoint: &Endpoint) -> Self {
+        Self { from: Some(endpoint.clone()), ..self }
+    }
+
     /// The next piece; `None` at the end.
     ///
     /// # Errors
     /// `Unavailable`: the registry broke off, or is silent for too long. What came before is good.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        let chunk = self.next().await;
+        if let (Err(_), Some(from)) = (&chunk, &self.from) {
+            from.failed();
+        }
+        chunk
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             let frame =
                 timeout(self.pool.config.stall_timeout, poll_fn(|cx| self.poll_frame(cx))).await;
@@ -422,38 +445,4 @@ fn causes(error: &dyn StdError) -> String {
         next = cause.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use capstan_sdk::Class;
-
-    #[test]
-    fn redirects_lead_inward_only_from_inward() {
-        let host = Authority::from_static("elsewhere.example");
-        let check = |from: &str, to: &str, is_allowed: bool| {
-            let to = SocketAddr::new(to.parse().unwrap(), 80);
-            let got = check_reach(&host, &[to], Some(from.parse().unwrap()));
-            assert_eq!(got.is_ok(), is_allowed, "{from} -> {to}");
-            check_reach(&host, &[to], None).unwrap();
-        };
-        check("192.0.2.1", "192.0.2.2", true);
-        check("192.0.2.1", "10.0.0.1", true);
-        check("127.0.0.1", "127.0.0.2", true);
-        check("127.0.0.1", "192.0.2.1", true);
-        check("192.0.2.1", "127.0.0.1", false);
-        check("192.0.2.1", "127.8.8.8", false);
-        check("192.0.2.1", "0.0.0.0", false);
-        check("192.0.2.1", "169.254.169.254", false);
-        check("192.0.2.1", "::1", false);
-        check("192.0.2.1", "::", false);
-        check("192.0.2.1", "fe80::1", false);
-        check("192.0.2.1", "::ffff:127.0.0.1", false);
-        check("2001:db8::1", "2001:db8::2", true);
-        check("2001:db8::1", "::1", false);
-        let mixed = ["192.0.2.1:80".parse().unwrap(), "127.0.0.1:80".parse().unwrap()];
-        let error = check_reach(&host, &mixed, Some("192.0.2.9".parse().unwrap())).unwrap_err();
-        assert_eq!(error.class(), Class::PermissionDenied);
-    }
 }

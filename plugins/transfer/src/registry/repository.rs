@@ -1,17 +1,20 @@
 //! What a registry is asked for: what a reference means, manifests, blobs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use capstan_sdk::contract::access::Access;
-use capstan_sdk::{Algorithm, Descriptor, Digest, Error, Result};
+use capstan_sdk::{Algorithm, Class, Descriptor, Digest, Error, Result};
 use hyper::header;
-use hyper::http::uri::Authority;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
+use tracing::debug;
 
 use super::Config;
+use super::auth::Auth;
+use super::endpoint::Endpoint;
 use super::exchange::{Ask, send};
-use super::pool::{Answer, Pool};
+use super::hosts::{Capability, hosts};
+use super::pool::{Answer, Limits, Pool};
 use super::retry::{Failure, retry};
 use capstan_sdk::Reference;
 use capstan_sdk::oci::media::{self, Kind};
@@ -19,11 +22,12 @@ use capstan_sdk::oci::media::{self, Kind};
 /// The header with the digest of what is sent, by the registry's word.
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 
-/// The client, with the connections that it keeps for their next use. Clones share them; they
-/// close with the last clone, so one client per pull leaves nothing open between pulls.
+/// The client, with the connections that it keeps for their next use, and what it was told as whom it comes.
+/// Clones share them; they close with the last clone, so one client per pull leaves nothing open between pulls.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     pool: Arc<Pool>,
+    auths: Arc<Mutex<Vec<Arc<Auth>>>>,
 }
 
 /// What a reference means just now.
@@ -39,7 +43,8 @@ pub(crate) struct Resolved {
 #[derive(Clone, Debug)]
 pub(crate) struct Repository {
     pub(super) pool: Arc<Pool>,
-    pub(super) host: Authority,
+    /// Who is asked, and in which order: the registry itself comes last.
+    endpoints: Arc<[Endpoint]>,
     pub(super) reference: Reference,
     access: Access,
 }
@@ -47,25 +52,39 @@ pub(crate) struct Repository {
 impl Registry {
     /// A client without connections.
     pub(crate) fn new(config: Config) -> Self {
-        Self { pool: Arc::new(Pool::new(config)) }
+        let limits = Arc::new(Limits::new(&config));
+        Self { pool: Arc::new(Pool::new(config, limits)), auths: Arc::default() }
+    }
+
+    /// Another client, for somebody else. It shares the limits on connections with this one, and nothing else.
+    pub(crate) fn another(&self) -> Self {
+        let (config, limits) = (self.pool.config().clone(), Arc::clone(self.pool.limits()));
+        Self { pool: Arc::new(Pool::new(config, limits)), auths: Arc::default() }
     }
 
     /// The place that `reference` names. Nothing is sent yet.
     ///
     /// # Errors
-    /// `Unimplemented`: https.
+    /// `FailedPrecondition`: the settings of the host are not as they should be.
     pub(crate) fn repository(&self, reference: &Reference, access: &Access) -> Result<Repository> {
-        if !access.is_plain_http {
-            return Err(Error::unimplemented(format!(
-                "image {reference}: https registries are not built in yet; \
-                 use --plain-http for a registry on your own network"
-            )));
-        }
-        let host = reference.host().parse().map_err(|error| {
-            Error::invalid(format!("image {reference}: the host does not fit into a URL: {error}"))
-        })?;
+        let auth = {
+            let client = access.credentials.as_ref();
+            let mut auths = self.auths.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = auths.iter().find(|auth| auth.is_for(client)).cloned();
+            known.unwrap_or_else(|| {
+                let file = self.pool.config().credentials_file.clone();
+                let auth = Arc::new(Auth::new(client.cloned(), file));
+                auths.push(Arc::clone(&auth));
+                auth
+            })
+        };
+        let (dir, name) = (&self.pool.config().hosts_dir, reference.host());
+        let hosts = hosts(dir, name, access.is_plain_http, access.skips_verify);
+        let hosts = hosts.map_err(|error| error.at(format_args!("image {reference}")))?;
+        let endpoints: Arc<[Endpoint]> =
+            hosts.into_iter().map(|host| Endpoint::new(host, name, Arc::clone(&auth))).collect();
         let (pool, reference) = (Arc::clone(&self.pool), reference.clone());
-        Ok(Repository { pool, host, reference, access: access.clone() })
+        Ok(Repository { pool, endpoints, reference, access: access.clone() })
     }
 }
 
@@ -109,6 +128,64 @@ impl Repository {
         retry(self.config(), || self.try_manifest(&what, descriptor)).await
     }
 
+    /// Who may be asked for something, first those to be asked first: in the order of the settings, but those that
+    /// failed lately last.
+    pub(super) fn endpoints(&self, capability: Capability) -> Vec<Endpoint> {
+        let can = self.endpoints.iter().filter(|endpoint| endpoint.can(capability));
+        let (late, soon): (Vec<_>, Vec<_>) = can.cloned().partition(Endpoint::is_shunned);
+        let all = soon.into_iter().chain(late);
+        match capability {
+            Capability::Push => all.map(|endpoint| endpoint.pushed_to()).collect(),
+            Capability::Pull | Capability::Resolve | Capability::Referrers => all.collect(),
+        }
+    }
+
+    /// Asks one after the other until somebody has it.
+    ///
+    /// # Errors
+    /// What the registry itself says, if that is final; else what passes, so that all are asked again; else what the
+    /// last one says. `FailedPrecondition`: nobody may be asked.
+    pub(super) async fn first<T, F>(
+        &self,
+        capability: Capability,
+        attempt: impl Fn(Endpoint) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut failures: Vec<(bool, Failure)> = Vec::new();
+        for endpoint in self.endpoints(capability) {
+            match attempt(endpoint.clone()).await {
+                Ok(done) => return Ok(done),
+                Err(failure) => {
+                    debug!(host = %endpoint.origin(), error = %failure.error, "a host fails");
+                    failures.push((endpoint.is_mirror(), failure));
+                }
+            }
+        }
+        let passes = |failure: &Failure| failure.error.class() == Class::Unavailable;
+        let decisive = failures
+            .iter()
+            .position(|(is_mirror, failure)| !is_mirror && !passes(failure))
+            .or_else(|| failures.iter().position(|(_, failure)| passes(failure)))
+            .or_else(|| failures.len().checked_sub(1));
+        let Some(decisive) = decisive else {
+            let (host, dir) = (self.reference.host(), &self.config().hosts_dir);
+            return Err(Failure::from(Error::precondition(format!(
+                "image {}: no host may be asked to {}; correct the capabilities in {}",
+                self.reference,
+                capability.name(),
+                dir.join(host).join("hosts.toml").display()
+            ))));
+        };
+        let (_, failure) = failures.swap_remove(decisive);
+        let mut text = failure.error.message().to_owned();
+        for (_, other) in &failures {
+            text.push_str(&format!("; and {}", other.error.message()));
+        }
+        Err(Failure { error: Error::new(failure.error.class(), text), ..failure })
+    }
+
     pub(super) fn config(&self) -> &Config {
         self.pool.config()
     }
@@ -128,7 +205,20 @@ impl Repository {
             (Some(digest), _) => digest.as_str(),
             (None, tag) => tag.expect("a reference has a tag or a digest"),
         };
-        let answer = self.get_manifest(what, name).await?;
+        let capability = match self.reference.digest() {
+            Some(_) => Capability::Pull,
+            None => Capability::Resolve,
+        };
+        self.first(capability, |endpoint| self.resolve_at(endpoint, what, name)).await
+    }
+
+    async fn resolve_at(
+        &self,
+        endpoint: Endpoint,
+        what: &str,
+        name: &str,
+    ) -> Result<Resolved, Failure> {
+        let answer = self.get_manifest(&endpoint, what, name).await?;
         let header = |name: &str| answer.head.headers.get(name)?.to_str().ok();
         let media_type = header(header::CONTENT_TYPE.as_str()).unwrap_or_default();
         let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
@@ -157,20 +247,28 @@ impl Repository {
 
     async fn try_manifest(&self, what: &str, descriptor: &Descriptor) -> Result<Bytes, Failure> {
         let Descriptor { digest, size, .. } = descriptor;
-        let answer = self.get_manifest(what, digest.as_str()).await?;
-        let bytes = answer.body.read(*size).await.map_err(|error| error.at(what))?;
-        let bytes = bytes.filter(|bytes| bytes.len() as u64 == *size).ok_or_else(|| {
-            Error::corrupt(format!("{what}: it does not have the {size} bytes that it should"))
-        })?;
-        verify(what, &bytes, digest)?;
-        Ok(bytes)
+        self.first(Capability::Pull, |endpoint| async move {
+            let answer = self.get_manifest(&endpoint, what, digest.as_str()).await?;
+            let bytes = answer.body.read(*size).await.map_err(|error| error.at(what))?;
+            let bytes = bytes.filter(|bytes| bytes.len() as u64 == *size).ok_or_else(|| {
+                Error::corrupt(format!("{what}: it does not have the {size} bytes that it should"))
+            })?;
+            verify(what, &bytes, digest)?;
+            Ok(bytes)
+        })
+        .await
     }
 
     /// `name` is a tag or a digest.
-    async fn get_manifest(&self, what: &str, name: &str) -> Result<Answer, Failure> {
+    async fn get_manifest(
+        &self,
+        endpoint: &Endpoint,
+        what: &str,
+        name: &str,
+    ) -> Result<Answer, Failure> {
         let path = format!("/v2/{}/manifests/{name}", self.reference.repository());
         let accept = media::ACCEPT_MANIFESTS;
-        send(&self.pool, &Ask { accept, ..Ask::get(what, &self.host, &path) }).await
+        send(&self.pool, &Ask { accept, ..Ask::get(what, endpoint, &path) }).await
     }
 }
 

@@ -1,0 +1,348 @@
+//! The settings of hosts, as users of containerd and of docker have them: a directory for each host
+//! with a `hosts.toml` or with certificates.
+//!
+//! They are read whenever a registry is to be reached, so that a change needs no restart.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use capstan_sdk::{Error, Result};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::tls::Tls;
+use super::url::{Scheme, Url};
+
+/// The largest `hosts.toml`, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// The directory for hosts that have none of their own.
+const DEFAULT: &str = "_default";
+
+/// What a host may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Capability {
+    /// What has a digest.
+    Pull,
+    /// What a tag means.
+    Resolve,
+    /// To take something.
+    Push,
+    /// What refers to a manifest.
+    Referrers,
+}
+
+impl Capability {
+    /// As files have it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Resolve => "resolve",
+            Self::Push => "push",
+            Self::Referrers => "referrers",
+        }
+    }
+}
+
+const ALL: [Capability; 4] =
+    [Capability::Pull, Capability::Resolve, Capability::Push, Capability::Referrers];
+
+/// A host to ask, by its settings.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    /// Its path goes before what is asked for, and ends without a slash.
+    pub(super) url: Url,
+    pub(super) capabilities: Vec<Capability>,
+    pub(super) tls: Tls,
+    pub(super) headers: HeaderMap,
+    /// `None`: that of the client.
+    pub(super) connect_timeout: Option<Duration>,
+}
+
+/// The hosts that stand for `host` of a reference, first those to be asked first.
+///
+/// `is_plain_http` and `skips_verify` are what the user asks for; they hold for the registry itself,
+/// not for others that a file names.
+///
+/// # Errors
+/// `FailedPrecondition`: a file is not as it should be; the error says where.
+pub(super) fn hosts(
+    dir: &Path,
+    host: &str,
+    is_plain_http: bool,
+    skips_verify: bool,
+) -> Result<Vec<Host>> {
+    let scheme = if is_plain_http { "http" } else { "https" };
+    let own = format!("{scheme}://{host}");
+    let mut hosts = match directory(dir, host) {
+        None => vec![Host::new(&own, Settings::default(), Path::new(""))?],
+        Some(dir) => match read(&dir.join("hosts.toml"))? {
+            Some(text) => parse(&dir.join("hosts.toml"), &text, &own)?,
+            None => {
+                let mut host = Host::new(&own, Settings::default(), &dir)?;
+                host.tls = docker(&dir)?;
+                vec![host]
+            }
+        },
+    };
+    let own = mapped(host);
+    for found in hosts.iter_mut().filter(|found| found.url.host.as_str() == own) {
+        found.tls.skips_verify |= skips_verify;
+        if is_plain_http {
+            found.url.scheme = Scheme::Http;
+        }
+    }
+    Ok(hosts)
+}
+
+/// The one host that is reached at another name than it has in references.
+fn mapped(host: &str) -> &str {
+    match host {
+        "docker.io" => "registry-1.docker.io",
+        host => host,
+    }
+}
+
+/// The name that a host has in references.
+pub(super) fn familiar(host: &str) -> &str {
+    match host {
+        "registry-1.docker.io" => "docker.io",
+        host => host,
+    }
+}
+
+/// The directory of a host; `host_port_` is for file systems that take no colon.
+fn directory(dir: &Path, host: &str) -> Option<PathBuf> {
+    let plain = host.rsplit_once(':').map(|(name, port)| format!("{name}_{port}_"));
+    let names = [Some(host), plain.as_deref(), Some(DEFAULT)];
+    names.into_iter().flatten().map(|name| dir.join(name)).find(|dir| dir.is_dir())
+}
+
+fn bad(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::precondition(format!("{}: {why}; correct it", path.display()))
+}
+
+fn read(path: &Path) -> Result<Option<String>> {
+    match fs::metadata(path) {
+        Ok(found) if found.len() > MAX_FILE_BYTES => Err(bad(path, "it is too large")),
+        Ok(_) => fs::read_to_string(path).map(Some).map_err(|error| bad(path, error)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(bad(path, error)),
+    }
+}
+
+/// `*.crt` are roots, `x.cert` with `x.key` is for us.
+fn docker(dir: &Path) -> Result<Tls> {
+    let mut tls = Tls::default();
+    let entries = fs::read_dir(dir).map_err(|error| bad(dir, error))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(|error| bad(dir, error))?.path());
+    }
+    paths.sort();
+    for path in paths {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => tls.roots.push(path),
+            Some("cert") => {
+                let key = path.with_extension("key");
+                if !key.is_file() {
+                    return Err(bad(&path, format_args!("{} is missing", key.display())));
+                }
+                tls.identities.push((path, key));
+            }
+            _ => {}
+        }
+    }
+    Ok(tls)
+}
+
+/// `hosts.toml`. What stands outside of `[host]` is of the server.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    server: Option<String>,
+    capabilities: Option<Vec<String>>,
+    ca: Option<Roots>,
+    client: Option<Clients>,
+    skip_verify: Option<bool>,
+    override_path: Option<bool>,
+    dial_timeout: Option<String>,
+    header: Option<BTreeMap<String, Values>>,
+    #[serde(default)]
+    host: BTreeMap<Spanned<String>, Settings>,
+}
+
+/// What is set for one host.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    capabilities: Option<Vec<String>>,
+    ca: Option<Roots>,
+    client: Option<Clients>,
+    skip_verify: Option<bool>,
+    override_path: Option<bool>,
+    dial_timeout: Option<String>,
+    header: Option<BTreeMap<String, Values>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a path, or a list of paths")]
+enum Roots {
+    One(PathBuf),
+    Many(Vec<PathBuf>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a path, a list of paths, or a list of [certificate, key]")]
+enum Clients {
+    One(PathBuf),
+    Many(Vec<Client>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Client {
+    Both(PathBuf),
+    Pair(Vec<PathBuf>),
+}
+
+/// What a header says, which may be a secret: no error repeats it.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected the value of a header, or a list of values")]
+enum Values {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn parse(path: &Path, text: &str, own: &str) -> Result<Vec<Host>> {
+    let file: File = toml::from_str(text).map_err(|error| {
+        // Not the whole error, which shows the line with what may be a secret.
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        bad(path, format_args!("line {line}: {}", error.message()))
+    })?;
+    let dir = path.parent().expect("a file is in a directory");
+    let mut named: Vec<_> = file.host.into_iter().collect();
+    named.sort_by_key(|(name, _)| name.span().start);
+    let mut hosts = Vec::new();
+    for (name, settings) in named {
+        let host = Host::new(name.get_ref(), settings, dir);
+        hosts.push(host.map_err(|error| bad(path, error.message()))?);
+    }
+    let settings = Settings {
+        capabilities: file.capabilities,
+        ca: file.ca,
+        client: file.client,
+        skip_verify: file.skip_verify,
+        override_path: file.override_path,
+        dial_timeout: file.dial_timeout,
+        header: file.header,
+    };
+    let server = file.server.as_deref().filter(|server| !server.is_empty()).unwrap_or(own);
+    hosts.push(Host::new(server, settings, dir).map_err(|error| bad(path, error.message()))?);
+    Ok(hosts)
+}
+
+impl Host {
+    /// `dir` is where paths begin.
+    fn new(name: &str, settings: Settings, dir: &Path) -> Result<Self> {
+        let wrong = |why: String| Error::precondition(format!("host {name:?}: {why}"));
+        let text = match name.contains("://") {
+            true => name.to_owned(),
+            false => format!("https://{name}"),
+        };
+        let url = Url::parse(&text).filter(|url| url.path.query().is_none());
+        let mut url = url.ok_or_else(|| wrong("it is no http[s]://host[:port][/path]".into()))?;
+        if url.host.as_str() != mapped(url.host.as_str()) {
+            url.host = mapped(url.host.as_str()).parse().expect("a host");
+        }
+        let given = url.path.path().trim_end_matches('/');
+        let prefix = match settings.override_path.unwrap_or(false) || given.ends_with("/v2") {
+            true => given.to_owned(),
+            false => format!("{given}/v2"),
+        };
+        url.path = if prefix.is_empty() { "/" } else { &prefix }.parse().expect("a checked path");
+
+        let mut capabilities = Vec::new();
+        for name in settings.capabilities.unwrap_or_default() {
+            let known = ALL.into_iter().find(|known| known.name() == name);
+            capabilities.push(known.ok_or_else(|| {
+                wrong(format!("capabilities: {name:?} is none of pull, resolve, push, referrers"))
+            })?);
+        }
+        if capabilities.is_empty() {
+            capabilities.extend(ALL);
+        }
+
+        let mut headers = HeaderMap::new();
+        for (key, values) in settings.header.unwrap_or_default() {
+            let header: HeaderName =
+                key.parse().map_err(|_| wrong(format!("header: {key:?} is no name of one")))?;
+            let values = match values {
+                Values::One(value) => vec![value],
+                Values::Many(values) => values,
+            };
+            for value in values {
+                let mut value = HeaderValue::from_str(&value)
+                    .map_err(|_| wrong(format!("header {key}: its value is none")))?;
+                value.set_sensitive(true);
+                headers.append(header.clone(), value);
+            }
+        }
+
+        let roots = match settings.ca {
+            None => Vec::new(),
+            Some(Roots::One(path)) => vec![path],
+            Some(Roots::Many(paths)) => paths,
+        };
+        let clients = match settings.client {
+            None => Vec::new(),
+            Some(Clients::One(path)) => vec![Client::Both(path)],
+            Some(Clients::Many(clients)) => clients,
+        };
+        let mut identities = Vec::new();
+        for client in clients {
+            let (certificate, key) = match client {
+                Client::Both(path) => (path.clone(), path),
+                Client::Pair(pair) => match pair.as_slice() {
+                    [certificate] => (certificate.clone(), certificate.clone()),
+                    [certificate, key] if key.as_os_str().is_empty() => {
+                        (certificate.clone(), certificate.clone())
+                    }
+                    [certificate, key] => (certificate.clone(), key.clone()),
+                    _ => return Err(wrong("client: a pair is [certificate, key]".into())),
+                },
+            };
+            identities.push((dir.join(certificate), dir.join(key)));
+        }
+        let connect_timeout = match settings.dial_timeout.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(duration(text).ok_or_else(|| {
+                wrong(format!("dial_timeout: {text:?} is nothing like \"10s\" or \"500ms\""))
+            })?),
+        };
+        let tls = Tls {
+            roots: roots.into_iter().map(|path| dir.join(path)).collect(),
+            identities,
+            skips_verify: settings.skip_verify.unwrap_or(false),
+        };
+        Ok(Self { url, capabilities, tls, headers, connect_timeout })
+    }
+}
+
+/// A number with its unit: ms, s, m or h.
+fn duration(text: &str) -> Option<Duration> {
+    let end = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..end].parse().ok()?;
+    match &text[end..] {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3600).map(Duration::from_secs),
+        _ => None,
+    }
+}
