@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use crate::args::pair;
 use crate::cmd::filter::Ls;
 use crate::cmd::namespaces::cell;
+use crate::cmd::pull::Fetch;
 use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
@@ -35,6 +36,8 @@ pub(crate) enum Content {
         #[arg(value_name = "REF")]
         reference: String,
     },
+    /// Fetch an image with all its platforms and name it, without unpacking it
+    Fetch(Fetch),
     /// Show what is known of a blob
     Inspect { digest: String },
     /// List ingests
@@ -84,6 +87,7 @@ impl Content {
                 let response = call!(session, request);
                 print::json(response.get()?.get_info()?)
             }
+            Self::Fetch(fetch) => fetch.run(session).await,
             Self::Active { quiet } => active(session, &service, quiet).await,
             Self::Abort { reference } => {
                 let mut request = service.abort_request();

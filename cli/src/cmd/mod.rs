@@ -19,6 +19,7 @@ pub(crate) mod namespaces;
 pub(crate) mod plugins;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod referrers;
 pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod signal;

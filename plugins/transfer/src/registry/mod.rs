@@ -25,9 +25,11 @@ mod endpoint;
 mod exchange;
 #[cfg(test)]
 mod fake;
+mod foreign;
 mod hosts;
 mod pool;
 mod proxy;
+mod referrers;
 mod repository;
 mod retry;
 #[cfg(test)]
@@ -38,4 +40,4 @@ mod url;
 pub(crate) use blob::BlobStream;
 pub(crate) use config::Config;
 pub(crate) use proxy::Proxies;
-pub(crate) use repository::{Hash, Registry, Repository, hash};
+pub(crate) use repository::{Hash, Registry, Repository, Resolved, hash};

@@ -47,6 +47,8 @@ pub(crate) struct Repository {
     endpoints: Arc<[Endpoint]>,
     pub(super) reference: Reference,
     access: Access,
+    /// Where a blob may be that the registry must not pass on.
+    pub(super) elsewhere: Arc<[String]>,
 }
 
 impl Registry {
@@ -84,7 +86,8 @@ impl Registry {
         let endpoints: Arc<[Endpoint]> =
             hosts.into_iter().map(|host| Endpoint::new(host, name, Arc::clone(&auth))).collect();
         let (pool, reference) = (Arc::clone(&self.pool), reference.clone());
-        Ok(Repository { pool, endpoints, reference, access: access.clone() })
+        let (access, elsewhere) = (access.clone(), Arc::default());
+        Ok(Repository { pool, endpoints, reference, access, elsewhere })
     }
 }
 
@@ -94,6 +97,21 @@ impl Repository {
         let (host, repository) = (self.reference.host(), self.reference.repository());
         let scheme = if self.access.is_plain_http { "http" } else { "https" };
         format!("{scheme}://{host}/{repository}")
+    }
+
+    /// The same place, for a blob that may be at these URLs if it is not here.
+    pub(crate) fn or_elsewhere(&self, urls: Vec<String>) -> Self {
+        Self { elsewhere: urls.into(), ..self.clone() }
+    }
+
+    /// Whether it is the same place, reached by the same one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let is_same_client = match (&self.access.credentials, &other.access.credentials) {
+            (Some(own), Some(other)) => own.same_channel(other),
+            (None, None) => true,
+            _ => false,
+        };
+        is_same_client && self.source() == other.source()
     }
 
     /// Finds out what the reference means: by its digest if it has one, else by its tag.
