@@ -13,6 +13,7 @@ mod fetch;
 mod flight;
 mod import;
 mod layer;
+mod login;
 mod object;
 mod plugin;
 mod pull;

@@ -26,6 +26,7 @@ mod exchange;
 #[cfg(test)]
 mod fake;
 mod hosts;
+mod login;
 mod pool;
 mod proxy;
 mod repository;

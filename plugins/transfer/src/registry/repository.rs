@@ -186,6 +186,11 @@ impl Repository {
         Err(Failure { error: Error::new(failure.error.class(), text), ..failure })
     }
 
+    /// The registry itself.
+    pub(super) fn home(&self) -> &Endpoint {
+        self.endpoints.last().expect("there is a host for every reference")
+    }
+
     pub(super) fn config(&self) -> &Config {
         self.pool.config()
     }
