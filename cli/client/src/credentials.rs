@@ -59,9 +59,11 @@ impl Login {
         out.set_identity_token(&*self.identity_token);
     }
 
+    /// Whether it can be one.
+    ///
     /// # Errors
     /// `InvalidArgument`: it cannot be told to a registry, nor be kept.
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.user.contains(':') {
             return Err(Error::invalid("a user of a registry has no colon in the name"));
         }
