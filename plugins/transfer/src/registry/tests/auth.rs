@@ -32,7 +32,7 @@ fn knowing(login: Option<Login>) -> (Access, Arc<Mutex<Vec<String>>>) {
     tokio::spawn(async move {
         while let Some(question) = questions.recv().await {
             log.lock().unwrap().push(question.host);
-            question.answer.send(login.clone()).unwrap();
+            question.answer.send(Ok(login.clone())).unwrap();
         }
     });
     (Access { credentials: Some(client), ..http() }, hosts)
