@@ -16,6 +16,10 @@ pub enum Fault {
     CutAfter(usize),
     /// Each answer breaks off after so many bytes.
     CutEvery(usize),
+    /// The connection breaks before each of these offsets, once.
+    CutAt(Vec<usize>),
+    /// Nothing comes from the byte at this offset on, and the connection stays.
+    HangAt(usize),
     /// These bytes are sent in its place, with their own length.
     Instead(Vec<u8>),
 }
@@ -136,6 +140,7 @@ fn answer(
         to.write_all(body)?;
         return Ok(true);
     };
+    let mut hangs = false;
     let (blob, cut) = match fault {
         Some(Fault::Instead(bytes)) => (bytes, None),
         Some(Fault::CutAfter(at)) => (blob, Some(at)),
@@ -143,6 +148,14 @@ fn answer(
             let end = offset + count;
             let is_inside = end < blob.len();
             (blob, is_inside.then_some(end))
+        }
+        Some(Fault::CutAt(offsets)) => {
+            let next = offsets.into_iter().filter(|at| *at > offset && *at < blob.len()).min();
+            (blob, next)
+        }
+        Some(Fault::HangAt(at)) => {
+            hangs = at < blob.len();
+            (blob, hangs.then_some(at))
         }
         None => (blob, None),
     };
@@ -163,7 +176,12 @@ fn answer(
     let end = cut.map_or(blob.len(), |cut| cut.clamp(offset, blob.len()));
     to.write_all(&blob[offset..end])?;
     let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
-    *shelf.sent.entry(name).or_default() += end - offset;
+    *shelf.sent.entry(name).or_default() += end.saturating_sub(offset);
+    drop(shelf);
+    if hangs {
+        // Until the peer hangs up.
+        let _ = std::io::Read::read(&mut to, &mut [0]);
+    }
     Ok(cut.is_none())
 }
 

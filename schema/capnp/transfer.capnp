@@ -65,7 +65,7 @@ enum Compression {
 
 struct PushOptions {
   access @0 :Access;
-  platform @1 :Text;           # only this one of an index; empty = all whose content is here
+  platform @1 :Text;           # only this one of an index, whose manifest is what arrives; empty = all, which must be here
   compression @2 :Compression;
   concurrency @3 :UInt32;      # blobs sent at once; 0 = the configured default
 }
@@ -108,8 +108,9 @@ interface Transfer {
   # documents below it; empty = `reference` itself. With a digest and no tag in `reference` nothing is named. What the registry has is not sent, what it has in
   # another repository is mounted from there. Dropping the call cancels it: no name is given then.
   #
-  # NotFound: the image, or content of it. FailedPrecondition: content of a platform that is asked for is not here.
-  # PermissionDenied: the registry does not let us. Unavailable: it cannot be reached, or broke off.
+  # NotFound: the image, or content of it. FailedPrecondition: content of a platform that is asked for, or of one in the
+  # index, is not here; or the registry does not take it. PermissionDenied: the registry does not let us. Unavailable: it
+  # cannot be reached, or broke off.
 
   getObject @8 (reference :Text, access :Access) -> (object :Common.Descriptor, bytes :ArchiveDownload, error :Common.Error);
   # One document or blob as a registry has it, by tag or digest. Nothing is stored. Verified: the end of `bytes` comes

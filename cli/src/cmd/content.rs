@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use crate::args::pair;
 use crate::cmd::filter::Ls;
 use crate::cmd::namespaces::cell;
+use crate::cmd::objects::{FetchObject, PushObject};
 use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
@@ -35,6 +36,10 @@ pub(crate) enum Content {
         #[arg(value_name = "REF")]
         reference: String,
     },
+    /// Write what a registry has, a document or a blob, to stdout; nothing is stored
+    FetchObject(FetchObject),
+    /// Send one blob or document that is here to a registry
+    PushObject(PushObject),
     /// Show what is known of a blob
     Inspect { digest: String },
     /// List ingests
@@ -67,6 +72,8 @@ impl Content {
         match self {
             Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Get { digest } => get(session, &service, &digest).await,
+            Self::FetchObject(fetch) => fetch.run(session).await,
+            Self::PushObject(push) => push.run(session).await,
             Self::Ingest { expected_digest, expected_size, algorithm, reference } => {
                 let mut request = service.ingest_request();
                 let mut params = request.get();

@@ -16,6 +16,7 @@ pub(crate) mod limits;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod namespaces;
+mod objects;
 pub(crate) mod plugins;
 pub(crate) mod pull;
 pub(crate) mod push;

@@ -1,12 +1,14 @@
 //! The blobs in the ownership graph: what there is, when it was used, and what nobody keeps.
 
+use std::time::Duration;
+
 use capstan_sdk::contract::Page;
 use capstan_sdk::contract::content::{BlobInfo, Collect, IngestInfo, Label};
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Collected, Node, Resource};
 use capstan_sdk::contract::metadata::{Commit, Scan, Step};
 use capstan_sdk::uses::BATCH;
-use capstan_sdk::{Class, Digest, Labels, Namespace, Result, blocking, merge_labels};
+use capstan_sdk::{Class, Digest, Labels, Namespace, Result, blocking, clock, merge_labels};
 use tracing::warn;
 
 use crate::plugin::{LocalContent, missing};
@@ -117,22 +119,31 @@ impl LocalContent {
             Ok((ingests.list(&namespace)?, ingests.written(&namespace)?))
         })
         .await?;
+        let kept = Duration::from_secs(self.keep_ingests_seconds).as_nanos();
+        let oldest = clock::now_unix_ns().saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX));
         nodes.extend(listed.into_iter().map(|info| {
             let is_written = written.contains(&info.reference);
-            ingest_node(info, is_written)
+            ingest_node(info, is_written, oldest)
         }));
         Ok(nodes)
     }
 }
 
-fn ingest_node(info: IngestInfo, is_written: bool) -> Node {
+/// `oldest` is from when on what nobody writes is kept.
+fn ingest_node(info: IngestInfo, is_written: bool, oldest_unix_ns: i64) -> Node {
+    let used_at_unix_ns = info.updated_at_unix_ns.max(info.started_at_unix_ns);
+    let root = match (is_written, used_at_unix_ns >= oldest_unix_ns) {
+        (true, _) => "it is being written",
+        (false, true) => "it can be resumed",
+        (false, false) => "",
+    };
     Node {
         resource: Resource::Ingest(info.reference),
         references: Vec::new(),
-        root: if is_written { "it is being written".into() } else { String::new() },
+        root: root.into(),
         size: info.offset,
         created_at_unix_ns: info.started_at_unix_ns,
-        used_at_unix_ns: info.updated_at_unix_ns.max(info.started_at_unix_ns),
+        used_at_unix_ns,
         labels: Labels::new(),
     }
 }

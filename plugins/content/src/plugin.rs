@@ -31,6 +31,7 @@ pub struct LocalContent {
     pub(crate) uses: Uses,
     sharing: Sharing,
     algorithm: Algorithm,
+    pub(crate) keep_ingests_seconds: u64,
 }
 
 export_plugin!(LocalContent);
@@ -43,11 +44,18 @@ pub struct Config {
     pub sharing: Sharing,
     /// How bytes are hashed whose writer does not say: `sha256`, `sha384` or `sha512`. Default: `sha256`.
     pub algorithm: String,
+    /// For how long an ingest that nobody writes can be resumed, in seconds since its last byte; then a collection removes
+    /// it. A pull that broke off, or whose daemon was killed, leaves such ingests. Default: 86,400 (a day).
+    pub keep_ingests_seconds: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { sharing: Sharing::Shared, algorithm: Algorithm::Sha256.name().into() }
+        Self {
+            sharing: Sharing::Shared,
+            algorithm: Algorithm::Sha256.name().into(),
+            keep_ingests_seconds: 86_400,
+        }
     }
 }
 
@@ -80,7 +88,8 @@ impl Plugin for LocalContent {
         })
         .await?;
         let (sharing, uses) = (config.sharing, Uses::default());
-        Ok(Self { metadata, blobs, ingests, uses, sharing, algorithm })
+        let keep_ingests_seconds = config.keep_ingests_seconds;
+        Ok(Self { metadata, blobs, ingests, uses, sharing, algorithm, keep_ingests_seconds })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {

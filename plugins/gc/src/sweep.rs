@@ -7,7 +7,7 @@ use capstan_sdk::contract::gc::{Removed, Report};
 use capstan_sdk::contract::gc_policy::{Candidate, Judge, Verdict};
 use capstan_sdk::contract::graph::{Collected, Resource};
 use capstan_sdk::contract::{content, snapshotter};
-use capstan_sdk::{Digest, Namespace, Result, clock};
+use capstan_sdk::{Class, Digest, Namespace, Result, clock};
 
 use crate::graph::Graph;
 use crate::mark;
@@ -78,6 +78,7 @@ async fn sweep(
 ) -> Result<()> {
     let graph = &look.graph;
     let mut blobs: Vec<Digest> = Vec::new();
+    let mut ingests = Vec::new();
     let mut snapshots: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for &index in &mark::children_first(graph, going) {
         match &graph.nodes[index].resource {
@@ -85,6 +86,7 @@ async fn sweep(
             Resource::Snapshot { snapshotter, key } => {
                 snapshots.entry(snapshotter).or_default().push(key.clone());
             }
+            Resource::Ingest(reference) => ingests.push((index, reference.clone())),
             // The others are roots.
             _ => {}
         }
@@ -113,6 +115,18 @@ async fn sweep(
         note(report, namespace, graph, &collected, begun.elapsed(), |name| {
             Resource::Content(names[name].clone())
         });
+    }
+    for (index, reference) in ingests {
+        let namespace_of = namespace.clone();
+        match owners.content.send(content::Abort { namespace: namespace_of, reference }).await {
+            Ok(()) => {
+                report.freed += graph.nodes[index].size;
+                report.removed.push(removed(namespace, graph, index));
+            }
+            // Somebody goes on with it, or is done with it.
+            Err(error) if matches!(error.class(), Class::Unavailable | Class::NotFound) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

@@ -64,7 +64,15 @@ impl Reader {
                     })?;
                     descriptor = chosen.clone();
                 }
-                Document::Manifest { config, layers } => {
+                Document::Manifest { artifact: Some(kind), .. } => {
+                    let shown: String = kind.chars().take(100).collect();
+                    return Err(Error::precondition(format!(
+                        "{} is an artifact of type {shown:?}, not an image: it cannot be unpacked or run; read its \
+                         parts with content get",
+                        descriptor.digest
+                    )));
+                }
+                Document::Manifest { config, layers, .. } => {
                     return self.complete(descriptor, bytes, config, layers).await;
                 }
             }
@@ -125,7 +133,7 @@ impl Reader {
                     // The first child is looked at first.
                     open.extend(list.into_iter().rev().map(|child| (child, depth + 1)));
                 }
-                Ok(Document::Manifest { config, layers }) => {
+                Ok(Document::Manifest { config, layers, artifact }) => {
                     let mut is_whole = true;
                     for part in layers.iter().chain([&config]) {
                         if self.has(part).await? {
@@ -134,7 +142,7 @@ impl Reader {
                             is_whole = false;
                         }
                     }
-                    if is_whole {
+                    if is_whole && artifact.is_none() {
                         platforms.extend(self.platform(&descriptor, &config).await);
                     }
                 }
@@ -162,7 +170,7 @@ impl Reader {
                 Ok(Document::Index(list)) => {
                     open.extend(list.into_iter().map(|child| (child, depth + 1)));
                 }
-                Ok(Document::Manifest { config, layers }) => {
+                Ok(Document::Manifest { config, layers, .. }) => {
                     closure.chain_ids.extend(self.chain_id(&config).await?);
                     let parts = layers.into_iter().chain([config]);
                     closure.content.extend(parts.map(|part| part.digest));
@@ -228,7 +236,7 @@ impl Reader {
                     }
                     open.extend(present.into_iter().rev());
                 }
-                Document::Manifest { config, layers } => {
+                Document::Manifest { config, layers, .. } => {
                     for part in [config].into_iter().chain(layers) {
                         if !seen.insert(part.digest.clone()) {
                             continue;

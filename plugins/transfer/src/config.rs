@@ -35,6 +35,15 @@ pub struct Config {
     /// variable `NO_PROXY` of the daemon names. A dump of the settings shows it: what is secret belongs into the
     /// variables. Default: empty, which means the daemon's variables `HTTPS_PROXY` and `HTTP_PROXY`.
     pub proxy: String,
+    /// Blobs of one push that are sent at once. Default: 4 (each takes about 1 MiB of memory).
+    pub push_concurrency: u32,
+    /// The most bytes of a blob that are sent in one request; 0 = all. After a break, a registry that keeps no part of a
+    /// request gets only that request again. Default: 64 MiB (many gateways refuse more than 100 MB).
+    pub push_chunk_bytes: u64,
+    /// Whether layers that must not be passed on are pushed all the same, where they are here. Default: false.
+    pub push_foreign_layers: bool,
+    /// How much zstd tries for `push --compression zstd`: 1 to 19. Default: 3 (zstd's own).
+    pub zstd_level: i32,
 }
 
 impl Default for Config {
@@ -49,6 +58,10 @@ impl Default for Config {
             hosts_dir: "/etc/capstan/certs.d".into(),
             credentials_file: "/etc/capstan/auth.json".into(),
             proxy: String::new(),
+            push_concurrency: 4,
+            push_chunk_bytes: 64 << 20,
+            push_foreign_layers: false,
+            zstd_level: 3,
         }
     }
 }

@@ -156,7 +156,7 @@ impl Exporter {
                     return missing.map(Some).ok_or_else(none);
                 }
             }
-            Document::Manifest { config, layers } => {
+            Document::Manifest { config, layers, .. } => {
                 for part in layers.iter().chain([&config]) {
                     if !self.has(part).await? {
                         return Ok(Some(part.digest.clone()));

@@ -29,9 +29,6 @@ pub(crate) struct FetchState {
     follow: watch::Sender<Option<Follow>>,
     /// Whether the blob was there before.
     pub(crate) was_there: Cell<bool>,
-    /// Whether what has come so far is to be thrown away if nobody wants the rest: set by those who
-    /// leave because their pull failed, not because they were cancelled.
-    pub(crate) is_to_be_dropped: Cell<bool>,
     /// Whether it goes on from what an earlier fetch left.
     has_resumed: Cell<bool>,
     /// Whether it began anew, because what an earlier fetch had left was damaged: who read along must read again.
@@ -43,7 +40,6 @@ impl Default for FetchState {
         Self {
             follow: watch::Sender::new(None),
             was_there: Cell::new(false),
-            is_to_be_dropped: Cell::new(false),
             has_resumed: Cell::new(false),
             is_anew: Cell::new(false),
         }
@@ -229,6 +225,11 @@ async fn abandon(
     }
 }
 
+/// Whether what has come before an error is good for the next try. Not kept: wrong bytes, and what fills a disk that is full.
+fn can_go_on(error: &Error) -> bool {
+    matches!(error.class(), Class::Unavailable | Class::Aborted | Class::PermissionDenied)
+}
+
 fn cancelled() -> Error {
     Error::aborted("the pull was cancelled")
 }
@@ -285,15 +286,12 @@ impl Work {
                 ingest.commit(Some(digest), self.descriptor.size).await.map(drop)
             }
             Some(Err(error)) => {
-                self.drop_ingest(ingest).await;
-                Err(error)
-            }
-            None => {
-                if state.is_to_be_dropped.get() {
+                if !can_go_on(&error) {
                     self.drop_ingest(ingest).await;
                 }
-                Err(cancelled())
+                Err(error)
             }
+            None => Err(cancelled()),
         }
     }
 

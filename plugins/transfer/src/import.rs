@@ -273,7 +273,7 @@ impl Job {
                 }
                 Ok(if has_any { None } else { missing })
             }
-            Some(Document::Manifest { config, layers }) => {
+            Some(Document::Manifest { config, layers, .. }) => {
                 for part in layers.iter().chain([&config]) {
                     if !self.has(part).await? {
                         return Ok(Some(part.digest.clone()));
@@ -368,8 +368,10 @@ impl Job {
         };
         match self.importer.puller.images.send(resolve).await {
             Ok(manifest) => self.importer.puller.unpack_manifest(&manifest, target).await,
-            // It is for another machine: it can be passed on, and not be run.
-            Err(error) if error.class() == Class::NotFound => Ok(()),
+            // It is for another machine, or no image at all: it can be passed on, and not be run.
+            Err(error) if matches!(error.class(), Class::NotFound | Class::FailedPrecondition) => {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

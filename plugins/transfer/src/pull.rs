@@ -98,7 +98,7 @@ impl Puller {
             hold.unpacks.push(self.unpacker.unpack(target, &layer, || None, parent));
         }
         let outcome = futures::future::try_join_all(hold.unpacks.iter().map(|u| u.wait())).await;
-        hold.leave(outcome.is_err()).await;
+        hold.leave().await;
         outcome.map(drop)
     }
 }
@@ -115,6 +115,14 @@ fn layers(manifest: &Manifest) -> Vec<Layer> {
             parent: parent.replace(chain_id.clone()),
         })
         .collect()
+}
+
+/// What is to be fetched when the documents are there.
+enum Parts {
+    /// The layers of an image; its configuration is there.
+    Image,
+    /// All of these, of what is no image.
+    Artifact(Vec<Descriptor>),
 }
 
 /// One pull under way.
@@ -136,16 +144,25 @@ impl Job {
         target: Option<Target>,
     ) -> Result<(Image, Presence)> {
         let images = &self.puller.images;
-        let root = self.documents().await?;
-        let manifest = images
-            .send(ResolveTarget {
-                namespace: self.namespace.clone(),
-                target: root.clone(),
-                platform: self.platform.clone(),
-            })
-            .await?;
-        self.layers(&manifest, target).await?;
-        self.note_sources(&manifest).await?;
+        let (root, parts) = self.documents().await?;
+        match parts {
+            Parts::Artifact(parts) => {
+                self.parts(&parts).await?;
+                self.note_sources(&parts).await?;
+            }
+            Parts::Image => {
+                let manifest = images
+                    .send(ResolveTarget {
+                        namespace: self.namespace.clone(),
+                        target: root.clone(),
+                        platform: self.platform.clone(),
+                    })
+                    .await?;
+                self.layers(&manifest, target).await?;
+                let parts = manifest.layers.iter().chain([&manifest.config]);
+                self.note_sources(&parts.cloned().collect::<Vec<_>>()).await?;
+            }
+        }
         let namespace = self.namespace.clone();
         let put = Put { namespace: namespace.clone(), name: reference.to_string(), target: root };
         failpoint::at("pull:unpacked");
@@ -157,9 +174,9 @@ impl Job {
     }
 
     /// Notes at each blob where it can be had again. Also from now on all of them were used.
-    async fn note_sources(&self, manifest: &Manifest) -> Result<()> {
+    async fn note_sources(&self, parts: &[Descriptor]) -> Result<()> {
         let stored = self.stored.take();
-        let parts = manifest.layers.iter().chain([&manifest.config]).map(|part| &part.digest);
+        let parts = parts.iter().map(|part| &part.digest);
         let content = &self.puller.fetcher.content;
         let source = self.repository.source();
         let notes = parts
@@ -169,7 +186,7 @@ impl Job {
     }
 
     /// Fetches what describes the image: index, manifest, configuration. Answers the top one.
-    async fn documents(&self) -> Result<Descriptor> {
+    async fn documents(&self) -> Result<(Descriptor, Parts)> {
         let resolved = self.repository.resolve().await?;
         let root = resolved.descriptor;
         let (mut descriptor, mut bytes) = (root.clone(), resolved.bytes);
@@ -179,9 +196,13 @@ impl Job {
             let checkpoint = checkpoint_manifest(&bytes);
             self.store(&descriptor, bytes).await?;
             match document {
+                Document::Manifest { config, layers, artifact: Some(_) } => {
+                    let parts = layers.into_iter().chain([config]).collect();
+                    return Ok((root, Parts::Artifact(parts)));
+                }
                 Document::Manifest { config, .. } => {
                     self.fetch_part(&config).await?;
-                    return Ok(root);
+                    return Ok((root, Parts::Image));
                 }
                 Document::Index(list) => {
                     if let Some(checkpoint) = checkpoint {
@@ -209,15 +230,25 @@ impl Job {
     /// Fetches what a checkpoint has besides its image.
     async fn checkpoint(&self, manifest: &Descriptor) -> Result<()> {
         let bytes = self.repository.manifest(manifest).await?;
-        let Document::Manifest { config, layers } = Document::parse(&manifest.media_type, &bytes)?
+        let Document::Manifest { config, layers, .. } =
+            Document::parse(&manifest.media_type, &bytes)?
         else {
             return Err(Error::corrupt(format!("checkpoint {}: it is an index", manifest.digest)));
         };
         self.store(manifest, bytes).await?;
-        for part in layers.iter().chain([&config]) {
-            self.fetch_part(part).await?;
-        }
-        Ok(())
+        let parts: Vec<Descriptor> = layers.into_iter().chain([config]).collect();
+        self.parts(&parts).await
+    }
+
+    /// Fetches blobs that are not unpacked, some at the same time.
+    async fn parts(&self, parts: &[Descriptor]) -> Result<()> {
+        let limit = if self.concurrency == 0 { parts.len().max(1) } else { self.concurrency };
+        stream::iter(parts)
+            .map(|part| self.fetch_part(part))
+            .buffer_unordered(limit)
+            .try_collect::<Vec<()>>()
+            .await
+            .map(drop)
     }
 
     async fn store(&self, descriptor: &Descriptor, bytes: bytes::Bytes) -> Result<()> {
@@ -242,7 +273,7 @@ impl Job {
         let hold = RefCell::new(Hold::default());
         let watched = self.board.watch(part);
         let outcome = self.fetch(part, &watched, &hold).await;
-        hold.into_inner().leave(outcome.is_err()).await;
+        hold.into_inner().leave().await;
         outcome
     }
 
@@ -278,7 +309,7 @@ impl Job {
             .await;
         self.board.release();
         let hold = hold.take();
-        hold.leave(outcome.is_err()).await;
+        hold.leave().await;
         outcome.map(drop)
     }
 
@@ -340,11 +371,8 @@ struct Hold {
 
 impl Hold {
     /// Leaves all of them and waits until those that nobody else wants have cleaned up: the top layer
-    /// first, because each holds its parent.
-    async fn leave(self, has_failed: bool) {
-        for fetch in &self.fetches {
-            fetch.state.is_to_be_dropped.set(has_failed);
-        }
+    /// first, because each holds its parent. What has come of a blob by then stays for the next pull.
+    async fn leave(self) {
         for unpack in self.unpacks.into_iter().rev() {
             unpack.leave().await;
         }

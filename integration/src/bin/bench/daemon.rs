@@ -28,7 +28,7 @@ impl Place {
     fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Self { disk: Disk::ext4(4096), name: format!("{}-{count}", seclusion::cgroup()) }
+        Self { disk: Disk::written_ext4(4096), name: format!("{}-{count}", seclusion::cgroup()) }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -174,7 +174,7 @@ pub struct Collect {
     pub unused_since_unix_ns: i64,
 }
 
-/// The blobs and ingests of a namespace. An ingest that has a writer is a root.
+/// The blobs and ingests of a namespace. An ingest is a root while it has a writer, and for some time after it had one.
 #[derive(Clone, Debug)]
 pub struct Nodes(pub Namespace);
 

@@ -103,7 +103,7 @@ pub struct Push {
     pub source: String,
     /// How the registry is reached.
     pub access: Access,
-    /// Only this one of an index; `None`: all whose content is here.
+    /// Only this one of an index, whose manifest then is what arrives; `None`: all, which must be here.
     pub platform: Option<Platform>,
     /// How layers are packed.
     pub repack: Repack,

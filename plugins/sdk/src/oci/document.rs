@@ -19,6 +19,9 @@ pub enum Document {
         config: Descriptor,
         /// Base first.
         layers: Vec<Descriptor>,
+        /// What it is, if it is no container image: such as a signature, or a chart. Such a manifest is stored and
+        /// passed on, and never unpacked.
+        artifact: Option<String>,
     },
 }
 
@@ -28,6 +31,7 @@ struct Raw {
     schema_version: u32,
     media_type: Option<String>,
     manifests: Option<Vec<RawDescriptor>>,
+    artifact_type: Option<String>,
     config: Option<RawDescriptor>,
     layers: Option<Vec<RawDescriptor>>,
 }
@@ -96,7 +100,9 @@ impl Document {
             (Kind::Manifest, None, Some(config), Some(layers)) => {
                 let mut config = read(vec![config])?;
                 let config = config.pop().expect("one went in");
-                Ok(Self::Manifest { config, layers: read(layers)? })
+                let layers = read(layers)?;
+                let artifact = artifact(raw.artifact_type, &config, &layers);
+                Ok(Self::Manifest { config, layers, artifact })
             }
             (Kind::Index, ..) => Err(bad("an index has manifests, and no config or layers".into())),
             (Kind::Manifest, ..) => {
@@ -107,6 +113,24 @@ impl Document {
             }
         }
     }
+}
+
+/// What a manifest is, if it is no container image (OCI image-spec, manifest.md, "Guidelines for Artifact Usage"): its configuration
+/// is none of an image, or none of its layers is one. A single layer that is not understood does not make an
+/// artifact of an image: that is an error where it is unpacked.
+fn artifact(
+    declared: Option<String>,
+    config: &Descriptor,
+    layers: &[Descriptor],
+) -> Option<String> {
+    let is_layer = |layer: &Descriptor| matches!(Kind::of(&layer.media_type), Ok(Kind::Layer(_)));
+    let has_config = Kind::of(&config.media_type) == Ok(Kind::Config);
+    let is_image = has_config && (layers.is_empty() || layers.iter().any(is_layer));
+    let of_parts = || match layers.first() {
+        Some(layer) if has_config => layer.media_type.clone(),
+        _ => config.media_type.clone(),
+    };
+    (!is_image).then(|| declared.filter(|kind| !kind.is_empty()).unwrap_or_else(of_parts))
 }
 
 /// How well a platform that is there fits the one that is wanted; the least is the best.

@@ -218,6 +218,10 @@ fn request(ask: &Ask<'_>, method: &Method, url: &Url, given: Option<&Given>) -> 
     if let Some(given) = given {
         headers.insert(header::AUTHORIZATION, given.value.clone());
     }
+    if ask.body.is_none() && !ask.is_safe() {
+        // Some registries want to be told that nothing comes.
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     request
 }
 

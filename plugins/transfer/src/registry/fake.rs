@@ -1,6 +1,6 @@
 //! A registry for tests: HTTP by hand, so that it can be wrong in every way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,7 +13,10 @@ pub(super) struct Asked {
     pub(super) connection: usize,
     /// How many requests came before.
     pub(super) number: usize,
+    pub(super) method: String,
     pub(super) path: String,
+    /// As much of it as came.
+    pub(super) body: Vec<u8>,
     /// By lower-case name.
     headers: BTreeMap<String, String>,
 }
@@ -146,22 +149,34 @@ pub(super) struct Fake {
     /// `127.0.0.1:PORT`.
     pub(super) host: String,
     log: Arc<Mutex<Vec<Asked>>>,
+    cuts: Cuts,
 }
+
+/// Of how many bytes the next bodies are taken, before the connection breaks.
+type Cuts = Arc<Mutex<VecDeque<usize>>>;
 
 impl Fake {
     pub(super) async fn serve(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let log = Arc::new(Mutex::default());
-        let fake = Self { host, log: Arc::clone(&log) };
+        let cuts = Cuts::default();
+        let fake = Self { host, log: Arc::clone(&log), cuts: Arc::clone(&cuts) };
         let reply = Arc::new(reply);
         tokio::spawn(async move {
             for connection in 0.. {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                tokio::spawn(answer(stream, connection, Arc::clone(&log), Arc::clone(&reply)));
+                let (log, cuts, reply) = (Arc::clone(&log), Arc::clone(&cuts), Arc::clone(&reply));
+                tokio::spawn(answer(stream, connection, log, cuts, reply));
             }
         });
         fake
+    }
+
+    /// Breaks the connections of the next requests with bodies after so many bytes of these. They are seen, and not
+    /// answered.
+    pub(super) fn cut_bodies(&self, bytes: &[usize]) {
+        self.cuts.lock().unwrap().extend(bytes);
     }
 
     /// All requests so far.
@@ -180,26 +195,42 @@ async fn answer<R: Fn(&Asked) -> Reply>(
     mut stream: TcpStream,
     connection: usize,
     log: Arc<Mutex<Vec<Asked>>>,
+    cuts: Cuts,
     reply: Arc<R>,
 ) {
     while let Some(head) = read_head(&mut stream).await {
         let mut lines = head.lines();
         let mut words = lines.next().unwrap().split(' ');
-        assert_eq!(words.next(), Some("GET"));
+        let method = words.next().unwrap().to_owned();
         let path = words.next().unwrap().to_owned();
-        let headers = lines
+        let headers: BTreeMap<String, String> = lines
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
             .collect();
+        let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+        let cut = if length > 0 { cuts.lock().unwrap().pop_front() } else { None };
+        let mut body = vec![0; cut.unwrap_or(length).min(length)];
+        if stream.read_exact(&mut body).await.is_err() {
+            return;
+        }
         let asked = {
             let mut log = log.lock().unwrap();
-            let asked = Asked { connection, number: log.len(), path, headers };
+            let asked = Asked { connection, number: log.len(), method, path, body, headers };
             log.push(asked.clone());
             asked
         };
         let reply = reply(&asked);
+        if cut.is_some() {
+            return;
+        }
         // The client may have closed: that is its right.
-        let _ = stream.write_all(&reply.to_bytes()).await;
+        let mut bytes = reply.to_bytes();
+        if asked.method == "HEAD"
+            && let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n")
+        {
+            bytes.truncate(end + 4);
+        }
+        let _ = stream.write_all(&bytes).await;
         match reply.then {
             Then::Keep => {}
             Then::Close => return,
