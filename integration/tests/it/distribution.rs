@@ -10,6 +10,8 @@ use capstan_integration::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::archive::digest_of;
+
 /// How a registry knows who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Auth {
@@ -150,14 +152,6 @@ pub(crate) fn transfer_section(hosts: &std::path::Path, more: &str) -> String {
     )
 }
 
-/// What an image here is, by its record.
-pub(crate) fn digest_here(host: &Host, name: &str) -> String {
-    let list = host.json(&["images", "ls"]);
-    let found = list.as_array().unwrap().iter().find(|image| image["name"] == name);
-    let found = found.unwrap_or_else(|| panic!("{name} is not in {list}"));
-    found["target"]["digest"].as_str().unwrap().to_owned()
-}
-
 /// Every blob of these is here, with its bytes.
 pub(crate) fn assert_here<'a>(
     host: &Host,
@@ -232,7 +226,7 @@ fn six(auth: Auth, tls: Tls) {
         let words = if *kind == "index" { &words[..] } else { &words[1..] };
         let line = world.ok("pull", words);
         assert_eq!(line, format!("{name}  {}\n", image.manifest), "{what}: pull");
-        assert_eq!(digest_here(&world.host, &name), image.manifest, "{what}: pull");
+        assert_eq!(digest_of(&world.host, &name), image.manifest, "{what}: pull");
         assert_here(&world.host, image, image.blobs.keys());
 
         let repository = format!("pushed/{kind}");
@@ -357,7 +351,7 @@ fn certificates_that_are_not_right_are_refused() {
     let output = host.fails(&["images", "pull", &name], 7, "Unavailable", &["certificate"]);
     assert!(output.stderr.contains("hosts.toml"), "{}", output.stderr);
     host.ok(&["images", "pull", "--no-unpack", "-k", &name]);
-    assert_eq!(digest_here(&host, &name), image.manifest);
+    assert_eq!(digest_of(&host, &name), image.manifest);
     host.ok(&["images", "rm", &name]);
     // Files are read at each use.
     write_hosts(&hosts.join(guarded.address()), &guarded, &authority, None);
@@ -374,7 +368,7 @@ fn certificates_that_are_not_right_are_refused() {
     let client = authority.client();
     write_hosts(&hosts.join(wants.address()), &wants, &authority, Some(&client));
     host.ok(&["images", "pull", "--no-unpack", &name]);
-    assert_eq!(digest_here(&host, &name), image.manifest);
+    assert_eq!(digest_of(&host, &name), image.manifest);
 }
 
 /// A token that ends in the middle is fetched anew; one that a registry does not take, too, and once is enough.
@@ -456,5 +450,5 @@ fn the_daemon_has_credentials_of_its_own() {
     assert!(output.stderr.contains("auth.json"), "{}", output.stderr);
     write(0o600);
     host.ok(&args);
-    assert_eq!(digest_here(&host, &name), image.manifest);
+    assert_eq!(digest_of(&host, &name), image.manifest);
 }
