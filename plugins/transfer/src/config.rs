@@ -24,6 +24,12 @@ pub struct Config {
     pub max_manifest_bytes: u64,
     /// Connections to one host that are used at the same time, over all pulls and pushes. Default: 8.
     pub max_connections_per_host: u32,
+    /// From how many bytes on a blob is fetched in several ranges at once, which many registries serve faster than one stream.
+    /// Default: 64 MiB.
+    pub range_threshold_bytes: u64,
+    /// How many ranges of one blob are fetched at once; each takes 8 MiB of memory, and over all blobs there are no more than
+    /// twice as many. 1 = blobs come in one stream. Default: 4.
+    pub range_connections: u32,
     /// Settings of registries: `<hosts_dir>/<host[:port]>/hosts.toml` (or `_default`) in containerd's form, with mirrors,
     /// roots (`ca`), client certificates (`client`), `skip_verify`, `override_path` and headers; or, in docker's form,
     /// `*.crt` and `*.cert` with `*.key` in that directory. They are read at each use. Default: `/etc/capstan/certs.d`.
@@ -55,6 +61,8 @@ impl Default for Config {
             attempts: 5,
             max_manifest_bytes: 4 << 20,
             max_connections_per_host: 8,
+            range_threshold_bytes: 64 << 20,
+            range_connections: 4,
             hosts_dir: "/etc/capstan/certs.d".into(),
             credentials_file: "/etc/capstan/auth.json".into(),
             proxy: String::new(),
@@ -75,6 +83,8 @@ impl Config {
             attempts: self.attempts,
             max_manifest_bytes: self.max_manifest_bytes,
             max_connections_per_host: usize::try_from(self.max_connections_per_host).unwrap_or(1),
+            range_threshold_bytes: self.range_threshold_bytes,
+            range_connections: usize::try_from(self.range_connections).unwrap_or(1),
             hosts_dir: self.hosts_dir.clone(),
             credentials_file: self.credentials_file.clone(),
             proxies: registry::Proxies::new(&self.proxy, |name| std::env::var(name).ok()),

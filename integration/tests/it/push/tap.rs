@@ -5,8 +5,6 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use rustix::event::{PollFd, PollFlags};
-
 /// What happens to the next connection that sends so many bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
@@ -103,10 +101,9 @@ fn requests(bytes: &[u8]) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// Reads nothing until the other end has gone, which a read or a reset tells.
-fn hold(from: &TcpStream) {
-    let mut poll = [PollFd::new(from, PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)];
-    let _ = rustix::event::poll(&mut poll, None);
+/// Lets nothing through until the client has gone. It is read all the same: a client's end comes behind its bytes.
+fn hold(from: &mut TcpStream) {
+    let _ = std::io::copy(from, &mut std::io::sink());
 }
 
 fn forth(mut from: TcpStream, mut to: &TcpStream, shared: &Mutex<State>) {
@@ -129,7 +126,7 @@ fn forth(mut from: TcpStream, mut to: &TcpStream, shared: &Mutex<State>) {
         let trouble = state.troubles.pop();
         drop(state);
         if let Some(Trouble::Hold(_)) = trouble {
-            hold(&from);
+            hold(&mut from);
             lock(shared).is_released = true;
         }
         break;

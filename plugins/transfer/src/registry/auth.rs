@@ -186,6 +186,10 @@ impl Auth {
                 let more = more.collect::<Vec<_>>().join(": ");
                 let more = if more.is_empty() { more } else { format!(", by its word {more:?},") };
                 return Ok(match login {
+                    Some(login) if given.way == Way::Basic => Verdict::Denied(
+                        format!("does not accept the credentials of {}", who(&login)),
+                        log_in,
+                    ),
                     None => Verdict::Denied(
                         format!("wants credentials{more} or does not have it"),
                         format!("{log_in}, and check the name"),

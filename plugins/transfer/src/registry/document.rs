@@ -201,12 +201,23 @@ impl Repository {
     /// a blob is.
     pub(crate) async fn object(&self) -> Result<Object> {
         let what = format!("object {}", self.reference);
-        match (retry(self.config(), || self.try_document(&what)).await, self.reference.digest()) {
-            (Err(error), Some(digest)) if error.class() == Class::NotFound => {
-                let find = || self.try_find(&what, digest);
-                retry(self.config(), find).await.map(Object::Blob)
-            }
-            (document, _) => document,
+        let Some(digest) = self.reference.digest() else {
+            return retry(self.config(), || self.try_document(&what)).await;
+        };
+        // Debian's registry is in trouble if it is asked for a blob as a document.
+        let missing = match self.try_document(&what).await {
+            Ok(document) => return Ok(document),
+            Err(Failure { error, .. }) => match error.class() {
+                Class::NotFound | Class::Unavailable => error,
+                _ => return Err(error),
+            },
+        };
+        match retry(self.config(), || self.try_find(&what, digest)).await {
+            Err(error) if error.class() == Class::NotFound => match missing.class() {
+                Class::NotFound => Err(missing),
+                _ => retry(self.config(), || self.try_document(&what)).await,
+            },
+            blob => blob.map(Object::Blob),
         }
     }
 

@@ -508,6 +508,8 @@ async fn objects_are_documents_or_blobs() {
             _ if !is_blob && name == digest(b"other").as_str() => Reply::new(200, DOCUMENT),
             "large" => Reply::new(200, vec![b' '; 1001]),
             _ if is_blob && name == digest(BLOB).as_str() => Reply::new(200, BLOB),
+            _ if name == digest(BLOB).as_str() => Reply::new(500, ""),
+            _ if !is_blob && name == digest(b"trouble").as_str() => Reply::new(500, ""),
             _ => Reply::new(404, ""),
         }
     };
@@ -526,6 +528,7 @@ async fn objects_are_documents_or_blobs() {
     check(":large", Err(Class::ResourceExhausted)).await;
     check(":none", Err(Class::NotFound)).await;
     check(&format!("@{}", digest(b"none")), Err(Class::NotFound)).await;
+    check(&format!("@{}", digest(b"trouble")), Err(Class::Unavailable)).await;
     let blob = Descriptor {
         media_type: "application/octet-stream".into(),
         digest: digest(BLOB),

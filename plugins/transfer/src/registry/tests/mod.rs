@@ -1,5 +1,11 @@
 //! The client against a registry that is good, bad, or gone.
 
+mod auth;
+mod mirrors;
+mod proxies;
+mod ranges;
+mod tls;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -40,8 +46,12 @@ fn stalling() -> Config {
 }
 
 fn repository_with(config: Config, host: &str, suffix: &str) -> Repository {
+    repository_by(config, host, suffix, &http())
+}
+
+fn repository_by(config: Config, host: &str, suffix: &str, access: &Access) -> Repository {
     let reference = Reference::parse(&format!("{host}/a/app{suffix}")).unwrap();
-    Registry::new(config).repository(&reference, &http()).unwrap()
+    Registry::new(config).repository(&reference, access).unwrap()
 }
 
 fn repository(fake: &Fake) -> Repository {
