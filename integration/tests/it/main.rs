@@ -8,6 +8,7 @@ mod cli;
 mod corpus;
 mod damage_metadata;
 mod disk_full;
+mod edit;
 mod gc;
 mod lists;
 mod matrix;
