@@ -24,4 +24,9 @@ interface Namespaces {
 
   delete @4 (name :Text) -> (error :Common.Error);
   # FailedPrecondition: it still holds images, containers, snapshots or content. NotFound.
+
+  update @5 (namespace :Namespace, mask :List(Text)) -> (namespace :Namespace, error :Common.Error);
+  # Changes what `mask` names and nothing else: "labels" (all are replaced), "labels.<key>" (the rest is the key,
+  # dots and all; an empty value removes it). Empty = labels. Two updates at once both happen. NotFound.
+  # InvalidArgument: another field.
 }

@@ -8,6 +8,7 @@ use clap::Subcommand;
 use tokio::io::AsyncReadExt as _;
 
 use crate::args::pair;
+use crate::cmd::edit::Edit;
 use crate::cmd::filter::Ls;
 use crate::cmd::namespaces::cell;
 use crate::cmd::objects::{FetchObject, PushObject};
@@ -21,7 +22,9 @@ pub(crate) enum Content {
     /// List blobs
     Ls(Ls),
     /// Write a blob to stdout
-    Get { digest: String },
+    Get {
+        digest: String,
+    },
     /// Store stdin as a blob and print its digest
     Ingest {
         /// What it must hash to
@@ -43,8 +46,11 @@ pub(crate) enum Content {
     PushObject(PushObject),
     /// Fetch an image with all its platforms and name it, without unpacking it
     Fetch(Fetch),
+    Edit(Edit),
     /// Show what is known of a blob
-    Inspect { digest: String },
+    Inspect {
+        digest: String,
+    },
     /// List ingests
     Active {
         /// Print only their names
@@ -88,6 +94,7 @@ impl Content {
                 let expected = expected_digest.unwrap_or_default();
                 ingest(session, response.get()?, &expected, expected_size.unwrap_or(0)).await
             }
+            Self::Edit(edit) => edit.run(session, &service).await,
             Self::Inspect { digest } => {
                 let mut request = service.info_request();
                 request.get().set_digest(&digest);
@@ -149,8 +156,17 @@ async fn list(session: &Session, service: &content::Client, ls: &Ls) -> Outcome 
     }
 }
 
-/// Reads ahead by one chunk, so that the daemon reads while we write.
 pub(crate) async fn get(session: &Session, service: &content::Client, digest: &str) -> Outcome {
+    get_into(session, service, digest, &mut std::io::stdout()).await
+}
+
+/// Reads ahead by one chunk, so that the daemon reads while we write.
+pub(crate) async fn get_into(
+    session: &Session,
+    service: &content::Client,
+    digest: &str,
+    out: &mut dyn std::io::Write,
+) -> Outcome {
     let mut request = service.open_request();
     request.get().set_digest(digest);
     let response = call!(session, request);
@@ -161,7 +177,6 @@ pub(crate) async fn get(session: &Session, service: &content::Client, digest: &s
         request.get().set_length(MAX_CHUNK_BYTES);
         request.send().promise
     };
-    let mut out = std::io::stdout();
     let mut offset = 0;
     let mut next = ask(0);
     while offset < size {

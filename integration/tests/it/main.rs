@@ -9,6 +9,7 @@ mod corpus;
 mod damage_metadata;
 mod disk_full;
 mod distribution;
+mod edit;
 mod faults;
 mod gc;
 mod lists;

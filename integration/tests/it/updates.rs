@@ -2,6 +2,7 @@
 
 use capstan_client::schema::container_capnp::{container, containers};
 use capstan_client::schema::image_capnp::{image, images};
+use capstan_client::schema::namespace_capnp::namespaces;
 use capstan_client::schema::{Class, Labels, read_labels, write_labels, write_texts};
 use capstan_client::{Client, Error, check};
 use capstan_integration::{FakeRegistry, Host, Image, Layer};
@@ -217,4 +218,43 @@ fn image_labels() {
         let error = update("nothing", &labels, &["labels"]).await.unwrap_err();
         assert_eq!(error.class(), Class::NotFound);
     });
+}
+
+#[test]
+fn namespace_label_mask() {
+    let host = Host::new();
+    host.ok(&["namespaces", "create", "n", "a=1", "b=2"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let client = Client::connect(&host.address()).await.unwrap();
+        let service: namespaces::Client = client.open("namespaces", "");
+        let update = async |name: &str, given: &Labels, mask: &[&str]| -> Result<Labels> {
+            let mut request = service.update_request();
+            write_texts(mask, request.get().init_mask(u32::try_from(mask.len()).unwrap()));
+            let mut out = request.get().init_namespace();
+            out.set_name(name);
+            write_labels(given, out.init_labels(u32::try_from(given.len()).unwrap()));
+            let response = client.call(request.send().promise).await?;
+            read_labels(check!(response.get()?)?.get_namespace()?.get_labels()?)
+        };
+        let given = map(&[("x.y/z", "1"), ("labels.b", "3"), ("more", "2")]);
+        // One label, whose key is the rest as it is: dots, slashes, and the word itself.
+        let new = update("n", &given, &["labels.x.y/z"]).await.unwrap();
+        assert_eq!(new, map(&[("a", "1"), ("b", "2"), ("x.y/z", "1")]));
+        let new = update("n", &given, &["labels.labels.b", "labels.a"]).await.unwrap();
+        assert_eq!(new, map(&[("b", "2"), ("labels.b", "3"), ("x.y/z", "1")]));
+        // All are replaced, not merged; no mask is the same.
+        let new = update("n", &map(&[("c", "4")]), &["labels"]).await.unwrap();
+        assert_eq!(new, map(&[("c", "4")]));
+        let new = update("n", &map(&[("d", "5"), ("e", "")]), &[]).await.unwrap();
+        assert_eq!(new, map(&[("d", "5")]));
+        for mask in ["name", "labels.", "", "createdAtUnixNs"] {
+            let error = update("n", &given, &[mask]).await.unwrap_err();
+            assert_eq!(error.class(), Class::InvalidArgument, "{mask}: {error}");
+            assert!(error.message().contains("cannot update"), "{error}");
+        }
+        let error = update("nothing", &given, &["labels"]).await.unwrap_err();
+        assert_eq!(error.class(), Class::NotFound);
+    });
+    assert!(host.ok(&["namespaces", "ls"]).contains("d=5"));
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use capstan_sdk::contract::differ::{Applied, LayerStream, Pending, Whiteouts};
 use capstan_sdk::{Error, Result};
 use rustix::fs::{FileType, Stat, ftruncate, makedev};
-use rustix::io::{Errno, pwrite};
+use rustix::io::Errno;
 
 use crate::Config;
 use crate::archive::{Archive, Entry, Kind, Source};
@@ -17,6 +17,7 @@ use crate::error::{Shown, failed};
 use crate::form::Form;
 use crate::name::{Name, Role, base, parent};
 use crate::pipe::with_pipe;
+use crate::plinks::{Plinks, write_all};
 use crate::stream::Stream;
 
 /// As many links as the kernel follows in one path.
@@ -37,12 +38,17 @@ pub fn apply(
     config: &Config,
 ) -> Result<Applied> {
     let stream = Stream::open(layer, media_type, config)?;
-    let mut applier =
-        Applier { tree: Tree::new(root)?, form: Form::new(whiteouts, config), config, entries: 0 };
+    let mut applier = Applier {
+        tree: Tree::new(root)?,
+        form: Form::new(whiteouts, config),
+        config,
+        entries: 0,
+        plinks: Plinks::default(),
+    };
     let (pending, diff_id, size) = with_pipe(stream, |pipe| {
         let mut archive = Archive::new(pipe, config);
         while let Some(entry) = archive.next()? {
-            applier.entry(&entry, &mut archive)?;
+            applier.entry(entry, &mut archive)?;
         }
         applier.finish()
     })?;
@@ -67,16 +73,21 @@ struct Applier<'a> {
     config: &'a Config,
     /// Entries, and directories without one.
     entries: u64,
+    plinks: Plinks,
 }
 
 impl Applier<'_> {
-    fn entry<S: Source>(&mut self, entry: &Entry, archive: &mut Archive<'_, S>) -> Result<()> {
+    fn entry<S: Source>(&mut self, entry: Entry, archive: &mut Archive<'_, S>) -> Result<()> {
         self.count()?;
         match Name::clean(&entry.path, self.config)?.role()? {
-            Role::Thing(name) if name.is_root() => self.root(entry),
-            Role::Thing(name) => self.thing(&name, entry, archive),
+            Role::Thing(name) if name.is_root() => self.root(&entry),
+            Role::Thing(name) => self.thing(&name, &entry, archive),
             Role::Opaque(name) => self.opaque(&name),
             Role::Whiteout(name) => self.whiteout(&name),
+            Role::Plink(base) => {
+                let root = self.tree.root();
+                self.plinks.keep(&root, base, entry, archive, self.config)
+            }
             Role::Aufs => Ok(()),
         }
     }
@@ -126,7 +137,7 @@ impl Applier<'_> {
                 let holes_up_to = is_sparse.then_some(*size);
                 self.file(&dir, name, attributes, holes_up_to, archive)
             }
-            Kind::Link(target) => self.link(&dir, name, target),
+            Kind::Link(target) => self.link(&dir, name, target, archive),
             Kind::Symlink(target) => {
                 check_target(name, target, self.config)?;
                 self.replacing(&dir, name, || dir.make_symlink(name.base(), target))?;
@@ -174,25 +185,12 @@ impl Applier<'_> {
     ) -> Result<()> {
         let file = self.replacing(dir, name, || dir.make_file(name.base()))?;
         self.form.describe(name);
-        archive.copy(|mut offset, mut bytes| {
-            while !bytes.is_empty() {
-                match pwrite(&file, bytes, offset) {
-                    Ok(count) => {
-                        offset += count as u64;
-                        bytes = &bytes[count..];
-                    }
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(failed("write", name)(errno)),
-                }
-            }
-            Ok(())
-        })?;
+        archive
+            .copy(|offset, bytes| write_all(&file, bytes, offset).map_err(failed("write", name)))?;
         if let Some(size) = holes_up_to {
             ftruncate(&file, size).map_err(failed("set the size of", name))?;
         }
-        let owner = dir.owner_of_new(&file).map_err(failed("look at", name))?;
-        attributes.give(&file, Some(owner), name.as_bytes())?;
-        attributes.times.give(&file).map_err(failed("set the times of", name))
+        give(dir, &file, name, attributes)
     }
 
     fn node(
@@ -260,8 +258,17 @@ impl Applier<'_> {
         made.describe(attributes)
     }
 
-    fn link(&mut self, dir: &Dir, name: &Name, target: &[u8]) -> Result<()> {
+    fn link<S: Source>(
+        &mut self,
+        dir: &Dir,
+        name: &Name,
+        target: &[u8],
+        archive: &mut Archive<'_, S>,
+    ) -> Result<()> {
         let mut target = Name::clean(target, self.config)?;
+        if let Some(plink) = target.plink() {
+            return self.plink(dir, name, plink, archive);
+        }
         let bad = |why: &str| {
             Err(Error::corrupt(format!(
                 "the hard link {name} to {}: {why}",
@@ -305,6 +312,28 @@ impl Applier<'_> {
             return self.form.owed().map_or(Ok(()), |owed| owed.link(name, &target));
         }
         bad("there is no such target")
+    }
+
+    /// A link to where aufs has files with several names becomes a copy.
+    fn plink<S: Source>(
+        &mut self,
+        dir: &Dir,
+        name: &Name,
+        target: &[u8],
+        archive: &mut Archive<'_, S>,
+    ) -> Result<()> {
+        let file = self.replacing(dir, name, || dir.make_file(name.base()))?;
+        self.form.describe(name);
+        let Some(plink) = self.plinks.find(target) else {
+            return Err(Error::corrupt(format!(
+                "the hard link {name}: there is no file {} among aufs's pseudo-links before it",
+                Shown(target)
+            )));
+        };
+        archive.charge(plink.size)?;
+        self.check_policy(name, &plink.entry)?;
+        self.plinks.copy(plink, &file, name.as_bytes())?;
+        give(dir, &file, name, &plink.entry.attributes)
     }
 
     fn opaque(&mut self, name: &Name) -> Result<()> {
@@ -485,6 +514,13 @@ impl Applier<'_> {
         }
         Ok(dir)
     }
+}
+
+/// Gives a new file its attributes and times.
+fn give(dir: &Dir, file: &OwnedFd, name: &Name, attributes: &Attributes) -> Result<()> {
+    let owner = dir.owner_of_new(file).map_err(failed("look at", name))?;
+    attributes.give(file, Some(owner), name.as_bytes())?;
+    attributes.times.give(file).map_err(failed("set the times of", name))
 }
 
 /// What no symbolic link can lead to.

@@ -328,13 +328,22 @@ impl<'a, S: Source> Archive<'a, S> {
         stored: u64,
         is_sparse: bool,
     ) -> Result<Kind> {
-        self.expanded = self.expanded.saturating_add(real_size);
+        self.charge(real_size)?;
+        (self.left, self.padding, self.map) = (stored, padding(stored), map);
+        Ok(Kind::File { size: real_size, is_sparse })
+    }
+
+    /// Counts bytes that a file of the layer has.
+    ///
+    /// # Errors
+    /// `ResourceExhausted`: `max_bytes`.
+    pub(crate) fn charge(&mut self, size: u64) -> Result<()> {
+        self.expanded = self.expanded.saturating_add(size);
         if self.expanded > self.config.max_bytes {
             let what = "bytes in the layer's files, with their holes";
             return Err(exceeded(what, "max_bytes", self.config.max_bytes));
         }
-        (self.left, self.padding, self.map) = (stored, padding(stored), map);
-        Ok(Kind::File { size: real_size, is_sparse })
+        Ok(())
     }
 
     fn old_sparse_file(&mut self, header: &Header, stored: u64) -> Result<Kind> {

@@ -70,6 +70,15 @@ impl Dir {
         openat(self.change(), base, flags, Mode::RUSR | Mode::WUSR)
     }
 
+    /// Makes an empty file that has no name any more, to be written and read.
+    pub(crate) fn make_unnamed(&self, base: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(self.change(), base, flags, Mode::RUSR | Mode::WUSR)?;
+        self.unlink(base)?;
+        Ok(file)
+    }
+
     /// Whom a file belongs to that was just made here.
     pub(crate) fn owner_of_new(&self, file: impl AsFd) -> Result<(u32, u32), Errno> {
         if let Some(owner) = self.gives.get() {

@@ -46,6 +46,7 @@ mod name;
 mod pack;
 mod pax;
 mod pipe;
+mod plinks;
 mod plugin;
 mod repair;
 mod settle;

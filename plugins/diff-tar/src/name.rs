@@ -14,6 +14,8 @@ pub(crate) const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What names of aufs's own files start with; they stand at the root and mean nothing elsewhere.
 const AUFS: &[u8] = b".wh..wh.";
+/// The directory where aufs has the files that have several names.
+const PLINKS: &[u8] = b".wh..wh.plnk/";
 
 /// A clean name: components between single slashes, none of them empty, `.` or `..`. The root is
 /// the empty name.
@@ -29,6 +31,8 @@ pub(crate) enum Role {
     Opaque(Name),
     /// What the parents have by this name goes.
     Whiteout(Name),
+    /// What names of this layer link to: by its name in aufs's directory of such files.
+    Plink(Vec<u8>),
     /// A file of aufs's own: to be skipped.
     Aufs,
 }
@@ -122,6 +126,11 @@ impl Name {
         self.0.split(|&byte| byte == b'/').any(|component| component.starts_with(WHITEOUT))
     }
 
+    /// The rest of the name of a file in aufs's directory of files with several names.
+    pub(crate) fn plink(&self) -> Option<&[u8]> {
+        self.0.strip_prefix(PLINKS)
+    }
+
     /// Tells whiteouts from things.
     ///
     /// # Errors
@@ -129,6 +138,9 @@ impl Name {
     pub(crate) fn role(self) -> Result<Role> {
         if !self.is_reserved() {
             return Ok(Role::Thing(self));
+        }
+        if let Some(base) = self.plink() {
+            return Ok(Role::Plink(base.to_vec()));
         }
         if self.0.starts_with(AUFS) && self.0 != OPAQUE {
             return Ok(Role::Aufs);
@@ -246,7 +258,7 @@ mod tests {
         check("a/.wh..wh..opq", Role::Opaque(name("a")));
         check(".wh..wh..opq", Role::Opaque(name("")));
         check(".wh..wh.plnk", Role::Aufs);
-        check(".wh..wh.plnk/1.2", Role::Aufs);
+        check(".wh..wh.plnk/1.2", Role::Plink(b"1.2".to_vec()));
         check(".wh..wh.aufs", Role::Aufs);
         check(".whale", Role::Thing(name(".whale")));
         check("", Role::Thing(name("")));

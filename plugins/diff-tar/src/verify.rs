@@ -200,7 +200,7 @@ impl Verifier<'_> {
                 self.own.whiteouts.push(name.as_bytes().to_vec());
                 Ok(())
             }
-            Role::Aufs => Ok(()),
+            Role::Plink(_) | Role::Aufs => Ok(()),
         }
     }
 
@@ -410,17 +410,17 @@ impl Verifier<'_> {
         if target == *name {
             return Ok(());
         }
+        if target.plink().is_some() {
+            // Its bytes were elsewhere in the layer.
+            return self.check_presence(name);
+        }
         if self.own.made.keep(target.as_bytes()) == Keep::Yes {
             return self.check_link(name, &target);
         }
         if self.is_overlay {
             // It was copied from the parents.
             self.own.made.describe(&target);
-            let is_there = match self.tree.find(name.parent())? {
-                Some(dir) => dir.stat(name.base()).map_err(failed("look at", name))?.is_some(),
-                None => false,
-            };
-            return if is_there { Ok(()) } else { self.note(name.as_bytes(), "missing", false) };
+            return self.check_presence(name);
         }
         // Once the target is gone, or another one, nothing tells what the link was to.
         if self.is_hidden(target.as_bytes()) {
@@ -429,6 +429,14 @@ impl Verifier<'_> {
         self.pay(name.as_bytes().len() + target.as_bytes().len())?;
         self.links.push((name.clone(), target));
         Ok(())
+    }
+
+    fn check_presence(&mut self, name: &Name) -> Result<()> {
+        let is_there = match self.tree.find(name.parent())? {
+            Some(dir) => dir.stat(name.base()).map_err(failed("look at", name))?.is_some(),
+            None => false,
+        };
+        if is_there { Ok(()) } else { self.note(name.as_bytes(), "missing", false) }
     }
 
     fn links(&mut self) -> Result<()> {

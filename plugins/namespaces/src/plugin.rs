@@ -4,7 +4,7 @@ use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::metadata::{self, Commit, Key, Step};
 use capstan_sdk::contract::namespaces::{
-    Create, Delete, Get, Label, List, NamespaceInfo, NamespacesAddr,
+    Create, Delete, Get, Label, List, NamespaceInfo, NamespacesAddr, Update,
 };
 use capstan_sdk::contract::{Listed, Metadata, Namespaces};
 use capstan_sdk::{
@@ -89,9 +89,46 @@ async fn read(metadata: &Link<Metadata>, name: &Namespace) -> Result<(NamespaceI
 }
 
 async fn label(metadata: Link<Metadata>, label: Label) -> Result<NamespaceInfo> {
+    let change = |labels: &mut Labels| {
+        merge_labels(labels, &label.labels);
+        Ok(())
+    };
+    change_labels(metadata, &label.name, change).await
+}
+
+async fn update(metadata: Link<Metadata>, update: Update) -> Result<NamespaceInfo> {
+    let given = &update.labels;
+    let change_field = |labels: &mut Labels, field: &str| match field.strip_prefix("labels.") {
+        Some(key) if !key.is_empty() => {
+            let value = given.get(key).cloned().unwrap_or_default();
+            merge_labels(labels, &Labels::from([(key.into(), value)]));
+            Ok(())
+        }
+        None if field == "labels" => {
+            labels.clone_from(given);
+            labels.retain(|_, value| !value.is_empty());
+            Ok(())
+        }
+        _ => Err(Error::invalid(format!(
+            "cannot update {field:?} field of a namespace: name labels or labels.KEY"
+        ))),
+    };
+    let change = |labels: &mut Labels| match update.mask.is_empty() {
+        true => change_field(labels, "labels"),
+        false => update.mask.iter().try_for_each(|field| change_field(labels, field)),
+    };
+    change_labels(metadata, &update.name, change).await
+}
+
+/// Reads, changes and writes until nobody else did so meanwhile.
+async fn change_labels(
+    metadata: Link<Metadata>,
+    name: &Namespace,
+    change: impl Fn(&mut Labels) -> Result<()>,
+) -> Result<NamespaceInfo> {
     loop {
-        let (mut info, old) = read(&metadata, &label.name).await?;
-        merge_labels(&mut info.labels, &label.labels);
+        let (mut info, old) = read(&metadata, name).await?;
+        change(&mut info.labels)?;
         let steps = vec![
             Step::unchanged(key(&info.name), old),
             Step::Put { key: key(&info.name), value: record::write(&info) },
@@ -146,6 +183,13 @@ impl Handler<Label> for LocalNamespaces {
     type Result = ResponseFuture<Result<NamespaceInfo>>;
     fn handle(&mut self, message: Label, _: &mut Cell<Self>) -> Self::Result {
         Box::pin(label(self.metadata.clone(), message))
+    }
+}
+
+impl Handler<Update> for LocalNamespaces {
+    type Result = ResponseFuture<Result<NamespaceInfo>>;
+    fn handle(&mut self, message: Update, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(update(self.metadata.clone(), message))
     }
 }
 

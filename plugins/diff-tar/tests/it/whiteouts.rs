@@ -1,5 +1,9 @@
 //! Deletions, in both forms.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use capstan_diff_tar::Config;
 use capstan_sdk::Class;
 use capstan_sdk::contract::differ::Whiteouts::{Overlay, Remove};
 
@@ -176,5 +180,59 @@ fn files_of_aufs_are_skipped() {
     let root = tempfile::tempdir().unwrap();
     layer.apply(root.path(), Remove).unwrap();
     assert_eq!(listing(root.path()), ["new=2"]);
-    layer.link("l", ".wh..wh.plnk/1.2").refused(Class::Corrupt);
+    layer.link("l", ".wh..wh.plnk/1.3").refused(Class::Corrupt);
+}
+
+/// Hard links to where aufs has a file with several names are files of their own, in both forms.
+#[test]
+fn apply_aufs() {
+    let big = "x".repeat(200_000);
+    let layer = Layer::default()
+        .dir(".wh..wh.plnk")
+        .entry(b'0', ".wh..wh.plnk/1.2", b"data")
+        .with_mode(b'0', ".wh..wh.plnk/7.8", 0o4711)
+        .file(".wh..wh.plnk/3.4", &big)
+        .dir(".wh..wh.plnk/5")
+        .symlink(".wh..wh.plnk/6", "/etc/passwd")
+        .file("old", "1")
+        .dir("d")
+        .link("d/a", ".wh..wh.plnk/1.2")
+        .link("d/b", "./.wh..wh.plnk/1.2")
+        .link("old", ".wh..wh.plnk/3.4")
+        .link("setuid", ".wh..wh.plnk/7.8");
+    for form in [Remove, Overlay] {
+        let root = tempfile::tempdir().unwrap();
+        layer.apply(root.path(), form).unwrap();
+        let read = |name: &str| fs::read_to_string(root.path().join(name)).unwrap();
+        assert_eq!(
+            (read("d/a"), read("d/b"), read("old")),
+            ("data".into(), "data".into(), big.clone())
+        );
+        fs::write(root.path().join("d/a"), "other").unwrap();
+        assert_eq!(read("d/b"), "data");
+        let mode = fs::metadata(root.path().join("setuid")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o4711);
+        let mut names: Vec<_> =
+            fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["d", "old", "setuid"]);
+    }
+    // What was no file, is not there, or comes later is no target.
+    for target in ["5", "6", "1.2/x", "9", "later", ""] {
+        let link = layer.clone().link("l", &format!(".wh..wh.plnk/{target}"));
+        let error = link.file(".wh..wh.plnk/later", "").refused(Class::Corrupt);
+        assert!(error.message().contains("\"l\"") || error.message().contains("link l"), "{error}");
+    }
+    // Copies count as the files that they are, and so does the policy.
+    let root = tempfile::tempdir().unwrap();
+    let config = Config { max_bytes: 500_000, ..Config::default() };
+    layer.apply_with(root.path(), Remove, &config).unwrap();
+    let bomb = layer.clone().link("e", ".wh..wh.plnk/3.4");
+    let root = tempfile::tempdir().unwrap();
+    let error = bomb.apply_with(root.path(), Remove, &config).unwrap_err();
+    assert!(error.message().ends_with("max_bytes"), "{error}");
+    let root = tempfile::tempdir().unwrap();
+    let config = Config { allow_setuid: false, ..Config::default() };
+    let error = layer.apply_with(root.path(), Remove, &config).unwrap_err();
+    assert!(error.message().contains("allow_setuid"), "{error}");
 }

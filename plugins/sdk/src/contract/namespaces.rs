@@ -41,6 +41,18 @@ pub struct Label {
     pub labels: Labels,
 }
 
+/// Changes what `mask` names and nothing else: `labels` (all of them), `labels.KEY`; empty = labels. `NotFound`.
+/// `InvalidArgument`: another field.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Which one.
+    pub name: Namespace,
+    /// The new labels.
+    pub labels: Labels,
+    /// Which fields.
+    pub mask: Vec<String>,
+}
+
 /// Removes an empty namespace. `NotFound`; `FailedPrecondition`: something is in it.
 #[derive(Clone, Debug)]
 pub struct Delete(pub Namespace);
@@ -52,6 +64,7 @@ crate::contract! {
         get: Get => NamespaceInfo [again],
         list: List => Listed<NamespaceInfo> [again],
         label: Label => NamespaceInfo,
+        update: Update => NamespaceInfo,
         delete: Delete => (),
     }
 }

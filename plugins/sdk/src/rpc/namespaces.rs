@@ -3,12 +3,14 @@
 use std::rc::Rc;
 
 use capnp::capability::Client;
-use capstan_schema::{Namespace, Result, namespace_capnp as wire, read_labels, write_labels};
+use capstan_schema::{
+    Namespace, Result, namespace_capnp as wire, read_labels, read_texts, write_labels,
+};
 
 use super::{answer, length, page, text};
 use crate::Link;
 use crate::contract::Namespaces;
-use crate::contract::namespaces::{Create, Delete, Get, Label, List, NamespaceInfo};
+use crate::contract::namespaces::{Create, Delete, Get, Label, List, NamespaceInfo, Update};
 
 struct Server(Link<Namespaces>);
 
@@ -79,6 +81,24 @@ impl wire::namespaces::Server for Server {
             let message = Label {
                 name: name(params.get_name())?,
                 labels: read_labels(params.get_labels()?)?,
+            };
+            self.0.send(message).await
+        };
+        answer!(results, work, |out, info| write(&info, out.init_namespace()))
+    }
+
+    async fn update(
+        self: Rc<Self>,
+        params: wire::namespaces::UpdateParams,
+        mut results: wire::namespaces::UpdateResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let namespace = params.get_namespace()?;
+            let message = Update {
+                name: name(namespace.get_name())?,
+                labels: read_labels(namespace.get_labels()?)?,
+                mask: read_texts(params.get_mask()?)?,
             };
             self.0.send(message).await
         };
