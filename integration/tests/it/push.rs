@@ -503,7 +503,10 @@ fn bad_pushes_have_their_classes() {
     damaged[50] ^= 1;
     succeed("chmod", &["u+w", &file]);
     std::fs::write(&file, damaged).unwrap();
-    refuse(10, "Corrupt", &[&at("app2:1"), &source], &[layer, "capstan system heal"]);
+    let other = Empty::new();
+    let name = format!("{}/app:1", other.address());
+    refuse(10, "Corrupt", &[&name, &source], &[layer, "capstan system heal"]);
+    assert_eq!(other.tags("app"), Vec::<String>::new());
     std::fs::write(&file, whole).unwrap();
 
     host.ok(&["content", "rm", &image.layers[1]]);

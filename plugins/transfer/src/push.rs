@@ -199,7 +199,7 @@ impl Job {
         }
         let mut documents = self.gather(&root, push.platform.is_some()).await?;
         if push.repack == Repack::Zstd {
-            documents = self.convert(documents, &push.progress).await?;
+            documents = self.convert(documents).await?;
         }
         let last = documents.last().expect("the root is there");
         let root = last.descriptor.clone();
