@@ -40,6 +40,7 @@ pub(super) struct Ask<'a> {
     /// The registry's own host.
     pub(super) home: &'a Authority,
     /// What for.
+    #[allow(dead_code, reason = "credentials are not given yet")]
     pub(super) scope: Scope,
     /// GET, unless it is said otherwise.
     pub(super) method: Method,
@@ -212,9 +213,6 @@ async fn refusal(ask: &Ask<'_>, url: &Url, answer: Answer) -> Failure {
         401 => (Class::PermissionDenied, "wants credentials", "this build cannot give any yet"),
         403 => (Class::PermissionDenied, "denies access", "check the name"),
         404 | 410 => (Class::NotFound, "does not have it", "check the name"),
-        400 | 413 | 415 | 422 if ask.scope != Scope::Pull => {
-            (Class::FailedPrecondition, "does not take it", "see what it says")
-        }
         416 => (Class::Corrupt, "has fewer bytes of it than its manifest says", "push it again"),
         429 => (Class::Unavailable, "gets too many requests", "try again later"),
         408 | 500..=599 => (Class::Unavailable, "is in trouble", "try again later"),
