@@ -310,6 +310,7 @@ fn artifacts_go_as_they_are() {
     refuse(3, "NotFound", &[&at("x:1"), &digest(b"none"), "text/plain"]);
     refuse(5, "InvalidArgument", &[&at("x:1"), "sha256:none", "text/plain"]);
     refuse(5, "InvalidArgument", &[&none, &digest(&text), "text/plain"]);
+    refuse(5, "InvalidArgument", &[&at("x:1"), &digest(&text), "text/plain\n"]);
     refuse(10, "Corrupt", &[&at("x:1"), &digest(&text), MANIFEST]);
     let config = bytes(&json!({ "config": 1 }));
     object(&at("x:1"), &config, CONFIG);
@@ -485,6 +486,28 @@ fn bad_pushes_have_their_classes() {
     push(&host, &by_digest, &source);
     assert_eq!(to.tags("app"), Vec::<String>::new());
     assert_eq!(digest(&to.raw(&format!("app@{}", image.manifest))), image.manifest);
+
+    // The registry does not have what it needs.
+    host.fails(
+        &["content", "push-object", "--plain-http", &at("other:1"), &image.manifest, MANIFEST],
+        6,
+        "FailedPrecondition",
+        &["MANIFEST_BLOB_UNKNOWN"],
+    );
+    // Damaged here: the registry says so, and we find out.
+    let layer = image.layers[1].trim_start_matches("sha256:");
+    let files = succeed("find", &[host.root().to_str().unwrap(), "-name", layer, "-type", "f"]);
+    let file = String::from_utf8(files).unwrap().trim().to_owned();
+    let whole = std::fs::read(&file).unwrap();
+    let mut damaged = whole.clone();
+    damaged[50] ^= 1;
+    succeed("chmod", &["u+w", &file]);
+    std::fs::write(&file, damaged).unwrap();
+    let other = Empty::new();
+    let name = format!("{}/app:1", other.address());
+    refuse(10, "Corrupt", &[&name, &source], &[layer, "capstan system heal"]);
+    assert_eq!(other.tags("app"), Vec::<String>::new());
+    std::fs::write(&file, whole).unwrap();
 
     host.ok(&["content", "rm", &image.layers[1]]);
     refuse(3, "NotFound", &[&at("app:1"), &source], &[&image.layers[1]]);

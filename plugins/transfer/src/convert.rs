@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use capstan_sdk::contract::content::{BlobReader, Ingest, Label, OpenBlob, OpenIngest, Use};
-use capstan_sdk::contract::transfer::{ItemState, ProgressSender};
+use capstan_sdk::contract::transfer::ItemState;
 use capstan_sdk::oci::media::{
     Compression, Kind, OCI_CONFIG, OCI_FOREIGN_LAYER, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
 };
@@ -44,11 +44,7 @@ impl Job {
     ///
     /// # Errors
     /// `InvalidArgument`: there is no image among the documents. `Corrupt`: a layer is not what the image says.
-    pub(crate) async fn convert(
-        &self,
-        documents: Vec<Document>,
-        progress: &ProgressSender,
-    ) -> Result<Vec<Document>> {
+    pub(crate) async fn convert(&self, documents: Vec<Document>) -> Result<Vec<Document>> {
         let mut layers = BTreeMap::new();
         let mut images = Vec::new();
         for document in &documents {
@@ -67,7 +63,7 @@ impl Job {
                 "it has no layers of an image that could be packed anew; leave --compression out",
             ));
         }
-        let packed = layers.values().map(|layer| self.pack(layer, progress)).collect();
+        let packed = layers.values().map(|layer| self.pack(layer)).collect();
         let packed: BTreeMap<Digest, Descriptor> =
             layers.keys().cloned().zip(self.send(packed).await?).collect();
         let mut renamed = BTreeMap::new();
@@ -105,7 +101,7 @@ impl Job {
     }
 
     /// Packs a layer anew, unless that was done before.
-    async fn pack(&self, layer: &Layer, progress: &ProgressSender) -> Result<Descriptor> {
+    async fn pack(&self, layer: &Layer) -> Result<Descriptor> {
         let level = self.pusher.config.zstd_level.clamp(*LEVELS.start(), *LEVELS.end());
         let label = format!("{LABEL_ZSTD}.{level}");
         let content = &self.pusher.content;
@@ -134,6 +130,7 @@ impl Job {
             algorithm: Some(Algorithm::Sha256),
             ..OpenIngest::new(&self.namespace, name)
         };
+        let wanted = Arc::new(());
         let work = Work {
             blob,
             compression: layer.compression,
@@ -142,9 +139,10 @@ impl Job {
             ingest: content.send(open).await?,
             runtime: Handle::current(),
             read: Arc::clone(&shown.offset),
-            progress: progress.clone(),
+            wanted: Arc::downgrade(&wanted),
         };
         let packed = blocking::run("pack a layer anew", move || work.run()).await;
+        drop(wanted);
         let packed = packed.map_err(|error| error.at(format_args!("layer {}", source.digest)))?;
         shown.state.set(ItemState::Done);
         let message = Label {
@@ -286,8 +284,8 @@ struct Work {
     runtime: Handle,
     /// How far the old bytes are read.
     read: Arc<AtomicU64>,
-    /// Closed when nobody wants it any more.
-    progress: ProgressSender,
+    /// Gone when nobody waits for it any more.
+    wanted: Weak<()>,
 }
 
 impl Work {
@@ -324,7 +322,7 @@ impl Work {
         let mut hash = Hash::new(self.diff_id.algorithm());
         let mut buffer = vec![0; CHUNK];
         loop {
-            if self.progress.is_closed() {
+            if self.wanted.strong_count() == 0 {
                 return Err(Error::aborted("the push was cancelled"));
             }
             let got = match tar.read(&mut buffer) {

@@ -70,10 +70,23 @@ pub(crate) async fn put(pusher: Pusher, put: PutObject) -> Result<()> {
     send(&pusher, &reference, &put).await.map_err(at)
 }
 
+/// Whether it is `type/subtype` (RFC 6838), without parameters.
+fn is_media_type(text: &str) -> bool {
+    let is_name = |name: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+        !name.is_empty() && name.len() <= 127 && name.bytes().all(is_allowed)
+    };
+    text.split_once('/').is_some_and(|(kind, name)| is_name(kind) && is_name(name))
+}
+
 async fn send(pusher: &Pusher, reference: &Reference, put: &PutObject) -> Result<()> {
     let repository = pusher.registry.repository(reference, &put.access)?;
     let PutObject { namespace, object, .. } = put;
     let digest = &object.digest;
+    if !is_media_type(&object.media_type) {
+        let shown: String = object.media_type.chars().take(100).collect();
+        return Err(Error::invalid(format!("{shown:?} is no media type, such as text/plain")));
+    }
     if let Some(other) = reference.digest().filter(|other| *other != digest) {
         return Err(Error::invalid(format!("the name says {other}; leave the digest out of it")));
     }
@@ -88,4 +101,24 @@ async fn send(pusher: &Pusher, reference: &Reference, put: &PutObject) -> Result
         return pusher.put(&document, &repository, reference.tag()).await;
     }
     pusher.send(namespace, &object, &repository, Arc::default()).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_types_are_two_names() {
+        let check = |text: &str, want: bool| assert_eq!(is_media_type(text), want, "{text:?}");
+        check("text/plain", true);
+        check("application/vnd.oci.image.layer.v1.tar+gzip", true);
+        check("", false);
+        check("text", false);
+        check("text/", false);
+        check("/plain", false);
+        check("text/a/b", false);
+        check("text/plain; charset=utf-8", false);
+        check("text/plain\nX: y", false);
+        check("text/\u{e9}", false);
+    }
 }

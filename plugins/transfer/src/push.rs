@@ -121,9 +121,7 @@ impl Pusher {
             let bytes = blob.read_all(limit).map_err(|error| error.at(&digest))?;
             match hash(digest.algorithm(), &bytes) == digest {
                 true => Ok(Bytes::from(bytes)),
-                false => Err(Error::corrupt(format!(
-                    "{digest}: its bytes are damaged; capstan system heal fetches them again"
-                ))),
+                false => Err(damaged(&digest)),
             }
         })
         .await
@@ -150,7 +148,15 @@ impl Pusher {
             chunk: self.config.push_chunk_bytes,
             sent,
         };
-        to.push_blob(&at.digest, &source).await
+        match to.push_blob(&at.digest, &source).await {
+            Err(error) if error.class() == Class::FailedPrecondition => {
+                match refetch::is_whole(source.blob, at.digest.clone()).await? {
+                    true => Err(error),
+                    false => Err(damaged(&at.digest)),
+                }
+            }
+            pushed => pushed,
+        }
     }
 
     /// Stores a document.
@@ -170,6 +176,12 @@ impl Pusher {
     }
 }
 
+fn damaged(digest: &Digest) -> Error {
+    Error::corrupt(format!(
+        "{digest}: its bytes are damaged; capstan system heal fetches them again"
+    ))
+}
+
 /// One push under way.
 pub(crate) struct Job {
     pub(crate) pusher: Pusher,
@@ -187,7 +199,7 @@ impl Job {
         }
         let mut documents = self.gather(&root, push.platform.is_some()).await?;
         if push.repack == Repack::Zstd {
-            documents = self.convert(documents, &push.progress).await?;
+            documents = self.convert(documents).await?;
         }
         let last = documents.last().expect("the root is there");
         let root = last.descriptor.clone();

@@ -80,7 +80,8 @@ pub(crate) async fn refetch(
     Err(failure)
 }
 
-async fn is_whole(blob: OpenBlob, digest: Digest) -> Result<bool> {
+/// Whether a blob has the bytes of its name.
+pub(crate) async fn is_whole(blob: OpenBlob, digest: Digest) -> Result<bool> {
     blocking::run("hash a blob", move || {
         let mut hash = Hash::new(digest.algorithm());
         let (mut reader, mut buffer) = (blob.reader(), vec![0; 256 << 10]);
