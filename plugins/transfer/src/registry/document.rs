@@ -232,7 +232,11 @@ impl Repository {
             let ask = Ask { accept: ACCEPT_ANY, ..Ask::get(what, &endpoint, path) };
             send(&self.pool, &ask).await
         };
-        let answer = self.first(Capability::Resolve, find).await?;
+        let capability = match self.reference.digest() {
+            Some(_) => Capability::Pull,
+            None => Capability::Resolve,
+        };
+        let answer = self.first(capability, find).await?;
         let headers = answer.head.headers.clone();
         let limit = self.config().max_manifest_bytes;
         let bytes = answer.body.read(limit).await.map_err(|error| error.at(what))?;

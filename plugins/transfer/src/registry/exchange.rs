@@ -37,6 +37,10 @@ pub(super) struct Ask<'a> {
     pub(super) what: &'a str,
     /// The registry, or its mirror. It alone is told who asks.
     pub(super) home: &'a Endpoint,
+    /// The repository that it is about, if it is about one.
+    repository: Option<String>,
+    /// Another one, of which a blob is to be mounted.
+    mounts_from: Option<String>,
     /// GET, unless it is said otherwise. HEAD becomes GET where a registry does not know it.
     pub(super) method: Method,
     /// Where it goes: at home, or where a `Location` of home says.
@@ -56,11 +60,16 @@ pub(super) struct Ask<'a> {
 }
 
 impl<'a> Ask<'a> {
-    /// A request for what is at a checked path, which begins with `/v2/`.
+    /// A request for what is at a checked path, which begins with `/v2/`. The rights that it takes are those to what the
+    /// path names, wherever else it is sent afterwards.
     pub(super) fn get(what: &'a str, home: &'a Endpoint, path: &str) -> Self {
+        let (place, query) = path.split_once('?').unwrap_or((path, ""));
+        let from = query.split('&').find_map(|pair| pair.strip_prefix("from="));
         Self {
             what,
             home,
+            repository: repository_of(place).map(str::to_owned),
+            mounts_from: from.and_then(decode),
             method: Method::GET,
             url: home.url(path),
             accept: "",
@@ -94,22 +103,24 @@ impl<'a> Ask<'a> {
 
     /// The rights that it takes, in the words of token servers; first those to the repository itself.
     fn wanted(&self) -> String {
-        let path = self.url.path.path();
-        let path = path.split_once("/v2/").map_or(path, |(_, path)| path);
-        // A repository may be called so too: the last one counts.
-        let parts = ["/manifests/", "/blobs/", "/referrers/", "/tags/"];
-        let end = parts.iter().filter_map(|part| path.rfind(part)).max();
-        let Some(end) = end else { return String::new() };
+        let Some(repository) = &self.repository else { return String::new() };
         let actions =
             if self.home.is_pushed_to() || !self.is_safe() { "pull,push" } else { "pull" };
-        let mut wanted = format!("repository:{}:{actions}", &path[..end]);
-        let query = self.url.path.query().unwrap_or_default();
-        let from = query.split('&').find_map(|pair| pair.strip_prefix("from="));
-        if let Some(from) = from.and_then(decode) {
+        let mut wanted = format!("repository:{repository}:{actions}");
+        if let Some(from) = &self.mounts_from {
             wanted.push_str(&format!(" repository:{from}:pull"));
         }
         wanted
     }
+}
+
+/// The repository in a path below `/v2/`.
+fn repository_of(path: &str) -> Option<&str> {
+    let path = path.strip_prefix("/v2/")?;
+    // A repository may be called so too: the last one counts.
+    let parts = ["/manifests/", "/blobs/", "/referrers/", "/tags/"];
+    let end = parts.iter().filter_map(|part| path.rfind(part)).max()?;
+    Some(&path[..end])
 }
 
 /// Asks, tells who asks, and follows redirects: an answer with a status that will do, or also 206 if there is an
@@ -268,6 +279,9 @@ async fn refusal(
         ),
         (416, None) => {
             (Class::Corrupt, "has fewer bytes of it than its manifest says", "push it again")
+        }
+        (400 | 413 | 415 | 422, None) if !ask.is_safe() => {
+            (Class::FailedPrecondition, "does not take it", "see what it says")
         }
         (429, None) => (Class::Unavailable, "gets too many requests", "try again later"),
         (408 | 500 | 502..=599, None) => (Class::Unavailable, "is in trouble", "try again later"),
