@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use capstan_schema::reference_host;
 use hyper::header::HeaderMap;
 use hyper::http::uri::PathAndQuery;
 use tokio::time::Instant;
 
 use super::auth::Auth;
 use super::connect::{Guide, Route};
-use super::hosts::{Capability, Host, familiar};
+use super::hosts::{Capability, Host};
 use super::tls::Tls;
 use super::url::{Url, encode};
 
@@ -42,7 +43,7 @@ struct Inner {
 impl Endpoint {
     /// The host that stands for `of`, the one of references.
     pub(super) fn new(host: Host, of: &str, auth: Arc<Auth>) -> Self {
-        let is_mirror = familiar(host.url.host.as_str()) != of;
+        let is_mirror = reference_host(host.url.host.as_str()) != of;
         let tls = Arc::new(host.tls.clone());
         let anonymous_tls = Arc::new(Tls { identities: Vec::new(), ..host.tls.clone() });
         let inner = Inner {
@@ -77,7 +78,7 @@ impl Endpoint {
 
     /// The name by which credentials are known.
     pub(super) fn login_name(&self) -> &str {
-        familiar(self.origin().host.as_str())
+        reference_host(self.origin().host.as_str())
     }
 
     pub(super) fn is_mirror(&self) -> bool {

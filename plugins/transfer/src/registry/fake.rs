@@ -187,10 +187,11 @@ impl Fake {
                     match tls {
                         None => answer(stream, connection, log, reply).await,
                         // A client that does not like it closes: that is its right.
-                        Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => answer(stream, connection, log, reply).await,
-                            Err(_) => {}
-                        },
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                answer(stream, connection, log, reply).await;
+                            }
+                        }
                     }
                 });
             }

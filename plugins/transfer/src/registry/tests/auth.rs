@@ -85,9 +85,10 @@ async fn basic_credentials_are_told_when_they_are_wanted() {
     let repository = of(&fake, &access);
     repository.resolve().await.unwrap();
     assert_eq!(read(&repository, 0).await.unwrap(), BLOB);
-    let told: Vec<bool> = fake.asked().iter().map(|a| a.header("authorization") != "").collect();
+    let told: Vec<bool> =
+        fake.asked().iter().map(|a| !a.header("authorization").is_empty()).collect();
     assert_eq!(told, [false, true, true], "only the first time without");
-    assert_eq!(*hosts.lock().unwrap(), [fake.host.clone()], "asked once");
+    assert_eq!(*hosts.lock().unwrap(), [&*fake.host], "asked once");
 }
 
 #[tokio::test]
@@ -155,7 +156,7 @@ async fn a_login_is_given_for_a_token() {
         };
         let asked: Vec<String> = tokens.asked().iter().map(line).collect();
         assert_eq!(asked, want);
-        assert_eq!(*hosts.lock().unwrap(), [fake.host.clone()]);
+        assert_eq!(*hosts.lock().unwrap(), [&*fake.host]);
     };
     let form = "POST /token  service=us&SCOPE&client_id=capstan&grant_type=password&username=me&password=CANARY";
     let query = format!("GET /token?service=us&SCOPE&account=me {} ", told());
@@ -366,7 +367,7 @@ async fn credentials_go_to_no_other_host() {
         let got = read(&of(&fake, &access), 0).await;
         assert_eq!(got.is_ok(), is_good, "{got:?}");
         assert_eq!(fake.asked().len(), 2);
-        assert_eq!(*hosts.lock().unwrap(), [fake.host.clone()]);
+        assert_eq!(*hosts.lock().unwrap(), [&*fake.host]);
         got.err()
     };
     assert_eq!(check("/open", true).await, None);
