@@ -382,6 +382,28 @@ async fn credentials_go_to_no_other_host() {
 }
 
 #[tokio::test]
+async fn who_was_led_away_does_not_come_back_with_credentials() {
+    let back = Arc::new(Mutex::new(String::new()));
+    let location = Arc::clone(&back);
+    let other =
+        Fake::serve(move |_| Reply::new(307, "").with("Location", &location.lock().unwrap())).await;
+    let away = format!("http://{}/", other.host);
+    let fake =
+        Fake::serve(move |asked| match (asked.path.as_str(), asked.header("authorization")) {
+            ("/deleted", _) => Reply::part(asked, BLOB),
+            (_, "") => challenge("Basic realm=x"),
+            _ => Reply::new(307, "").with("Location", &away),
+        })
+        .await;
+    *back.lock().unwrap() = format!("http://{}/deleted", fake.host);
+    let (access, _) = knowing(Some(me()));
+    read(&of(&fake, &access), 0).await.unwrap();
+    let [_, asked, back] = fake.asked().try_into().unwrap();
+    assert_eq!(asked.header("authorization"), told());
+    assert_eq!(back.header("authorization"), "");
+}
+
+#[tokio::test]
 async fn an_upload_elsewhere_gets_no_credentials() {
     let other = Fake::serve(|_| Reply::new(200, "")).await;
     let fake = Fake::serve(|asked| guarded(asked, &told(), challenge("Basic realm=x"))).await;
