@@ -90,7 +90,7 @@ impl<'a> Ask<'a> {
     /// The rights that it takes, in the words of token servers; first those to the repository itself.
     fn wanted(&self) -> String {
         let path = self.url.path.path();
-        let path = path.split_once("/v2/").map_or(path, |(_, path)| path);
+        let path = path.split_once("/v2/").map_or(path, |(_, path)| path).trim_start_matches('/');
         // A repository may be called so too: the last one counts.
         let parts = ["/manifests/", "/blobs/", "/referrers/", "/tags/"];
         let end = parts.iter().filter_map(|part| path.rfind(part)).max();
