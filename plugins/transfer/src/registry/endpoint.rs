@@ -34,6 +34,8 @@ struct Inner {
     anonymous_tls: Arc<Tls>,
     /// The host of references, which a mirror is told.
     namespace: Option<String>,
+    /// Whether its word is final: it comes last in the settings.
+    is_server: bool,
     auth: Arc<Auth>,
     /// Whether it is on this machine, or on its link, by its last answer.
     is_inward: AtomicBool,
@@ -41,8 +43,8 @@ struct Inner {
 }
 
 impl Endpoint {
-    /// The host that stands for `of`, the one of references.
-    pub(super) fn new(host: Host, of: &str, auth: Arc<Auth>) -> Self {
+    /// The host that stands for `of`, the one of references; `is_server`: its word is final.
+    pub(super) fn new(host: Host, of: &str, is_server: bool, auth: Arc<Auth>) -> Self {
         let is_mirror = reference_host(host.url.host.as_str()) != of;
         let tls = Arc::new(host.tls.clone());
         let anonymous_tls = Arc::new(Tls { identities: Vec::new(), ..host.tls.clone() });
@@ -51,6 +53,7 @@ impl Endpoint {
             tls,
             anonymous_tls,
             namespace: is_mirror.then(|| of.to_owned()),
+            is_server,
             auth,
             is_inward: AtomicBool::new(false),
             failed: Mutex::default(),
@@ -83,6 +86,10 @@ impl Endpoint {
 
     pub(super) fn is_mirror(&self) -> bool {
         self.inner.namespace.is_some()
+    }
+
+    pub(super) fn is_server(&self) -> bool {
+        self.inner.is_server
     }
 
     pub(super) fn auth(&self) -> &Arc<Auth> {
