@@ -35,6 +35,25 @@ const FAMILIAR_HOST: &str = "docker.io";
 /// Where the familiar host keeps what has a name of one component.
 const FAMILIAR_NAMESPACE: &str = "library";
 
+/// Where the registry of the familiar host is reached.
+const FAMILIAR_REGISTRY: &str = "registry-1.docker.io";
+
+/// The familiar host in files of credentials.
+const FAMILIAR_INDEX: &str = "index.docker.io";
+
+/// Where the registry is reached that has `host` in references: there, but for the familiar host.
+pub fn registry_host(host: &str) -> &str {
+    if host == FAMILIAR_HOST { FAMILIAR_REGISTRY } else { host }
+}
+
+/// What `host` is in references: the same, but for the other names of the familiar host.
+pub fn reference_host(host: &str) -> &str {
+    match host {
+        FAMILIAR_REGISTRY | FAMILIAR_INDEX => FAMILIAR_HOST,
+        host => host,
+    }
+}
+
 /// A checked reference. It has a tag, or a digest, or both; the digest is what counts then.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
@@ -281,6 +300,16 @@ mod tests {
 
     /// The thirteen cases of the parser of 2017, with what a strict one makes of them: it dropped
     /// queries, took short digests, and let schemes and missing objects through.
+    #[test]
+    fn the_familiar_host_has_other_names() {
+        assert_eq!(registry_host("docker.io"), "registry-1.docker.io");
+        assert_eq!(registry_host("registry.example:5000"), "registry.example:5000");
+        assert_eq!(reference_host("registry-1.docker.io"), "docker.io");
+        assert_eq!(reference_host("index.docker.io"), "docker.io");
+        assert_eq!(reference_host("docker.io"), "docker.io");
+        assert_eq!(reference_host("registry.example:5000"), "registry.example:5000");
+    }
+
     #[test]
     fn cases_of_2017() {
         let check = check_parts;

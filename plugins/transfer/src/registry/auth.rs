@@ -33,6 +33,9 @@ const CLIENT_ID: &str = "capstan";
 /// The largest answer of a token server, in bytes. Tokens with many rights have some 10 KiB.
 const MAX_TOKEN_BYTES: u64 = 1 << 20;
 
+/// The shortest secret that is looked for in what others say.
+const MIN_SECRET_BYTES: usize = 3;
+
 /// How long a token is good if its server does not say.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 
@@ -83,6 +86,19 @@ pub(super) struct Given {
     way: Way,
     /// Of a token.
     fetched: Option<Instant>,
+    /// What the header says in other words.
+    secret: Secret,
+}
+
+impl Given {
+    /// A text of somebody else, without what was said.
+    pub(super) fn hide(&self, text: String) -> String {
+        let told = self.value.to_str().ok().and_then(|told| told.split_once(' '));
+        let secrets = [told.map_or("", |(_, told)| told), self.secret.reveal()];
+        // What is shorter stands in other words by chance, and is no secret.
+        let secrets = secrets.into_iter().filter(|secret| secret.len() >= MIN_SECRET_BYTES);
+        secrets.fold(text, |text, secret| text.replace(secret, "***"))
+    }
 }
 
 /// What becomes of a request that was refused with 401.
@@ -139,12 +155,14 @@ impl Auth {
                     value: basic(&login.user, login.secret.reveal()),
                     way: Way::Basic,
                     fetched: None,
+                    secret: login.secret,
                 }))
             }
             Some(Way::Bearer(realm)) => {
                 let token = self.token(pool, endpoint, &realm).await?;
                 let way = Way::Bearer(realm);
-                Ok(Some(Given { value: token.value, way, fetched: Some(token.fetched) }))
+                let (value, fetched) = (token.value, Some(token.fetched));
+                Ok(Some(Given { value, way, fetched, secret: Secret::default() }))
             }
         }
     }
@@ -288,7 +306,7 @@ fn hidden(said: &str, login: Option<&Login>) -> String {
     let told = basic(&login.user, login.secret.reveal());
     let told = told.to_str().ok().and_then(|told| told.strip_prefix("Basic "));
     let secrets = [login.secret.reveal(), login.identity_token.reveal(), told.unwrap_or_default()];
-    let secrets = secrets.into_iter().filter(|secret| !secret.is_empty());
+    let secrets = secrets.into_iter().filter(|secret| secret.len() >= MIN_SECRET_BYTES);
     secrets.fold(said.to_owned(), |said, secret| said.replace(secret, "***"))
 }
 

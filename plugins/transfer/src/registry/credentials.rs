@@ -8,12 +8,11 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use capstan_schema::reference_host;
 use capstan_sdk::contract::access::{Credentials, Login, Secret, WhoAmI};
 use capstan_sdk::{Error, Result};
 use serde::Deserialize;
 use tokio::sync::oneshot;
-
-use super::hosts::familiar;
 
 /// The largest file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -121,17 +120,13 @@ fn find(path: &Path, text: &str, host: &str) -> Result<Option<Login>> {
 fn is_of(name: &str, host: &str) -> bool {
     let name = name.split_once("://").map_or(name, |(_, rest)| rest);
     let name = name.split('/').next().unwrap_or_default();
-    let name = match name {
-        "index.docker.io" => "docker.io",
-        name => familiar(name),
-    };
-    name.eq_ignore_ascii_case(host)
+    reference_host(name).eq_ignore_ascii_case(host)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use capstan_sdk::Class;
+    use capstan_sdk::{Class, Reference};
     use tokio::sync::mpsc;
 
     /// `user secret token`, or the class of the error.
@@ -158,12 +153,13 @@ mod tests {
     #[test]
     fn the_file_of_docker_is_read() {
         let auth = STANDARD.encode("me:SECRET:x");
+        let familiar = Reference::parse_familiar("busybox").unwrap().host().to_owned();
         let file = format!(
             r#"{{"auths": {{
                 "registry.example:5000": {{"auth": "{auth}"}},
                 "https://other.example/v1/": {{"username": "you", "password": "SECRET"}},
                 "token.example": {{"auth": "{}", "identitytoken": "SECRET2"}},
-                "https://index.docker.io/v1/": {{"username": "hub", "password": "SECRET"}},
+                "https://index.{familiar}/v1/": {{"username": "hub", "password": "SECRET"}},
                 "user.example": {{"username": "<token>", "password": "SECRET"}},
                 "empty.example": {{}}
             }}, "credsStore": "some", "HttpHeaders": {{"a": "b"}}}}"#,
@@ -173,7 +169,7 @@ mod tests {
         check(&file, "registry.example", Ok(None));
         check(&file, "other.example", Ok(Some("you SECRET ")));
         check(&file, "token.example", Ok(Some("me  SECRET2")));
-        check(&file, "docker.io", Ok(Some("hub SECRET ")));
+        check(&file, &familiar, Ok(Some("hub SECRET ")));
         check(&file, "user.example", Ok(Some("  SECRET")));
         check(&file, "empty.example", Ok(None));
         check("{}", "registry.example", Ok(None));

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use capstan_schema::reference_host;
 use hyper::header::HeaderMap;
 use hyper::http::uri::PathAndQuery;
 use tokio::time::Instant;
 
 use super::auth::Auth;
 use super::connect::{Guide, Route};
-use super::hosts::{Capability, Host, familiar};
+use super::hosts::{Capability, Host};
 use super::tls::Tls;
 use super::url::{Url, encode};
 
@@ -33,6 +34,8 @@ struct Inner {
     anonymous_tls: Arc<Tls>,
     /// The host of references, which a mirror is told.
     namespace: Option<String>,
+    /// Whether its word is final: it comes last in the settings.
+    is_server: bool,
     auth: Arc<Auth>,
     /// Whether it is on this machine, or on its link, by its last answer.
     is_inward: AtomicBool,
@@ -40,9 +43,9 @@ struct Inner {
 }
 
 impl Endpoint {
-    /// The host that stands for `of`, the one of references.
-    pub(super) fn new(host: Host, of: &str, auth: Arc<Auth>) -> Self {
-        let is_mirror = familiar(host.url.host.as_str()) != of;
+    /// The host that stands for `of`, the one of references; `is_server`: its word is final.
+    pub(super) fn new(host: Host, of: &str, is_server: bool, auth: Arc<Auth>) -> Self {
+        let is_mirror = reference_host(host.url.host.as_str()) != of;
         let tls = Arc::new(host.tls.clone());
         let anonymous_tls = Arc::new(Tls { identities: Vec::new(), ..host.tls.clone() });
         let inner = Inner {
@@ -50,6 +53,7 @@ impl Endpoint {
             tls,
             anonymous_tls,
             namespace: is_mirror.then(|| of.to_owned()),
+            is_server,
             auth,
             is_inward: AtomicBool::new(false),
             failed: Mutex::default(),
@@ -77,11 +81,15 @@ impl Endpoint {
 
     /// The name by which credentials are known.
     pub(super) fn login_name(&self) -> &str {
-        familiar(self.origin().host.as_str())
+        reference_host(self.origin().host.as_str())
     }
 
     pub(super) fn is_mirror(&self) -> bool {
         self.inner.namespace.is_some()
+    }
+
+    pub(super) fn is_server(&self) -> bool {
+        self.inner.is_server
     }
 
     pub(super) fn auth(&self) -> &Arc<Auth> {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::auth::{Given, Verdict};
+use super::connect::Guide;
 use super::endpoint::Endpoint;
 use super::pool::{Answer, Body, Pool, Sent, nothing};
 use super::retry::Failure;
@@ -24,9 +25,6 @@ const MAX_REFUSAL_BYTES: u64 = 16 << 10;
 /// The most characters of what the registry says that an error repeats.
 const MAX_SAID_CHARS: usize = 200;
 
-/// What is shorter is no secret, and stands in other words by chance.
-const MIN_SECRET_BYTES: usize = 8;
-
 /// How often one request is repeated with what a challenge taught: once for the way, once for a token
 /// that has expired, once for rights that it lacks.
 const MAX_CHALLENGES: u32 = 3;
@@ -38,9 +36,9 @@ pub(super) struct Ask<'a> {
     /// The registry, or its mirror. It alone is told who asks.
     pub(super) home: &'a Endpoint,
     /// The repository that it is about, if it is about one.
-    repository: Option<String>,
+    pub(super) repository: Option<String>,
     /// Another one, of which a blob is to be mounted.
-    mounts_from: Option<String>,
+    pub(super) mounts_from: Option<String>,
     /// GET, unless it is said otherwise. HEAD becomes GET where a registry does not know it.
     pub(super) method: Method,
     /// Where it goes: at home, or where a `Location` of home says.
@@ -149,9 +147,10 @@ async fn follow(pool: &Arc<Pool>, ask: &Ask<'_>) -> Result<Answer, Failure> {
     let wanted = ask.wanted();
     let mut method = ask.method.clone();
     let mut url = ask.url.clone();
+    let mut guide = home.guide(&url);
+    let mut is_home = url.is_same_origin(home.origin());
     let (mut redirects, mut challenges) = (0, 0);
     loop {
-        let is_home = url.is_same_origin(home.origin());
         let given = match is_home {
             true => auth
                 .authorize(pool, home, &wanted)
@@ -159,8 +158,8 @@ async fn follow(pool: &Arc<Pool>, ask: &Ask<'_>) -> Result<Answer, Failure> {
                 .map_err(|failure| Failure { error: at(failure.error), ..failure })?,
             false => None,
         };
-        let request = || request(ask, &method, &url, given.as_ref());
-        let answer = pool.ask(&home.route(&url), &request, home.guide(&url)).await.map_err(at)?;
+        let request = || request(ask, &method, &url, is_home, given.as_ref());
+        let answer = pool.ask(&home.route(&url), &request, guide).await.map_err(at)?;
         if is_home {
             home.answered(answer.is_inward);
         }
@@ -204,17 +203,26 @@ async fn follow(pool: &Arc<Pool>, ask: &Ask<'_>) -> Result<Answer, Failure> {
         }
         redirects += 1;
         url = url.follow(answer.head.headers.get(header::LOCATION)).map_err(at)?;
+        guide = Guide::host(answer.is_inward);
+        // Who has left does not come back as who asked: the way back is another host's choice.
+        is_home = is_home && url.is_same_origin(home.origin());
         let _ = answer.body.read(MAX_REFUSAL_BYTES).await;
     }
 }
 
-fn request(ask: &Ask<'_>, method: &Method, url: &Url, given: Option<&Given>) -> Request<Sent> {
+fn request(
+    ask: &Ask<'_>,
+    method: &Method,
+    url: &Url,
+    is_home: bool,
+    given: Option<&Given>,
+) -> Request<Sent> {
     let mut request = Request::new(ask.body.map_or_else(nothing, |body| body()));
     *request.method_mut() = method.clone();
     *request.uri_mut() = Uri::from(url.path.clone());
     let headers = request.headers_mut();
     // What the settings say to this host is said to no other.
-    if url.is_same_origin(ask.home.origin()) {
+    if is_home {
         headers.clone_from(ask.home.headers());
     }
     let host = HeaderValue::from_str(url.host.as_str()).expect("a host is a header value");
@@ -292,13 +300,13 @@ async fn refusal(
         Some(said) => format!(", {said:?}"),
         None => String::new(),
     };
-    let mut said = format!("{what}: {who} {text} ({status}{said}); {todo}");
+    let text = format!("{what}: {who} {text} ({status}{said}); {todo}");
     // Some repeat what they were told.
-    let told = given.and_then(|given| given.value.to_str().ok()?.split_once(' '));
-    if let Some((_, told)) = told.filter(|(_, told)| told.len() >= MIN_SECRET_BYTES) {
-        said = said.replace(told, "***");
-    }
-    Failure { error: Error::new(class, said), retry_after }
+    let text = match given {
+        Some(given) => given.hide(text),
+        None => text,
+    };
+    Failure { error: Error::new(class, text), retry_after }
 }
 
 /// The wait that is asked for, in seconds or until a date.

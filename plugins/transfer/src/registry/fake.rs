@@ -201,10 +201,11 @@ impl Fake {
                     match tls {
                         None => answer(stream, connection, log, cuts, reply).await,
                         // A client that does not like it closes: that is its right.
-                        Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => answer(stream, connection, log, cuts, reply).await,
-                            Err(_) => {}
-                        },
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                answer(stream, connection, log, cuts, reply).await;
+                            }
+                        }
                     }
                 });
             }

@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use capstan_schema::registry_host;
 use capstan_sdk::{Error, Result};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
@@ -89,7 +90,7 @@ pub(super) fn hosts(
             }
         },
     };
-    let own = mapped(host);
+    let own = registry_host(host);
     for found in hosts.iter_mut().filter(|found| found.url.host.as_str() == own) {
         found.tls.skips_verify |= skips_verify;
         if is_plain_http {
@@ -97,22 +98,6 @@ pub(super) fn hosts(
         }
     }
     Ok(hosts)
-}
-
-/// The one host that is reached at another name than it has in references.
-fn mapped(host: &str) -> &str {
-    match host {
-        "docker.io" => "registry-1.docker.io",
-        host => host,
-    }
-}
-
-/// The name that a host has in references.
-pub(super) fn familiar(host: &str) -> &str {
-    match host {
-        "registry-1.docker.io" => "docker.io",
-        host => host,
-    }
 }
 
 /// The directory of a host; `host_port_` is for file systems that take no colon.
@@ -257,9 +242,7 @@ impl Host {
         };
         let url = Url::parse(&text).filter(|url| url.path.query().is_none());
         let mut url = url.ok_or_else(|| wrong("it is no http[s]://host[:port][/path]".into()))?;
-        if url.host.as_str() != mapped(url.host.as_str()) {
-            url.host = mapped(url.host.as_str()).parse().expect("a host");
-        }
+        url.host = registry_host(url.host.as_str()).parse().expect("a host");
         let given = url.path.path().trim_end_matches('/');
         let prefix = match settings.override_path.unwrap_or(false) || given.ends_with("/v2") {
             true => given.to_owned(),
@@ -350,11 +333,18 @@ fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use capstan_sdk::Class;
+    use capstan_sdk::{Class, Reference};
+
+    /// The host of familiar names.
+    fn familiar() -> String {
+        Reference::parse_familiar("busybox").unwrap().host().to_owned()
+    }
 
     /// The hosts of a file, each as `url capabilities roots identities skip`.
     fn shown(text: &str) -> Vec<String> {
-        let hosts = parse(Path::new("/certs.d/a.example/hosts.toml"), text, "https://a.example");
+        let text = text.replace("FAMILIAR", &familiar());
+        let path = Path::new("/certs.d/a.example/hosts.toml");
+        let hosts = parse(path, &text, "https://a.example");
         let paths = |paths: &[PathBuf]| {
             paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",")
         };
@@ -383,28 +373,28 @@ mod tests {
     #[test]
     fn the_files_of_containerd_are_read() {
         let own = format!("https://a.example/v2 {ALL_OF_THEM} [] [] false");
-        assert_eq!(shown(""), [own.clone()]);
+        assert_eq!(shown(""), [own]);
         assert_eq!(
             shown(
-                r#"server = "https://registry-1.docker.io"    # Exclude this to not use upstream
+                r#"server = "https://registry-1.FAMILIAR"    # Exclude this to not use upstream
 
 [host."https://public-mirror.example.com"]
   capabilities = ["pull"]                  # Requires less trust, won't resolve tag to digest from this host
 [host."https://docker-mirror.internal"]
   capabilities = ["pull", "resolve"]
-  ca = "docker-mirror.crt"                 # Or absolute path /etc/containerd/certs.d/docker.io/docker-mirror.crt
+  ca = "docker-mirror.crt"                 # Or absolute path /etc/containerd/certs.d/FAMILIAR/docker-mirror.crt
 "#
             ),
             [
                 "https://public-mirror.example.com/v2 pull [] [] false",
                 "https://docker-mirror.internal/v2 pull,resolve \
                  [/certs.d/a.example/docker-mirror.crt] [] false",
-                &format!("https://registry-1.docker.io/v2 {ALL_OF_THEM} [] [] false"),
+                &format!("https://registry-1.{}/v2 {ALL_OF_THEM} [] [] false", familiar()),
             ]
         );
         assert_eq!(
             shown(
-                r#"server = "https://registry-1.docker.io"
+                r#"server = "https://registry-1.FAMILIAR"
 
 [host."http://192.168.31.250:5000"]
   capabilities = ["pull", "resolve", "push"]
@@ -414,7 +404,7 @@ mod tests {
             "http://192.168.31.250:5000/v2 pull,resolve,push [] [] true"
         );
         let many = shown(
-            r#"server = "https://registry-1.docker.io"
+            r#"server = "https://registry-1.FAMILIAR"
 
 [host."https://mirror.registry"]
   capabilities = ["pull"]
@@ -478,8 +468,8 @@ mod tests {
         let server = "https://b.example:5000/x/v2 pull [/certs.d/a.example/x.crt] [] true";
         assert_eq!(shown(text), [&*all, server]);
         assert_eq!(
-            shown("server = \"https://docker.io\"")[0].split(' ').next().unwrap(),
-            "https://registry-1.docker.io/v2"
+            shown("server = \"https://FAMILIAR\"")[0].split(' ').next().unwrap(),
+            format!("https://registry-1.{}/v2", familiar())
         );
         assert_eq!(
             shown("override_path = true")[0].split(' ').next().unwrap(),
@@ -536,7 +526,7 @@ mod tests {
             hosts.last().unwrap().url.to_string()
         };
         assert_eq!(server("a.example"), "https://a.example");
-        assert_eq!(server("docker.io"), "https://registry-1.docker.io");
+        assert_eq!(server(&familiar()), format!("https://registry-1.{}", familiar()));
         make("a.example", "https://own.example");
         make("a.example_5000_", "https://port.example");
         assert_eq!(server("a.example"), "https://own.example");

@@ -85,8 +85,12 @@ impl Registry {
         let (dir, name) = (&self.pool.config().hosts_dir, reference.host());
         let hosts = hosts(dir, name, access.is_plain_http, access.skips_verify);
         let hosts = hosts.map_err(|error| error.at(format_args!("image {reference}")))?;
-        let endpoints: Arc<[Endpoint]> =
-            hosts.into_iter().map(|host| Endpoint::new(host, name, Arc::clone(&auth))).collect();
+        let last = hosts.len() - 1;
+        let endpoints = hosts
+            .into_iter()
+            .enumerate()
+            .map(|(index, host)| Endpoint::new(host, name, index == last, Arc::clone(&auth)));
+        let endpoints = endpoints.collect();
         let (pool, reference) = (Arc::clone(&self.pool), reference.clone());
         let can_be_pushed_to = |endpoint: &&Endpoint| endpoint.can(Capability::Push);
         let pushed_to = endpoints.iter().find(can_be_pushed_to).map(Endpoint::pushed_to);
@@ -177,14 +181,14 @@ impl Repository {
                 Ok(done) => return Ok(done),
                 Err(failure) => {
                     debug!(host = %endpoint.origin(), error = %failure.error, "a host fails");
-                    failures.push((endpoint.is_mirror(), failure));
+                    failures.push((endpoint.is_server(), failure));
                 }
             }
         }
         let passes = |failure: &Failure| failure.error.class() == Class::Unavailable;
         let decisive = failures
             .iter()
-            .position(|(is_mirror, failure)| !is_mirror && !passes(failure))
+            .position(|(is_server, failure)| *is_server && !passes(failure))
             .or_else(|| failures.iter().position(|(_, failure)| passes(failure)))
             .or_else(|| failures.len().checked_sub(1));
         let Some(decisive) = decisive else { return Err(self.nobody(capability).into()) };

@@ -85,9 +85,10 @@ async fn basic_credentials_are_told_when_they_are_wanted() {
     let repository = of(&fake, &access);
     repository.resolve().await.unwrap();
     assert_eq!(read(&repository, 0).await.unwrap(), BLOB);
-    let told: Vec<bool> = fake.asked().iter().map(|a| a.header("authorization") != "").collect();
+    let told: Vec<bool> =
+        fake.asked().iter().map(|a| !a.header("authorization").is_empty()).collect();
     assert_eq!(told, [false, true, true], "only the first time without");
-    assert_eq!(*hosts.lock().unwrap(), [fake.host.clone()], "asked once");
+    assert_eq!(*hosts.lock().unwrap(), [&*fake.host], "asked once");
 }
 
 #[tokio::test]
@@ -155,7 +156,7 @@ async fn a_login_is_given_for_a_token() {
         };
         let asked: Vec<String> = tokens.asked().iter().map(line).collect();
         assert_eq!(asked, want);
-        assert_eq!(*hosts.lock().unwrap(), [fake.host.clone()]);
+        assert_eq!(*hosts.lock().unwrap(), [&*fake.host]);
     };
     let form = "POST /token  service=us&SCOPE&client_id=capstan&grant_type=password&username=me&password=CANARY";
     let query = format!("GET /token?service=us&SCOPE&account=me {} ", told());
@@ -368,7 +369,7 @@ async fn credentials_go_to_no_other_host() {
         let got = read(&of(&fake, &access), 0).await;
         assert_eq!(got.is_ok(), is_good, "{got:?}");
         assert_eq!(fake.asked().len(), 2);
-        assert_eq!(*hosts.lock().unwrap(), [fake.host.clone()]);
+        assert_eq!(*hosts.lock().unwrap(), [&*fake.host]);
         got.err()
     };
     assert_eq!(check("/open", true).await, None);
@@ -380,6 +381,28 @@ async fn credentials_go_to_no_other_host() {
     );
     assert_eq!(other.asked().len(), 2);
     assert!(other.asked().iter().all(|asked| asked.header("authorization").is_empty()));
+}
+
+#[tokio::test]
+async fn who_was_led_away_does_not_come_back_with_credentials() {
+    let back = Arc::new(Mutex::new(String::new()));
+    let location = Arc::clone(&back);
+    let other =
+        Fake::serve(move |_| Reply::new(307, "").with("Location", &location.lock().unwrap())).await;
+    let away = format!("http://{}/", other.host);
+    let fake =
+        Fake::serve(move |asked| match (asked.path.as_str(), asked.header("authorization")) {
+            ("/deleted", _) => Reply::part(asked, BLOB),
+            (_, "") => challenge("Basic realm=x"),
+            _ => Reply::new(307, "").with("Location", &away),
+        })
+        .await;
+    *back.lock().unwrap() = format!("http://{}/deleted", fake.host);
+    let (access, _) = knowing(Some(me()));
+    read(&of(&fake, &access), 0).await.unwrap();
+    let [_, asked, back] = fake.asked().try_into().unwrap();
+    assert_eq!(asked.header("authorization"), told());
+    assert_eq!(back.header("authorization"), "");
 }
 
 #[tokio::test]

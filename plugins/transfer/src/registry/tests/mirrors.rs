@@ -121,6 +121,19 @@ async fn all_that_fail_are_named() {
 }
 
 #[tokio::test]
+async fn the_word_of_another_server_is_final_too() {
+    let server = Fake::serve(|_| Reply::new(404, "")).await;
+    let mirror = Fake::serve(|_| Reply::new(503, "")).await;
+    let text = format!("server = \"http://{}\"\n[host.\"http://{}\"]", server.host, mirror.host);
+    let (_dir, config) = settings("registry.example", &text);
+    let repository = repository_with(config, "registry.example", ":1");
+    let error = repository.resolve().await.unwrap_err();
+    assert_eq!(error.class(), Class::NotFound, "{error}");
+    assert_eq!((mirror.asked().len(), server.asked().len()), (1, 1));
+    assert!(server.asked_for()[0].ends_with("?ns=registry.example"), "{:?}", server.asked_for());
+}
+
+#[tokio::test]
 async fn capabilities_are_kept_to() {
     let (mirror, registry, repository) = mirrored(good, good, "capabilities = [\"pull\"]").await;
     repository.resolve().await.unwrap();
