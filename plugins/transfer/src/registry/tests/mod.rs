@@ -1,5 +1,8 @@
 //! The client against a registry that is good, bad, or gone.
 
+mod foreign;
+mod referrers;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
