@@ -65,7 +65,7 @@ enum Compression {
 
 struct PushOptions {
   access @0 :Access;
-  platform @1 :Text;           # only this one of an index; empty = all whose content is here
+  platform @1 :Text;           # only this one of an index, whose manifest is what arrives; empty = all, which must be here
   compression @2 :Compression;
   concurrency @3 :UInt32;      # blobs sent at once; 0 = the configured default
 }
@@ -108,8 +108,9 @@ interface Transfer {
   # documents below it; empty = `reference` itself. With a digest and no tag in `reference` nothing is named. What the registry has is not sent, what it has in
   # another repository is mounted from there. Dropping the call cancels it: no name is given then.
   #
-  # NotFound: the image, or content of it. FailedPrecondition: content of a platform that is asked for is not here.
-  # PermissionDenied: the registry does not let us. Unavailable: it cannot be reached, or broke off.
+  # NotFound: the image, or content of it. FailedPrecondition: content of a platform that is asked for, or of one in the
+  # index, is not here; or the registry does not take it. PermissionDenied: the registry does not let us. Unavailable: it
+  # cannot be reached, or broke off.
 
   getObject @8 (reference :Text, access :Access) -> (object :Common.Descriptor, bytes :ArchiveDownload, error :Common.Error);
   # One document or blob as a registry has it, by tag or digest. Nothing is stored. Verified: the end of `bytes` comes
@@ -122,6 +123,10 @@ interface Transfer {
       -> (referrers :List(Referrer), error :Common.Error);
   # What a registry has that refers to an image: signatures, lists of its parts. An empty type = all. OCI
   # distribution-spec 1.1, "Listing Referrers", with its fallback tag for registries that are older. Errors as of `pull`.
+
+  checkLogin @11 (host :Text, access :Access) -> (error :Common.Error);
+  # Whether the registry `host[:port]` lets in whom `access` names. InvalidArgument: host. FailedPrecondition: it asks nobody
+  # who he is. PermissionDenied: it does not let us in. Unavailable: it cannot be reached.
 
   refetch @6 (digest :Text) -> (error :Common.Error);
   # Fetches a blob again from where it came. Nothing is done where it is whole. NotFound: nobody knows where it came from, or

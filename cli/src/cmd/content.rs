@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use crate::args::pair;
 use crate::cmd::filter::Ls;
 use crate::cmd::namespaces::cell;
+use crate::cmd::objects::{FetchObject, PushObject};
 use crate::cmd::pull::Fetch;
 use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
@@ -36,6 +37,10 @@ pub(crate) enum Content {
         #[arg(value_name = "REF")]
         reference: String,
     },
+    /// Write what a registry has, a document or a blob, to stdout; nothing is stored
+    FetchObject(FetchObject),
+    /// Send one blob or document that is here to a registry
+    PushObject(PushObject),
     /// Fetch an image with all its platforms and name it, without unpacking it
     Fetch(Fetch),
     /// Show what is known of a blob
@@ -70,6 +75,8 @@ impl Content {
         match self {
             Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Get { digest } => get(session, &service, &digest).await,
+            Self::FetchObject(fetch) => fetch.run(session).await,
+            Self::PushObject(push) => push.run(session).await,
             Self::Ingest { expected_digest, expected_size, algorithm, reference } => {
                 let mut request = service.ingest_request();
                 let mut params = request.get();

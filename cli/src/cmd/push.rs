@@ -2,7 +2,8 @@
 
 use std::io::Write as _;
 
-use capstan_client::schema::transfer_capnp::transfer;
+use capstan_client::schema::transfer_capnp::{self as wire, transfer};
+use clap::ValueEnum;
 
 use super::images::full_name;
 use super::registry::{Reach, Who};
@@ -21,12 +22,21 @@ pub(crate) struct Push {
     reach: Reach,
     #[command(flatten)]
     who: Who,
-    /// Only this os/arch[/variant] of an index [default: all whose content is here]
+    /// Only this os/arch[/variant] of an index [default: all, which must be here]
     #[arg(long)]
     platform: Option<String>,
+    /// How layers are packed: as they are here, or anew with zstd
+    #[arg(long, value_enum, default_value_t = Compression::Keep)]
+    compression: Compression,
     /// Blobs that are sent at once [default: the daemon's]
     #[arg(long)]
     concurrency: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Compression {
+    Keep,
+    Zstd,
 }
 
 impl Push {
@@ -38,8 +48,12 @@ impl Push {
         params.set_source(self.source.as_deref().map(full_name).unwrap_or_default());
         params.set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json())));
         let mut options = params.init_options();
-        self.reach.write(&self.who, options.reborrow().init_access());
+        self.reach.write(&self.who, &self.reference, options.reborrow().init_access());
         options.set_platform(self.platform.as_deref().unwrap_or_default());
+        options.set_compression(match self.compression {
+            Compression::Keep => wire::Compression::Keep,
+            Compression::Zstd => wire::Compression::Zstd,
+        });
         options.set_concurrency(self.concurrency.unwrap_or(0));
         let response = call!(session, request);
         let target = response.get()?.get_target()?;

@@ -15,6 +15,7 @@ mod outside;
 mod plugins;
 mod powercut;
 mod pull;
+mod push;
 mod python;
 mod replace;
 mod resources;

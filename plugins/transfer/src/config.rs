@@ -28,6 +28,12 @@ pub struct Config {
     pub foreign_layers: bool,
     /// Connections to one host that are used at the same time, over all pulls and pushes. Default: 8.
     pub max_connections_per_host: u32,
+    /// From how many bytes on a blob is fetched in several ranges at once, which many registries serve faster than one stream.
+    /// Default: 64 MiB.
+    pub range_threshold_bytes: u64,
+    /// How many ranges of one blob are fetched at once; each takes 8 MiB of memory, and over all blobs there are no more than
+    /// twice as many. 1 = blobs come in one stream. Default: 4.
+    pub range_connections: u32,
     /// Settings of registries: `<hosts_dir>/<host[:port]>/hosts.toml` (or `_default`) in containerd's form, with mirrors,
     /// roots (`ca`), client certificates (`client`), `skip_verify`, `override_path` and headers; or, in docker's form,
     /// `*.crt` and `*.cert` with `*.key` in that directory. They are read at each use. Default: `/etc/capstan/certs.d`.
@@ -39,6 +45,15 @@ pub struct Config {
     /// variable `NO_PROXY` of the daemon names. A dump of the settings shows it: what is secret belongs into the
     /// variables. Default: empty, which means the daemon's variables `HTTPS_PROXY` and `HTTP_PROXY`.
     pub proxy: String,
+    /// Blobs of one push that are sent at once. Default: 4 (each takes about 1 MiB of memory).
+    pub push_concurrency: u32,
+    /// The most bytes of a blob that are sent in one request; 0 = all. After a break, a registry that keeps no part of a
+    /// request gets only that request again. Default: 64 MiB (many gateways refuse more than 100 MB).
+    pub push_chunk_bytes: u64,
+    /// Whether layers that must not be passed on are pushed all the same, where they are here. Default: false.
+    pub push_foreign_layers: bool,
+    /// How much zstd tries for `push --compression zstd`: 1 to 19. Default: 3 (zstd's own).
+    pub zstd_level: i32,
 }
 
 impl Default for Config {
@@ -51,9 +66,15 @@ impl Default for Config {
             max_manifest_bytes: 4 << 20,
             foreign_layers: false,
             max_connections_per_host: 8,
+            range_threshold_bytes: 64 << 20,
+            range_connections: 4,
             hosts_dir: "/etc/capstan/certs.d".into(),
             credentials_file: "/etc/capstan/auth.json".into(),
             proxy: String::new(),
+            push_concurrency: 4,
+            push_chunk_bytes: 64 << 20,
+            push_foreign_layers: false,
+            zstd_level: 3,
         }
     }
 }
@@ -68,6 +89,8 @@ impl Config {
             max_manifest_bytes: self.max_manifest_bytes,
             follows_foreign_layers: self.foreign_layers,
             max_connections_per_host: usize::try_from(self.max_connections_per_host).unwrap_or(1),
+            range_threshold_bytes: self.range_threshold_bytes,
+            range_connections: usize::try_from(self.range_connections).unwrap_or(1),
             hosts_dir: self.hosts_dir.clone(),
             credentials_file: self.credentials_file.clone(),
             proxies: registry::Proxies::new(&self.proxy, |name| std::env::var(name).ok()),

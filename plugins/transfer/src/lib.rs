@@ -4,15 +4,19 @@
 //! and puts the image's name last. What several pulls want at the same time is done once: each blob
 //! and each chain of layers is a [`flight`] that others join.
 //!
+//! A push goes the other way: blobs, then the documents that need them, the name last.
+//!
 //! Invariant: a name appears only when everything under it is verified and on disk.
 
 mod archive;
 mod config;
+mod convert;
 mod export;
 mod fetch;
 mod flight;
 mod import;
 mod layer;
+mod login;
 mod object;
 mod plugin;
 mod pull;
@@ -21,6 +25,7 @@ mod referrers;
 mod refetch;
 mod registry;
 mod sweep;
+mod tree;
 mod unpack;
 
 pub use config::Config;

@@ -1,21 +1,91 @@
 //! Single blobs and documents of registries.
 
-use capstan_sdk::contract::Content;
-use capstan_sdk::contract::transfer::{GetObject, PutObject};
-use capstan_sdk::{Error, Link, Result};
+use std::sync::Arc;
 
-use crate::registry::Registry;
+use bytes::Bytes;
+use capstan_sdk::contract::content::Stat;
+use capstan_sdk::contract::transfer::{GetObject, PutObject};
+use capstan_sdk::{Descriptor, Error, Reference, Result};
+use tokio::sync::mpsc;
+
+use crate::push::Pusher;
+use crate::registry::{Hash, Object, Registry};
+use crate::tree::Role;
+
+/// Bytes that a reader gets at once, at most.
+const CHUNK: usize = 1 << 20;
 
 /// Gives what a registry has, without storing it.
-pub(crate) async fn get(_registry: Registry, get: GetObject) -> Result<()> {
-    Err(Error::unimplemented(format!("get {}: not built yet", get.reference)))
+pub(crate) async fn get(registry: Registry, get: GetObject) -> Result<()> {
+    let GetObject { reference, access, found, bytes } = get;
+    let work = async {
+        let repository = registry.repository(&Reference::parse(&reference)?, &access)?;
+        let object = repository.object().await?;
+        let (Object::Document(descriptor, _) | Object::Blob(descriptor)) = &object;
+        // Whoever does not want to know what it is may want its bytes all the same.
+        let _ = found.send(descriptor.clone());
+        match object {
+            Object::Document(_, document) => give(&bytes, document).await,
+            Object::Blob(blob) => {
+                let mut hash = Hash::new(blob.digest.algorithm());
+                let sink = async |piece: Bytes| {
+                    hash.update(&piece);
+                    give(&bytes, piece).await
+                };
+                repository.download(&blob, 0, sink).await?;
+                match hash.finish() {
+                    got if got == blob.digest => Ok(()),
+                    got => Err(Error::corrupt(format!(
+                        "blob {}: the registry sent {got} in place of it; do not trust it",
+                        blob.digest
+                    ))),
+                }
+            }
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = bytes.closed() => Err(gone()),
+        outcome = work => outcome,
+    };
+    outcome.map_err(|error| error.at(format_args!("get {reference}")))
 }
 
-/// Sends what is here.
-pub(crate) async fn put(
-    _content: Link<Content>,
-    _registry: Registry,
-    put: PutObject,
-) -> Result<()> {
-    Err(Error::unimplemented(format!("put {}: not built yet", put.reference)))
+fn gone() -> Error {
+    Error::aborted("nobody reads it any more")
+}
+
+async fn give(to: &mpsc::Sender<Bytes>, mut bytes: Bytes) -> Result<()> {
+    while !bytes.is_empty() {
+        let piece = bytes.split_to(bytes.len().min(CHUNK));
+        to.send(piece).await.map_err(|_| gone())?;
+    }
+    Ok(())
+}
+
+/// Sends one blob or document that is here.
+pub(crate) async fn put(pusher: Pusher, put: PutObject) -> Result<()> {
+    let reference = Reference::parse(&put.reference)?;
+    let at = |error: Error| error.at(format_args!("put {} to {reference}", put.object.digest));
+    send(&pusher, &reference, &put).await.map_err(at)
+}
+
+async fn send(pusher: &Pusher, reference: &Reference, put: &PutObject) -> Result<()> {
+    let repository = pusher.registry.repository(reference, &put.access)?;
+    let PutObject { namespace, object, .. } = put;
+    let digest = &object.digest;
+    if let Some(other) = reference.digest().filter(|other| *other != digest) {
+        return Err(Error::invalid(format!("the name says {other}; leave the digest out of it")));
+    }
+    let stat = Stat { namespace: namespace.clone(), digest: digest.clone() };
+    let size = match object.size {
+        0 => pusher.content.send(stat).await?.size,
+        size => size,
+    };
+    let object = Descriptor { size, ..object.clone() };
+    if Role::of(&object.media_type)?.is_document() {
+        let document = pusher.open(namespace, &object).await?;
+        return pusher.put(&document, &repository, reference.tag()).await;
+    }
+    pusher.send(namespace, &object, &repository, Arc::default()).await.map(drop)
 }

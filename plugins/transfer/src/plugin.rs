@@ -1,5 +1,6 @@
 //! The plugin.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix::{
@@ -8,8 +9,8 @@ use actix::{
 use capstan_sdk::contract::images::{Image, Presence};
 use capstan_sdk::contract::leases::TakeHold;
 use capstan_sdk::contract::transfer::{
-    Apply, Diff, Export, GetObject, Import, Imported, ListReferrers, Pull, Push, PutObject,
-    Referrer, Refetch, Stored, TransferAddr, Unpack,
+    Apply, CheckLogin, Diff, Export, GetObject, Import, Imported, ListReferrers, Pull, Push,
+    PutObject, Referrer, Refetch, Stored, TransferAddr, Unpack,
 };
 use capstan_sdk::contract::{Content, Differ, Images, Leases, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{
@@ -17,16 +18,17 @@ use capstan_sdk::{
     export_plugin, rpc,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::Config;
 use crate::export::Exporter;
 use crate::fetch::Fetcher;
 use crate::import::Importer;
 use crate::layer::Layers;
+use crate::login;
 use crate::object;
 use crate::pull::Puller;
-use crate::push::Pusher;
+use crate::push::{Pusher, Uploads};
 use crate::referrers;
 use crate::refetch;
 use crate::registry::Registry;
@@ -42,6 +44,8 @@ pub struct LocalTransfer {
     puller: Puller,
     /// Each call takes another one, of which the idle connections and what it knows of credentials end with the call.
     registry: Registry,
+    uploads: Uploads,
+    referring: Rc<Mutex<()>>,
     leftovers: Vec<Leftover>,
     /// Whether it is about to end.
     is_ending: watch::Sender<bool>,
@@ -87,7 +91,19 @@ impl Plugin for LocalTransfer {
         let is_ending = watch::Sender::new(false);
         let leases = context.link::<Leases>()?;
         let registry = Registry::new(config.registry());
-        Ok(Self { context, config, content, leases, puller, registry, leftovers, is_ending })
+        let (uploads, referring) = (Uploads::default(), Rc::default());
+        Ok(Self {
+            context,
+            config,
+            content,
+            leases,
+            puller,
+            registry,
+            uploads,
+            referring,
+            leftovers,
+            is_ending,
+        })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -124,6 +140,17 @@ impl LocalTransfer {
         let snapshotter = self.context.link_named::<Snapshotter>(name)?;
         let id = snapshotter.id()?.to_string();
         Ok(Target { namespace: namespace.clone(), snapshotter, id })
+    }
+
+    fn pusher(&self) -> Pusher {
+        Pusher {
+            images: self.puller.images.clone(),
+            content: self.content.clone(),
+            registry: self.registry.another(),
+            config: self.config.clone(),
+            uploads: self.uploads.clone(),
+            referring: Rc::clone(&self.referring),
+        }
     }
 
     fn layers(&self) -> Layers {
@@ -164,9 +191,9 @@ impl Handler<End> for LocalTransfer {
     type Result = ResponseFuture<()>;
     fn handle(&mut self, _: End, _: &mut Cell<Self>) -> Self::Result {
         self.is_ending.send_replace(true);
-        let puller = self.puller.clone();
+        let (puller, uploads) = (self.puller.clone(), self.uploads.clone());
         Box::pin(async move {
-            while !puller.is_idle() {
+            while !puller.is_idle() || !uploads.is_idle() {
                 tokio::time::sleep(LOOK).await;
             }
         })
@@ -262,12 +289,7 @@ impl Handler<Refetch> for LocalTransfer {
 impl Handler<Push> for LocalTransfer {
     type Result = ResponseFuture<Result<Descriptor>>;
     fn handle(&mut self, push: Push, _: &mut Cell<Self>) -> Self::Result {
-        let pusher = Pusher {
-            images: self.puller.images.clone(),
-            content: self.content.clone(),
-            registry: self.registry.another(),
-            max_document_bytes: self.config.max_manifest_bytes,
-        };
+        let pusher = self.pusher();
         let held = (push.namespace.clone(), format!("push {}", push.reference));
         self.held(held, pusher.push(push))
     }
@@ -284,9 +306,8 @@ impl Handler<GetObject> for LocalTransfer {
 impl Handler<PutObject> for LocalTransfer {
     type Result = ResponseFuture<Result<()>>;
     fn handle(&mut self, put: PutObject, _: &mut Cell<Self>) -> Self::Result {
-        let registry = self.registry.another();
         let held = (put.namespace.clone(), format!("put {}", put.reference));
-        self.held(held, object::put(self.content.clone(), registry, put))
+        self.held(held, object::put(self.pusher(), put))
     }
 }
 
@@ -295,5 +316,13 @@ impl Handler<ListReferrers> for LocalTransfer {
     fn handle(&mut self, list: ListReferrers, _: &mut Cell<Self>) -> Self::Result {
         let registry = self.registry.another();
         Box::pin(referrers::list(registry, list))
+    }
+}
+
+impl Handler<CheckLogin> for LocalTransfer {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, check: CheckLogin, _: &mut Cell<Self>) -> Self::Result {
+        let registry = self.registry.another();
+        Box::pin(login::check(registry, check))
     }
 }

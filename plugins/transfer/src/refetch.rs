@@ -18,7 +18,7 @@ use crate::registry::{Hash, Registry, Repository};
 const MAX_SOURCES: usize = 8;
 
 /// Whether a label names a source.
-fn is_source(key: &str) -> bool {
+pub(crate) fn is_source(key: &str) -> bool {
     key.strip_prefix(LABEL_SOURCE).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 

@@ -114,6 +114,11 @@ impl Auth {
         }
     }
 
+    /// Whether anybody wanted to know.
+    pub(super) fn was_asked(&self) -> bool {
+        !self.logins.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// What a request that wants `wanted` says to its host; `None`: nothing yet.
     ///
     /// # Errors
@@ -186,6 +191,10 @@ impl Auth {
                 let more = more.collect::<Vec<_>>().join(": ");
                 let more = if more.is_empty() { more } else { format!(", by its word {more:?},") };
                 return Ok(match login {
+                    Some(login) if given.way == Way::Basic => Verdict::Denied(
+                        format!("does not accept the credentials of {}", who(&login)),
+                        log_in,
+                    ),
                     None => Verdict::Denied(
                         format!("wants credentials{more} or does not have it"),
                         format!("{log_in}, and check the name"),

@@ -1,4 +1,4 @@
-//! The bytes of a blob, from an offset to its end.
+//! The bytes of a blob, from an offset to its end or to that of a range.
 
 use bytes::{Buf as _, Bytes};
 use capstan_sdk::{Error, Result};
@@ -36,15 +36,7 @@ impl BlobStream {
         let Answer { head, body, .. } = answer;
         let is_part = head.status == StatusCode::PARTIAL_CONTENT;
         if is_part {
-            let want = format!("bytes {offset}-{}/", size - 1);
-            let got = content_range(&head.headers);
-            let total = got.strip_prefix(&want);
-            if total != Some("*") && total != Some(&size.to_string()) {
-                let shown: String = got.chars().take(100).collect();
-                return Err(Error::corrupt(format!(
-                    "{what}: the registry sent the range {shown:?}, not \"{want}{size}\""
-                )));
-            }
+            check_range(&what, &head.headers, offset, size, size)?;
         }
         let skip = if is_part { 0 } else { offset };
         let want = size - offset + skip;
@@ -53,6 +45,28 @@ impl BlobStream {
                 "{what}: the registry sends {got} bytes where {want} are to come; push it again"
             ))),
             _ => Ok(Self { what, body: Some(body), skip, offset, size }),
+        }
+    }
+
+    /// The stream of a range that ends at `end`, from an answer with status 206.
+    ///
+    /// # Errors
+    /// As [`BlobStream::new`].
+    pub(super) fn range(
+        what: String,
+        answer: Answer,
+        offset: u64,
+        end: u64,
+        size: u64,
+    ) -> Result<Self> {
+        let Answer { head, body, .. } = answer;
+        check_range(&what, &head.headers, offset, end, size)?;
+        match body.size() {
+            Some(got) if got != end - offset => Err(Error::corrupt(format!(
+                "{what}: the registry sends {got} bytes of the range {offset}-{}",
+                end - 1
+            ))),
+            _ => Ok(Self { what, body: Some(body), skip: 0, offset, size: end }),
         }
     }
 
@@ -100,6 +114,20 @@ impl BlobStream {
             return Ok(Some(chunk));
         }
     }
+}
+
+/// Whether an answer is the range that was asked for.
+fn check_range(what: &str, headers: &HeaderMap, offset: u64, end: u64, size: u64) -> Result<()> {
+    let want = format!("bytes {offset}-{}/", end - 1);
+    let got = content_range(headers);
+    let total = got.strip_prefix(&want);
+    if total == Some("*") || total == Some(&size.to_string()) {
+        return Ok(());
+    }
+    let shown: String = got.chars().take(100).collect();
+    Err(Error::corrupt(format!(
+        "{what}: the registry sent the range {shown:?}, not \"{want}{size}\""
+    )))
 }
 
 fn content_range(headers: &HeaderMap) -> &str {

@@ -45,6 +45,18 @@ pub(crate) struct Config {
     ///
     /// Default: 8.
     pub(crate) max_connections_per_host: usize,
+    /// From how many bytes on a blob is fetched in several ranges at once.
+    ///
+    /// Default: 64 MiB.
+    pub(crate) range_threshold_bytes: u64,
+    /// How many ranges of one blob are fetched at once; 1 = blobs come in one stream.
+    ///
+    /// Default: 4.
+    pub(crate) range_connections: usize,
+    /// How long a range is.
+    ///
+    /// Default: 8 MiB.
+    pub(crate) range_bytes: u64,
     /// Where the settings of hosts are, a directory for each.
     ///
     /// Default: `/etc/capstan/certs.d`; it may be missing.
@@ -71,6 +83,9 @@ impl Default for Config {
             max_redirects: 5,
             follows_foreign_layers: false,
             max_connections_per_host: 8,
+            range_threshold_bytes: 64 << 20,
+            range_connections: 4,
+            range_bytes: 8 << 20,
             hosts_dir: "/etc/capstan/certs.d".into(),
             credentials_file: "/etc/capstan/auth.json".into(),
             proxies: Proxies::default(),

@@ -24,6 +24,9 @@ const MAX_REFUSAL_BYTES: u64 = 16 << 10;
 /// The most characters of what the registry says that an error repeats.
 const MAX_SAID_CHARS: usize = 200;
 
+/// What is shorter is no secret, and stands in other words by chance.
+const MIN_SECRET_BYTES: usize = 8;
+
 /// How often one request is repeated with what a challenge taught: once for the way, once for a token
 /// that has expired, once for rights that it lacks.
 const MAX_CHALLENGES: u32 = 3;
@@ -42,6 +45,8 @@ pub(super) struct Ask<'a> {
     pub(super) accept: &'static str,
     /// From which byte on; `None` for what has no parts.
     pub(super) offset: Option<u64>,
+    /// Up to before which byte; `None` = to the end.
+    pub(super) end: Option<u64>,
     /// More headers, such as the media type of what is sent.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// Makes the body of each attempt.
@@ -60,6 +65,7 @@ impl<'a> Ask<'a> {
             url: home.url(path),
             accept: "",
             offset: None,
+            end: None,
             headers: Vec::new(),
             body: None,
             good: &[StatusCode::OK],
@@ -208,8 +214,13 @@ fn request(ask: &Ask<'_>, method: &Method, url: &Url, given: Option<&Given>) -> 
     if !ask.accept.is_empty() {
         headers.insert(header::ACCEPT, HeaderValue::from_static(ask.accept));
     }
-    if let Some(offset) = ask.offset.filter(|offset| *offset > 0) {
-        let range = HeaderValue::from_str(&format!("bytes={offset}-"));
+    let range = match (ask.offset, ask.end) {
+        (Some(offset), Some(end)) => Some(format!("bytes={offset}-{}", end - 1)),
+        (Some(offset @ 1..), None) => Some(format!("bytes={offset}-")),
+        _ => None,
+    };
+    if let Some(range) = range {
+        let range = HeaderValue::from_str(&range);
         headers.insert(header::RANGE, range.expect("digits are a header value"));
     }
     for (name, value) in &ask.headers {
@@ -217,6 +228,10 @@ fn request(ask: &Ask<'_>, method: &Method, url: &Url, given: Option<&Given>) -> 
     }
     if let Some(given) = given {
         headers.insert(header::AUTHORIZATION, given.value.clone());
+    }
+    if ask.body.is_none() && !ask.is_safe() {
+        // Some registries want to be told that nothing comes.
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     request
 }
@@ -266,7 +281,7 @@ async fn refusal(
     let mut said = format!("{what}: {who} {text} ({status}{said}); {todo}");
     // Some repeat what they were told.
     let told = given.and_then(|given| given.value.to_str().ok()?.split_once(' '));
-    if let Some((_, told)) = told.filter(|(_, told)| !told.is_empty()) {
+    if let Some((_, told)) = told.filter(|(_, told)| told.len() >= MIN_SECRET_BYTES) {
         said = said.replace(told, "***");
     }
     Failure { error: Error::new(class, said), retry_after }

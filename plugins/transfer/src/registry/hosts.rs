@@ -346,3 +346,235 @@ fn duration(text: &str) -> Option<Duration> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capstan_sdk::Class;
+
+    /// The hosts of a file, each as `url capabilities roots identities skip`.
+    fn shown(text: &str) -> Vec<String> {
+        let hosts = parse(Path::new("/certs.d/a.example/hosts.toml"), text, "https://a.example");
+        let paths = |paths: &[PathBuf]| {
+            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",")
+        };
+        let one = |host: Host| {
+            let capabilities: Vec<_> = host.capabilities.iter().map(|one| one.name()).collect();
+            let Tls { roots, identities, skips_verify } = &host.tls;
+            let identities: Vec<_> = identities
+                .iter()
+                .map(|(certificate, key)| paths(&[certificate.clone(), key.clone()]))
+                .collect();
+            format!(
+                "{}{} {} [{}] [{}] {skips_verify}",
+                host.url,
+                host.url.path,
+                capabilities.join(","),
+                paths(roots),
+                identities.join(" "),
+            )
+        };
+        hosts.unwrap().into_iter().map(one).collect()
+    }
+
+    const ALL_OF_THEM: &str = "pull,resolve,push,referrers";
+
+    /// What the documents of containerd show, to the letter but for the hosts.
+    #[test]
+    fn the_files_of_containerd_are_read() {
+        let own = format!("https://a.example/v2 {ALL_OF_THEM} [] [] false");
+        assert_eq!(shown(""), [own.clone()]);
+        assert_eq!(
+            shown(
+                r#"server = "https://registry-1.docker.io"    # Exclude this to not use upstream
+
+[host."https://public-mirror.example.com"]
+  capabilities = ["pull"]                  # Requires less trust, won't resolve tag to digest from this host
+[host."https://docker-mirror.internal"]
+  capabilities = ["pull", "resolve"]
+  ca = "docker-mirror.crt"                 # Or absolute path /etc/containerd/certs.d/docker.io/docker-mirror.crt
+"#
+            ),
+            [
+                "https://public-mirror.example.com/v2 pull [] [] false",
+                "https://docker-mirror.internal/v2 pull,resolve \
+                 [/certs.d/a.example/docker-mirror.crt] [] false",
+                &format!("https://registry-1.docker.io/v2 {ALL_OF_THEM} [] [] false"),
+            ]
+        );
+        assert_eq!(
+            shown(
+                r#"server = "https://registry-1.docker.io"
+
+[host."http://192.168.31.250:5000"]
+  capabilities = ["pull", "resolve", "push"]
+  skip_verify = true
+"#
+            )[0],
+            "http://192.168.31.250:5000/v2 pull,resolve,push [] [] true"
+        );
+        let many = shown(
+            r#"server = "https://registry-1.docker.io"
+
+[host."https://mirror.registry"]
+  capabilities = ["pull"]
+  ca = "/etc/certs/mirror.pem"
+  skip_verify = false
+  [host."https://mirror.registry".header]
+    x-custom-2 = ["value1", "value2"]
+
+[host."https://mirror-bak.registry/us"]
+  capabilities = ["pull"]
+  skip_verify = true
+
+[host."http://mirror.registry"]
+  capabilities = ["pull"]
+
+[host."https://test-1.registry"]
+  capabilities = ["pull", "resolve", "push"]
+  ca = ["/etc/certs/test-1-ca.pem", "/etc/certs/special.pem"]
+  client = [["/etc/certs/client.cert", "/etc/certs/client.key"],["/etc/certs/client.pem", ""]]
+
+[host."https://test-2.registry"]
+  client = "/etc/certs/client.pem"
+
+[host."https://test-3.registry"]
+  client = ["/etc/certs/client-1.pem", "/etc/certs/client-2.pem"]
+
+[host."https://non-compliant-mirror.registry/v2/upstream"]
+  capabilities = ["pull"]
+  override_path = true
+"#,
+        );
+        assert_eq!(
+            many[..7],
+            [
+                "https://mirror.registry/v2 pull [/etc/certs/mirror.pem] [] false",
+                "https://mirror-bak.registry/us/v2 pull [] [] true",
+                "http://mirror.registry/v2 pull [] [] false",
+                "https://test-1.registry/v2 pull,resolve,push \
+                 [/etc/certs/test-1-ca.pem,/etc/certs/special.pem] \
+                 [/etc/certs/client.cert,/etc/certs/client.key /etc/certs/client.pem,/etc/certs/client.pem] \
+                 false",
+                &format!(
+                    "https://test-2.registry/v2 {ALL_OF_THEM} [] \
+                     [/etc/certs/client.pem,/etc/certs/client.pem] false"
+                ),
+                &format!(
+                    "https://test-3.registry/v2 {ALL_OF_THEM} [] \
+                     [/etc/certs/client-1.pem,/etc/certs/client-1.pem \
+                     /etc/certs/client-2.pem,/etc/certs/client-2.pem] false"
+                ),
+                "https://non-compliant-mirror.registry/v2/upstream pull [] [] false",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_stands_outside_of_hosts_is_of_the_server() {
+        let text = "server = \"b.example:5000/x/v2/\"\ncapabilities = [\"pull\"]\n\
+                    ca = \"x.crt\"\nskip_verify = true\n[host.\"c.example\"]";
+        let all = format!("https://c.example/v2 {ALL_OF_THEM} [] [] false");
+        let server = "https://b.example:5000/x/v2 pull [/certs.d/a.example/x.crt] [] true";
+        assert_eq!(shown(text), [&*all, server]);
+        assert_eq!(
+            shown("server = \"https://docker.io\"")[0].split(' ').next().unwrap(),
+            "https://registry-1.docker.io/v2"
+        );
+        assert_eq!(
+            shown("override_path = true")[0].split(' ').next().unwrap(),
+            "https://a.example/"
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let check = |text: &str, want: &str| {
+            let path = Path::new("/certs.d/a.example/hosts.toml");
+            let error = parse(path, text, "https://a.example").unwrap_err();
+            assert_eq!(error.class(), Class::FailedPrecondition, "{text}");
+            assert!(error.message().starts_with("/certs.d/a.example/hosts.toml: "), "{error}");
+            assert!(error.message().contains(want), "{error}");
+            assert!(!error.message().contains("CANARY"), "{error}");
+        };
+        check("\nserver = 1", "line 2: invalid type");
+        check("mirror = \"x\"", "line 1: unknown field `mirror`");
+        check(
+            "[host.\"https://b.example\"]\nskip_verfy = true",
+            "line 2: unknown field `skip_verfy`",
+        );
+        check("[host.\"ftp://b.example\"]", "host \"ftp://b.example\": it is no http[s]://");
+        check("[host.\"https://me:you@b.example\"]", "it is no http[s]://");
+        check("[host.\"https://b.example/?x\"]", "it is no http[s]://");
+        check(
+            "[host.b]\ncapabilities = [\"pul\"]",
+            "\"pul\" is none of pull, resolve, push, referrers",
+        );
+        check("[host.b]\nca = 1", "expected a path, or a list of paths");
+        check("[host.b]\nclient = [[\"a\", \"b\", \"c\"]]", "a pair is [certificate, key]");
+        check("[host.b]\nclient = [[]]", "a pair is [certificate, key]");
+        check("[host.b]\ndial_timeout = \"soon\"", "dial_timeout: \"soon\"");
+        check("[host.b.header]\n\"a b\" = \"CANARY\"", "\"a b\" is no name of one");
+        check(
+            "[host.b.header]\nAuthorization = \"CANARY\\n\"",
+            "header Authorization: its value is none",
+        );
+        check("[host.b.header]\nAuthorization = [[\"CANARY\"]]", "expected the value of a header");
+        check("[host.b.header]\nAuthorization = \"CANARY", "line 2: ");
+    }
+
+    #[test]
+    fn a_directory_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let make = |name: &str, server: &str| {
+            fs::create_dir(dir.join(name)).unwrap();
+            fs::write(dir.join(name).join("hosts.toml"), format!("server = \"{server}\"")).unwrap();
+        };
+        let server = |host: &str| {
+            let hosts = hosts(dir, host, false, false).unwrap();
+            hosts.last().unwrap().url.to_string()
+        };
+        assert_eq!(server("a.example"), "https://a.example");
+        assert_eq!(server("docker.io"), "https://registry-1.docker.io");
+        make("a.example", "https://own.example");
+        make("a.example_5000_", "https://port.example");
+        assert_eq!(server("a.example"), "https://own.example");
+        assert_eq!(server("a.example:5000"), "https://port.example");
+        assert_eq!(server("b.example"), "https://b.example");
+        make("_default", "https://default.example");
+        assert_eq!(server("a.example"), "https://own.example");
+        assert_eq!(server("b.example"), "https://default.example");
+        make("a.example:5000", "https://colon.example");
+        assert_eq!(server("a.example:5000"), "https://colon.example");
+    }
+
+    #[test]
+    fn what_the_user_asks_for_is_of_the_registry_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.example");
+        fs::create_dir(&path).unwrap();
+        let text = "[host.\"https://mirror.example\"]\n[host.\"https://a.example\"]";
+        fs::write(path.join("hosts.toml"), text).unwrap();
+        let hosts = hosts(dir.path(), "a.example", true, true).unwrap();
+        let shown: Vec<_> =
+            hosts.iter().map(|host| format!("{} {}", host.url, host.tls.skips_verify)).collect();
+        assert_eq!(
+            shown,
+            ["https://mirror.example false", "http://a.example true", "http://a.example true"]
+        );
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(duration("10s"), Some(Duration::from_secs(10)));
+        assert_eq!(duration("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(duration("1h"), Some(Duration::from_secs(3600)));
+        let none =
+            ["", "s", "10", "1.5s", "-1s", "10 s", "99999999999999999999h", "9999999999999999999h"];
+        for text in none {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+}

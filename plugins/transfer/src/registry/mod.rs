@@ -2,7 +2,7 @@
 //!
 //! It never parses a manifest, never stores anything, and never decides what to fetch. A
 //! [`Registry`] makes a [`Repository`] from a reference; that one resolves the reference, gets
-//! manifests (small, verified here), and streams blobs (verified by whoever stores them). Below:
+//! manifests (small, verified here), and streams blobs (verified by whoever stores them); it takes both, too. Below:
 //! `exchange` follows redirects and turns answers into errors, `auth` says who asks, `hosts` knows the
 //! settings of hosts and their mirrors, `pool` keeps connections, `connect` makes them (through a
 //! `proxy`, with `tls`), `retry` decides what is tried again.
@@ -20,6 +20,7 @@ mod challenge;
 mod config;
 mod connect;
 mod credentials;
+mod document;
 mod download;
 mod endpoint;
 mod exchange;
@@ -27,6 +28,7 @@ mod exchange;
 mod fake;
 mod foreign;
 mod hosts;
+mod login;
 mod pool;
 mod proxy;
 mod referrers;
@@ -35,9 +37,14 @@ mod retry;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod upload;
+#[cfg(test)]
+mod upload_tests;
 mod url;
 
 pub(crate) use blob::BlobStream;
 pub(crate) use config::Config;
+pub(crate) use document::{Object, Subject};
 pub(crate) use proxy::Proxies;
 pub(crate) use repository::{Hash, Registry, Repository, Resolved, hash};
+pub(crate) use upload::{Pushed, Source};

@@ -84,16 +84,22 @@ impl hyper::body::Body for Counted {
     }
 }
 
-/// Limits how many connections to each host are used at once, over all that goes on.
+/// Limits how many connections to each host are used at once, and how many ranges are in memory, over all that goes on.
 #[derive(Debug)]
 pub(super) struct Limits {
     per_host: usize,
     hosts: Mutex<HashMap<String, Weak<Semaphore>>>,
+    /// One permit for each range that may be in memory.
+    pub(super) ranges: Semaphore,
 }
 
 impl Limits {
     pub(super) fn new(config: &Config) -> Self {
-        Self { per_host: config.max_connections_per_host.max(1), hosts: Mutex::default() }
+        Self {
+            per_host: config.max_connections_per_host.max(1),
+            hosts: Mutex::default(),
+            ranges: Semaphore::new(config.range_connections.max(1) * 2),
+        }
     }
 
     async fn take(&self, url: &Url) -> OwnedSemaphorePermit {

@@ -45,6 +45,8 @@ pub(crate) struct Repository {
     pub(super) pool: Arc<Pool>,
     /// Who is asked, and in which order: the registry itself comes last.
     endpoints: Arc<[Endpoint]>,
+    /// Who is pushed to.
+    pushed_to: Option<Endpoint>,
     pub(super) reference: Reference,
     access: Access,
     /// Where a blob may be that the registry must not pass on.
@@ -86,8 +88,10 @@ impl Registry {
         let endpoints: Arc<[Endpoint]> =
             hosts.into_iter().map(|host| Endpoint::new(host, name, Arc::clone(&auth))).collect();
         let (pool, reference) = (Arc::clone(&self.pool), reference.clone());
+        let can_be_pushed_to = |endpoint: &&Endpoint| endpoint.can(Capability::Push);
+        let pushed_to = endpoints.iter().find(can_be_pushed_to).map(Endpoint::pushed_to);
         let (access, elsewhere) = (access.clone(), Arc::default());
-        Ok(Repository { pool, endpoints, reference, access, elsewhere })
+        Ok(Repository { pool, endpoints, pushed_to, reference, access, elsewhere })
     }
 }
 
@@ -151,11 +155,7 @@ impl Repository {
     pub(super) fn endpoints(&self, capability: Capability) -> Vec<Endpoint> {
         let can = self.endpoints.iter().filter(|endpoint| endpoint.can(capability));
         let (late, soon): (Vec<_>, Vec<_>) = can.cloned().partition(Endpoint::is_shunned);
-        let all = soon.into_iter().chain(late);
-        match capability {
-            Capability::Push => all.map(|endpoint| endpoint.pushed_to()).collect(),
-            Capability::Pull | Capability::Resolve | Capability::Referrers => all.collect(),
-        }
+        soon.into_iter().chain(late).collect()
     }
 
     /// Asks one after the other until somebody has it.
@@ -187,21 +187,36 @@ impl Repository {
             .position(|(is_mirror, failure)| !is_mirror && !passes(failure))
             .or_else(|| failures.iter().position(|(_, failure)| passes(failure)))
             .or_else(|| failures.len().checked_sub(1));
-        let Some(decisive) = decisive else {
-            let (host, dir) = (self.reference.host(), &self.config().hosts_dir);
-            return Err(Failure::from(Error::precondition(format!(
-                "image {}: no host may be asked to {}; correct the capabilities in {}",
-                self.reference,
-                capability.name(),
-                dir.join(host).join("hosts.toml").display()
-            ))));
-        };
+        let Some(decisive) = decisive else { return Err(self.nobody(capability).into()) };
         let (_, failure) = failures.swap_remove(decisive);
         let mut text = failure.error.message().to_owned();
         for (_, other) in &failures {
             text.push_str(&format!("; and {}", other.error.message()));
         }
         Err(Failure { error: Error::new(failure.error.class(), text), ..failure })
+    }
+
+    /// The registry itself.
+    pub(super) fn home(&self) -> &Endpoint {
+        self.endpoints.last().expect("there is a host for every reference")
+    }
+
+    fn nobody(&self, capability: Capability) -> Error {
+        let (host, dir) = (self.reference.host(), &self.config().hosts_dir);
+        Error::precondition(format!(
+            "image {}: no host may be asked to {}; correct the capabilities in {}",
+            self.reference,
+            capability.name(),
+            dir.join(host).join("hosts.toml").display()
+        ))
+    }
+
+    /// Who is pushed to: one host, since what one has the others lack.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`: the settings of the host let nobody be pushed to.
+    pub(super) fn pushed_to(&self) -> Result<&Endpoint> {
+        self.pushed_to.as_ref().ok_or_else(|| self.nobody(Capability::Push))
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -290,7 +305,7 @@ impl Repository {
     }
 }
 
-fn verify(what: &str, bytes: &[u8], want: &Digest) -> Result<()> {
+pub(super) fn verify(what: &str, bytes: &[u8], want: &Digest) -> Result<()> {
     let got = hash(want.algorithm(), bytes);
     match got == *want {
         true => Ok(()),

@@ -1,7 +1,12 @@
 //! The client against a registry that is good, bad, or gone.
 
+mod auth;
 mod foreign;
+mod mirrors;
+mod proxies;
+mod ranges;
 mod referrers;
+mod tls;
 
 use std::time::{Duration, Instant};
 
@@ -43,8 +48,12 @@ fn stalling() -> Config {
 }
 
 fn repository_with(config: Config, host: &str, suffix: &str) -> Repository {
+    repository_by(config, host, suffix, &http())
+}
+
+fn repository_by(config: Config, host: &str, suffix: &str, access: &Access) -> Repository {
     let reference = Reference::parse(&format!("{host}/a/app{suffix}")).unwrap();
-    Registry::new(config).repository(&reference, &http()).unwrap()
+    Registry::new(config).repository(&reference, access).unwrap()
 }
 
 fn repository(fake: &Fake) -> Repository {

@@ -1,0 +1,492 @@
+//! Pushes to Debian's registry: images, indexes and artifacts that others can pull, nothing sent twice, and no name for
+//! what is not complete.
+
+mod tap;
+
+use std::process::Command;
+
+use capstan_integration::{DockerRegistry, FakeRegistry, Host, Image, Layer, digest, find, noise};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::archive::{digest_of, succeed};
+use tap::{Tap, Trouble};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+
+/// An empty registry.
+struct Empty {
+    registry: DockerRegistry,
+    _storage: TempDir,
+}
+
+impl Empty {
+    fn new() -> Self {
+        let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
+        Self { registry: DockerRegistry::serve(storage.path()), _storage: storage }
+    }
+
+    fn address(&self) -> String {
+        self.registry.address()
+    }
+
+    /// The manifest behind a name, as skopeo sees it.
+    fn raw(&self, name: &str) -> Vec<u8> {
+        let image = format!("docker://{}/{name}", self.address());
+        succeed("skopeo", &["inspect", "--raw", "--tls-verify=false", &image])
+    }
+
+    fn tags(&self, repository: &str) -> Vec<String> {
+        let image = format!("docker://{}/{repository}", self.address());
+        let output = Command::new(find("skopeo"))
+            .args(["list-tags", "--tls-verify=false", &image])
+            .output()
+            .unwrap();
+        if !output.status.success() {
+            return Vec::new();
+        }
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let tags = list["Tags"].as_array().unwrap();
+        tags.iter().map(|tag| tag.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// skopeo copies all that is behind a name, and verifies it.
+    fn copy(&self, name: &str, to: &Host) {
+        let image = format!("docker://{}/{name}", self.address());
+        let layout = format!("oci:{}:copy", to.path("copy").display());
+        succeed("skopeo", &["copy", "-q", "--all", "--src-tls-verify=false", &image, &layout]);
+    }
+}
+
+/// An image of two layers, the upper of which is as large as it says.
+fn image(seed: u32, bytes: usize) -> Image {
+    Image::new(vec![Layer::new().busybox(), Layer::new().file("noise", 0o644, &noise(bytes, seed))])
+}
+
+fn pull(host: &Host, reference: &str) {
+    host.ok(&["images", "pull", "--plain-http", reference]);
+}
+
+fn push(host: &Host, to: &str, from: &str) -> String {
+    host.ok(&["images", "push", "--plain-http", to, from])
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap()
+}
+
+fn descriptor(media_type: &str, blob: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": digest(blob), "size": blob.len() })
+}
+
+/// An archive of blobs whose last one is the image of a name.
+fn layout(blobs: &[Vec<u8>], media_type: &str, name: &str) -> Vec<u8> {
+    let mut target = descriptor(media_type, blobs.last().unwrap());
+    target["annotations"] = json!({ "io.containerd.image.name": name });
+    let index = bytes(&json!({ "schemaVersion": 2, "manifests": [target] }));
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes).unwrap();
+    };
+    add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    add("index.json", &index);
+    for blob in blobs {
+        add(&format!("blobs/sha256/{}", digest(blob).trim_start_matches("sha256:")), blob);
+    }
+    tar.into_inner().unwrap()
+}
+
+fn import(host: &Host, archive: &[u8]) {
+    let output = host.capstan_with_input(&["images", "import", "--no-unpack", "-"], archive);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+}
+
+#[test]
+fn what_is_pushed_is_what_was_pulled() {
+    let (from, to) = (DockerRegistry::with(&["busybox"]), Empty::new());
+    let tap = Tap::before(&to.address());
+    let host = Host::new();
+    let source = from.reference("busybox");
+    pull(&host, &source);
+    let want = digest_of(&host, &source);
+    let name = format!("{}/some/app:1", tap.address());
+    let line = push(&host, &name, &source);
+    assert_eq!(line, format!("{name}  {want}\n"));
+    assert_eq!(digest(&to.raw("some/app:1")), want);
+    to.copy("some/app:1", &host);
+    let asked = tap.take_asked();
+    let last = asked.last().unwrap();
+    assert_eq!(last, "PUT /v2/some/app/manifests/1", "the name is the last: {asked:?}");
+    assert_eq!(asked.iter().filter(|line| line.starts_with("POST ")).count(), 2, "{asked:?}");
+
+    // Nothing is sent twice but the name.
+    push(&host, &name, &source);
+    let asked = tap.take_asked();
+    assert!(asked.iter().all(|line| line.starts_with("HEAD ") || line == last), "{asked:?}");
+    // A name more for what is there (defect D68 of the old daemon).
+    push(&host, &format!("{}/some/app:two", tap.address()), &source);
+    let mut tags = to.tags("some/app");
+    tags.sort();
+    assert_eq!(tags, ["1", "two"]);
+
+    let other = Host::new();
+    let name = format!("{}/some/app:two", to.address());
+    assert_eq!(other.ok(&["run", "--rm", "--plain-http", &name, "echo", "fine"]), "fine\n");
+    assert_eq!(digest_of(&other, &name), want);
+    other.assert_no_container();
+}
+
+#[test]
+fn what_another_repository_has_is_mounted() {
+    let (from, to) = (FakeRegistry::start(), Empty::new());
+    let tap = Tap::before(&to.address());
+    let host = Host::new();
+    let source = from.offer("app", &image(1, 2_000_000));
+    pull(&host, &source);
+    let at = |name: &str| format!("{}/{name}:1", tap.address());
+    push(&host, &at("one"), &source);
+    assert!(tap.take_sent() > 2_000_000);
+    tap.take_asked();
+    let output =
+        host.capstan(&["--format", "json", "images", "push", "--plain-http", &at("two"), &source]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stdout.contains("\"mounted\""), "{}", output.stdout);
+    let asked = tap.take_asked();
+    let posts: Vec<&String> = asked.iter().filter(|line| line.starts_with("POST ")).collect();
+    assert_eq!(posts.len(), 3, "{asked:?}");
+    assert!(posts.iter().all(|line| line.contains("?mount=sha256:")), "{asked:?}");
+    assert_eq!(asked.iter().filter(|line| line.starts_with("PUT ")).count(), 1, "{asked:?}");
+    assert!(tap.take_sent() < 20_000);
+    to.copy("two:1", &host);
+}
+
+#[test]
+fn an_index_goes_with_all_that_it_names() {
+    let to = Empty::new();
+    let host = Host::new();
+    let (one, two) = (image(1, 100), image(2, 100));
+    let mut blobs: Vec<Vec<u8>> = Vec::new();
+    let mut entries = Vec::new();
+    for (image, architecture) in [(&one, "amd64"), (&two, "arm64")] {
+        blobs.extend(image.blobs.values().cloned());
+        let mut entry = descriptor(MANIFEST, &image.blobs[&image.manifest]);
+        entry["platform"] = json!({ "os": "linux", "architecture": architecture });
+        entries.push(entry);
+    }
+    let inner = bytes(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }));
+    let nested = json!([descriptor(INDEX, &inner)]);
+    let outer = bytes(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": nested }));
+    blobs.extend([inner.clone(), outer.clone()]);
+    import(&host, &layout(&blobs, INDEX, "h.example/outer:1"));
+    import(&host, &layout(&blobs[..blobs.len() - 1], INDEX, "h.example/app:1"));
+
+    let at = |name: &str| format!("{}/{name}", to.address());
+    push(&host, &at("outer:1"), "h.example/outer:1");
+    assert_eq!(to.raw("outer:1"), outer);
+    push(&host, &at("app:1"), "h.example/app:1");
+    assert_eq!(to.raw("app:1"), inner);
+    to.copy("app:1", &host);
+    let other = Host::new();
+    let args = ["images", "pull", "--plain-http", "--no-unpack", "--platform", "linux/arm64"];
+    other.ok(&[&args[..], &[at("app:1").as_str()]].concat());
+    assert_eq!(digest_of(&other, &at("app:1")), digest(&inner));
+
+    // One platform of it, and one document of it.
+    let platform = ["images", "push", "--plain-http", "--platform"];
+    host.ok(&[&platform[..], &["linux/arm64", &at("arm:1"), "h.example/outer:1"]].concat());
+    assert_eq!(digest(&to.raw("arm:1")), two.manifest);
+    let below = format!("h.example/outer:1@{}", one.manifest);
+    push(&host, &at("below:1"), &below);
+    assert_eq!(digest(&to.raw("below:1")), one.manifest);
+    let layer = format!("h.example/outer:1@{}", one.layers[0]);
+    let refuse = |code: i32, class: &str, args: &[&str], parts: &[&str]| {
+        host.fails(&[&["images", "push", "--plain-http"], args].concat(), code, class, parts);
+    };
+    refuse(5, "InvalidArgument", &[&at("x:1"), &layer], &["push-object"]);
+    let none = format!("h.example/outer:1@{}", digest(b"none"));
+    refuse(3, "NotFound", &[&at("x:1"), &none], &["has no manifest"]);
+    let s390x = ["--platform", "linux/s390x", &at("x:1"), "h.example/app:1"];
+    refuse(3, "NotFound", &s390x, &["linux/s390x", "linux/amd64, linux/arm64"]);
+
+    // What is not here whole does not go without saying what to do.
+    host.ok(&["content", "rm", &two.layers[1]]);
+    refuse(
+        6,
+        "FailedPrecondition",
+        &[&at("x:1"), "h.example/app:1"],
+        &["1 of its manifests", "linux/arm64", &two.layers[1], "--platform"],
+    );
+    let arm = ["--platform", "linux/arm64", &at("x:1"), "h.example/app:1"];
+    refuse(6, "FailedPrecondition", &arm, &["linux/arm64", &two.layers[1]]);
+    host.ok(&["content", "rm", &two.manifest]);
+    refuse(6, "FailedPrecondition", &arm, &["linux/arm64", &two.manifest]);
+    host.ok(&[&platform[..], &["linux/amd64", &at("amd:1"), "h.example/app:1"]].concat());
+    assert_eq!(digest(&to.raw("amd:1")), one.manifest);
+    assert_eq!(to.tags("x"), Vec::<String>::new());
+}
+
+#[test]
+fn artifacts_go_as_they_are() {
+    let to = Empty::new();
+    let host = Host::new();
+    let at = |name: &str| format!("{}/{name}", to.address());
+    let (empty, text) = (b"{}".to_vec(), b"a text of no image".to_vec());
+    let subject = image(3, 100);
+    let manifest = bytes(&json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": "application/vnd.example.text",
+        "config": descriptor(EMPTY, &empty),
+        "layers": [descriptor("text/plain", &text)],
+        "subject": descriptor(MANIFEST, &subject.blobs[&subject.manifest]),
+        "annotations": { "a": "b" },
+    }));
+    let entries = json!([descriptor(MANIFEST, &manifest)]);
+    let index = bytes(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }));
+    let blobs = [empty.clone(), text.clone(), manifest.clone(), index.clone()];
+    import(&host, &layout(&blobs, INDEX, "h.example/text:1"));
+    push(&host, &at("text:1"), &format!("h.example/text:1@{}", digest(&manifest)));
+    assert_eq!(to.raw("text:1"), manifest);
+
+    // Debian's registry knows nothing of subjects: the list of what refers to it is kept under a tag.
+    let list = format!("text:sha256-{}", subject.manifest.trim_start_matches("sha256:"));
+    let entry = |digest: &str, size: usize| {
+        json!({
+            "mediaType": MANIFEST, "digest": digest, "size": size,
+            "artifactType": "application/vnd.example.text", "annotations": { "a": "b" },
+        })
+    };
+    let referrers =
+        || serde_json::from_slice::<Value>(&to.raw(&list)).unwrap()["manifests"].clone();
+    assert_eq!(referrers(), json!([entry(&digest(&manifest), manifest.len())]));
+
+    // One by one, and back again.
+    let object = |name: &str, blob: &[u8], media_type: &str| {
+        host.capstan_with_input(&["content", "ingest", "it"], blob);
+        let digest = digest(blob);
+        let line = host.ok(&["content", "push-object", "--plain-http", name, &digest, media_type]);
+        assert_eq!(line, format!("Pushed {digest} {media_type}\n"));
+    };
+    let other = bytes(&json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": "application/vnd.example.text",
+        "config": descriptor(EMPTY, &empty),
+        "layers": [],
+        "subject": descriptor(MANIFEST, &subject.blobs[&subject.manifest]),
+        "annotations": { "a": "b" },
+    }));
+    object(&at("text:2"), &other, MANIFEST);
+    let both = [entry(&digest(&manifest), manifest.len()), entry(&digest(&other), other.len())];
+    assert_eq!(referrers(), json!(both));
+    object(&at("other:1"), &text, "text/plain");
+    let fetch = |name: &str| {
+        let args = ["content", "fetch-object", "--plain-http", "-q", name];
+        let output = host.command(&args).output().unwrap();
+        assert_eq!((output.status.success(), output.stderr), (true, Vec::new()));
+        output.stdout
+    };
+    assert_eq!(fetch(&at("text:2")), other);
+    assert_eq!(fetch(&at(&format!("text@{}", digest(&manifest)))), manifest);
+    assert_eq!(fetch(&at(&format!("other@{}", digest(&text)))), text);
+    let output = host.capstan(&["content", "fetch-object", "--plain-http", &at("text:2")]);
+    assert_eq!(output.stderr, format!("{} {MANIFEST} {}\n", digest(&other), other.len()));
+    let large = noise(5_000_000, 9);
+    object(&at("other:1"), &large, "application/octet-stream");
+    assert!(fetch(&at(&format!("other@{}", digest(&large)))) == large);
+
+    let none = at(&format!("other@{}", digest(b"none")));
+    host.fails(&["content", "fetch-object", "--plain-http", &none], 3, "NotFound", &["other@"]);
+    let push = ["content", "push-object", "--plain-http"];
+    let refuse = |code: i32, class: &str, args: &[&str]| {
+        host.fails(&[&push[..], args].concat(), code, class, &[]);
+    };
+    refuse(3, "NotFound", &[&at("x:1"), &digest(b"none"), "text/plain"]);
+    refuse(5, "InvalidArgument", &[&at("x:1"), "sha256:none", "text/plain"]);
+    refuse(5, "InvalidArgument", &[&none, &digest(&text), "text/plain"]);
+    refuse(10, "Corrupt", &[&at("x:1"), &digest(&text), MANIFEST]);
+    let config = bytes(&json!({ "config": 1 }));
+    object(&at("x:1"), &config, CONFIG);
+    assert_eq!(to.tags("x"), Vec::<String>::new(), "a blob gets no name");
+}
+
+#[test]
+fn a_push_outlives_breaks() {
+    let (from, to) = (FakeRegistry::start(), Empty::new());
+    let tap = Tap::before(&to.address());
+    let host = Host::with_config("[plugins.\"transfer.local\"]\npush_chunk_bytes = 1000000\n");
+    let image = image(4, 3_000_000);
+    let source = from.offer("app", &image);
+    pull(&host, &source);
+    tap.trouble(&[Trouble::Cut(300_000), Trouble::Cut(1_500_000), Trouble::Cut(600_000)]);
+    push(&host, &format!("{}/app:1", tap.address()), &source);
+    assert_eq!(tap.hits(), 3);
+    assert_eq!(digest(&to.raw("app:1")), image.manifest);
+    to.copy("app:1", &host);
+}
+
+#[test]
+fn a_push_that_is_cancelled_names_nothing() {
+    let (from, to) = (FakeRegistry::start(), Empty::new());
+    let tap = Tap::before(&to.address());
+    let host = Host::new();
+    let image = image(5, 6_000_000);
+    let source = from.offer("app", &image);
+    pull(&host, &source);
+    tap.trouble(&[Trouble::Hold(3_000_000)]);
+    let name = format!("{}/app:1", tap.address());
+    let mut push =
+        host.command(&["images", "push", "--plain-http", &name, &source]).spawn().unwrap();
+    host.until("the upload stands still", || tap.hits() == 1);
+    push.kill().unwrap();
+    push.wait().unwrap();
+    host.until("the daemon has given it up", || tap.is_released());
+    assert_eq!(to.tags("app"), Vec::<String>::new());
+    tap.trouble(&[]);
+    self::push(&host, &name, &source);
+    assert_eq!(to.tags("app"), ["1"]);
+    to.copy("app:1", &host);
+}
+
+/// Two at once send each blob once.
+#[test]
+fn two_pushes_are_one() {
+    let (from, to) = (FakeRegistry::start(), Empty::new());
+    let tap = Tap::before(&to.address());
+    let host = Host::new();
+    let source = from.offer("app", &image(6, 8_000_000));
+    pull(&host, &source);
+    std::thread::scope(|scope| {
+        for tag in ["1", "2", "3"] {
+            let name = format!("{}/app:{tag}", tap.address());
+            let (host, source) = (&host, &source);
+            scope.spawn(move || push(host, &name, source));
+        }
+    });
+    let sent = tap.take_sent();
+    assert!(sent < 10_000_000, "{sent}");
+    let mut tags = to.tags("app");
+    tags.sort();
+    assert_eq!(tags, ["1", "2", "3"]);
+}
+
+#[test]
+fn layers_are_packed_anew_with_zstd() {
+    let (from, to) = (FakeRegistry::start(), Empty::new());
+    let tap = Tap::before(&to.address());
+    let host = Host::new();
+    let image = image(7, 100_000);
+    let source = from.offer("app", &image);
+    pull(&host, &source);
+    let zstd = |name: &str, source: &str| {
+        let name = format!("{}/{name}", tap.address());
+        host.ok(&["images", "push", "--plain-http", "--compression", "zstd", &name, source])
+    };
+    zstd("app:1", &source);
+    let manifest: Value = serde_json::from_slice(&to.raw("app:1")).unwrap();
+    let layers = manifest["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    for layer in layers {
+        assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
+    }
+    assert_eq!(manifest["config"]["mediaType"], CONFIG);
+    let sum = |host: &Host, name: &str| {
+        host.ok(&["run", "--rm", "--plain-http", "--net", "host", name, "sha256sum", "/noise"])
+    };
+    let other = Host::new();
+    assert_eq!(sum(&other, &format!("{}/app:1", to.address())), sum(&host, &source));
+    // The image here stays as it is.
+    assert_eq!(digest_of(&host, &source), image.manifest);
+    push(&host, &format!("{}/same:1", to.address()), &source);
+    assert_eq!(digest(&to.raw("same:1")), image.manifest);
+
+    // Again: nothing is packed, nothing is sent, the same comes out.
+    tap.take_sent();
+    let args = ["--format", "json", "images", "push", "--plain-http", "--compression", "zstd"];
+    let name = format!("{}/app:2", tap.address());
+    let output = host.capstan(&[&args[..], &[&name, &source]].concat());
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(!output.stdout.contains("\"converting\""), "{}", output.stdout);
+    assert_eq!(to.raw("app:2"), to.raw("app:1"));
+    assert!(tap.take_sent() < 10_000);
+
+    // Through an index, from Docker's types, with one layer that is not compressed.
+    let plain = Layer::new().file("plain", 0o644, b"plain").into_tar();
+    let config = bytes(&json!({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": { "type": "layers", "diff_ids": [digest(&plain)] },
+    }));
+    let docker = "application/vnd.docker";
+    let manifest = bytes(&json!({
+        "schemaVersion": 2,
+        "mediaType": format!("{docker}.distribution.manifest.v2+json"),
+        "config": descriptor(&format!("{docker}.container.image.v1+json"), &config),
+        "layers": [descriptor(&format!("{docker}.image.rootfs.diff.tar"), &plain)],
+    }));
+    let list = format!("{docker}.distribution.manifest.list.v2+json");
+    let mut entry = descriptor(&format!("{docker}.distribution.manifest.v2+json"), &manifest);
+    entry["platform"] = json!({ "os": "linux", "architecture": "amd64" });
+    let index = bytes(&json!({ "schemaVersion": 2, "mediaType": list, "manifests": [entry] }));
+    import(&host, &layout(&[plain, config, manifest, index], &list, "h.example/docker:1"));
+    zstd("docker:1", "h.example/docker:1");
+    let index: Value = serde_json::from_slice(&to.raw("docker:1")).unwrap();
+    assert_eq!(index["mediaType"], INDEX);
+    assert_eq!(index["manifests"][0]["mediaType"], MANIFEST);
+    assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
+    to.copy("docker:1", &host);
+
+    // What is no image has nothing to be packed.
+    let (empty, text) = (b"{}".to_vec(), b"text".to_vec());
+    let artifact = bytes(&json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": descriptor(EMPTY, &empty), "layers": [descriptor("text/plain", &text)],
+    }));
+    let entries = json!([descriptor(MANIFEST, &artifact)]);
+    let index = bytes(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }));
+    import(&host, &layout(&[empty, text, artifact, index], INDEX, "h.example/text:1"));
+    let name = format!("{}/text:1", to.address());
+    let args =
+        ["images", "push", "--plain-http", "--compression", "zstd", &name, "h.example/text:1"];
+    host.fails(&args, 5, "InvalidArgument", &["--compression"]);
+}
+
+#[test]
+fn bad_pushes_have_their_classes() {
+    let (from, to) = (FakeRegistry::start(), Empty::new());
+    let host = Host::new();
+    let image = image(8, 100);
+    let source = from.offer("app", &image);
+    pull(&host, &source);
+    let at = |name: &str| format!("{}/{name}", to.address());
+    let refuse = |code: i32, class: &str, args: &[&str], parts: &[&str]| {
+        host.fails(&[&["images", "push", "--plain-http"], args].concat(), code, class, parts);
+    };
+    refuse(3, "NotFound", &[&at("app:1"), "h.example/none:1"], &["h.example/none:1"]);
+    refuse(3, "NotFound", &[&at("app:1")], &[&at("app:1")]);
+    refuse(5, "InvalidArgument", &[&at("APP:1"), &source], &["APP"]);
+    refuse(5, "InvalidArgument", &["http://x/app", &source], &["scheme"]);
+    let other = at(&format!("app@{}", digest(b"other")));
+    refuse(5, "InvalidArgument", &[&other, &source], &["leave the digest out"]);
+    refuse(7, "Unavailable", &["127.0.0.1:1/app:1", &source], &["127.0.0.1:1"]);
+    let args = ["--platform", "linux/s390x", &at("app:1"), &source];
+    refuse(3, "NotFound", &args, &["linux/s390x"]);
+    refuse(5, "InvalidArgument", &["--platform", "x", &at("app:1"), &source], &[]);
+    let lzma = &["--compression", "lzma", &at("app:1"), &source];
+    let output = host.capstan(&[&["images", "push", "--plain-http"], &lzma[..]].concat());
+    assert_eq!(output.code, 2, "{}", output.stderr);
+    // With its digest and without a tag it is stored, and has no name.
+    let by_digest = at(&format!("app@{}", image.manifest));
+    push(&host, &by_digest, &source);
+    assert_eq!(to.tags("app"), Vec::<String>::new());
+    assert_eq!(digest(&to.raw(&format!("app@{}", image.manifest))), image.manifest);
+
+    host.ok(&["content", "rm", &image.layers[1]]);
+    refuse(3, "NotFound", &[&at("app:1"), &source], &[&image.layers[1]]);
+    assert_eq!(to.tags("app"), Vec::<String>::new());
+}
