@@ -78,7 +78,9 @@ impl Repository {
         let mut offset = start;
         let mut opened = None;
         let left = descriptor.size.saturating_sub(start);
-        if left >= self.config().range_threshold_bytes && self.config().range_connections > 1 {
+        // What may have to be had elsewhere comes in one piece.
+        let has_ranges = self.config().range_connections > 1 && self.elsewhere.is_empty();
+        if left >= self.config().range_threshold_bytes && has_ranges {
             match self.download_ranges(descriptor, start, &mut sink).await? {
                 None => return Ok(()),
                 Some(stream) => opened = Some(stream),

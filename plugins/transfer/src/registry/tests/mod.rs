@@ -1,9 +1,11 @@
 //! The client against a registry that is good, bad, or gone.
 
 mod auth;
+mod foreign;
 mod mirrors;
 mod proxies;
 mod ranges;
+mod referrers;
 mod tls;
 
 use std::time::{Duration, Instant};
