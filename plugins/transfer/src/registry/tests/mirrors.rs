@@ -176,7 +176,7 @@ async fn a_mirror_is_told_who_asks_by_its_own_name() {
     let answering = async {
         let question = questions.recv().await.unwrap();
         assert_eq!(question.host, mirror.host);
-        question.answer.send(None).unwrap();
+        question.answer.send(Ok(None)).unwrap();
     };
     let (resolved, ()) = tokio::join!(repository.resolve(), answering);
     resolved.unwrap();

@@ -1,6 +1,7 @@
 //! The client against a registry that is good, bad, or gone.
 
 mod auth;
+mod login;
 mod mirrors;
 mod proxies;
 mod ranges;
