@@ -1,5 +1,6 @@
-//! Debian's docker-registry on a free port of the loopback.
+//! Debian's docker-registry on a free port of the loopback, as open or as closed as a test wants it.
 
+use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -7,7 +8,90 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{find, fixtures};
+use crate::certificates::{Authority, Identity};
+use crate::token_server::{ISSUER, SERVICE};
+use crate::{TokenServer, find, fixtures};
+
+/// Who may use a registry that wants to know who it is.
+pub const USER: &str = "tester";
+
+/// The password. A canary too: it is to be seen nowhere.
+pub const PASSWORD: &str = "canary-password-7d3a";
+
+/// The password as bcrypt has it, by which the registry knows it.
+const PASSWORD_HASH: &str = "$2y$05$tlhlQ47wuPXdY2usisblbOW6Rx.W3blNU6/iLpZZngYG8I4AU2d5e";
+
+/// What a registry asks of its clients; nothing at first.
+#[derive(Debug, Default)]
+pub struct Guard<'a> {
+    authority: Option<&'a Authority>,
+    wants_client: bool,
+    has_password: bool,
+    tokens: Option<&'a TokenServer>,
+}
+
+impl<'a> Guard<'a> {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// To come by https, and to trust this root.
+    #[must_use]
+    pub fn https(self, authority: &'a Authority) -> Self {
+        Self { authority: Some(authority), ..self }
+    }
+
+    /// To show a certificate of that root, too.
+    #[must_use]
+    pub fn client_certificate(self) -> Self {
+        Self { wants_client: true, ..self }
+    }
+
+    /// The password of [`USER`].
+    #[must_use]
+    pub fn password(self) -> Self {
+        Self { has_password: true, ..self }
+    }
+
+    /// A token of this server.
+    #[must_use]
+    pub fn tokens(self, server: &'a TokenServer) -> Self {
+        Self { tokens: Some(server), ..self }
+    }
+
+    /// Its part of the registry's configuration.
+    fn write(&self, dir: &Path, server: Option<&Identity>) -> String {
+        let mut text = String::new();
+        if let (Some(authority), Some(server)) = (self.authority, server) {
+            text.push_str(&format!(
+                "  tls:\n    certificate: {}\n    key: {}\n",
+                server.certificate.display(),
+                server.key.display()
+            ));
+            if self.wants_client {
+                text.push_str(&format!("    clientcas: [{}]\n", authority.root().display()));
+            }
+        }
+        if self.has_password {
+            let file = dir.join("htpasswd");
+            fs::write(&file, format!("{USER}:{PASSWORD_HASH}\n")).expect("write a password");
+            text.push_str(&format!(
+                "auth:\n  htpasswd:\n    realm: tests\n    path: {}\n",
+                file.display()
+            ));
+        }
+        if let Some(tokens) = self.tokens {
+            text.push_str(&format!(
+                "auth:\n  token:\n    realm: {}\n    service: {SERVICE}\n    issuer: {ISSUER}\n    \
+                 rootcertbundle: {}\n",
+                tokens.realm(),
+                tokens.signer().display()
+            ));
+        }
+        text
+    }
+}
 
 /// A running one; it ends when it is dropped.
 #[derive(Debug)]
@@ -23,18 +107,26 @@ impl DockerRegistry {
         Self::serve(&fixtures::storage(images))
     }
 
-    /// With a storage directory.
+    /// With a storage directory, for everybody.
     pub fn serve(storage: &Path) -> Self {
+        Self::guarded(storage, &Guard::new())
+    }
+
+    /// With a storage directory, for those who may.
+    pub fn guarded(storage: &Path, guard: &Guard<'_>) -> Self {
         let dir = tempfile::Builder::new().prefix("registry-").tempdir().expect("make a directory");
+        let server = guard.authority.map(|root| root.server(&["127.0.0.1", "localhost"]));
+        let guard = guard.write(dir.path(), server.as_ref());
         for _ in 0..20 {
             let port = free_port();
             let config = dir.path().join("config.yml");
             let text = format!(
                 "version: 0.1\nlog: {{ level: error, accesslog: {{ disabled: true }} }}\n\
-                 storage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+                 storage:\n  filesystem:\n    rootdirectory: {}\n  delete: {{ enabled: true }}\n\
+                 http:\n  addr: 127.0.0.1:{port}\n{guard}",
                 storage.display()
             );
-            std::fs::write(&config, text).expect("write the registry's configuration");
+            fs::write(&config, text).expect("write the registry's configuration");
             let mut process = Command::new(find("docker-registry"))
                 .arg("serve")
                 .arg(&config)

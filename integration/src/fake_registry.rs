@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Image;
-use crate::image::MANIFEST;
+use crate::image::media_type_of;
 
 /// What goes wrong with a blob.
 #[derive(Clone, Debug)]
@@ -190,11 +190,11 @@ type Found = (&'static str, String, Vec<u8>, Option<Fault>);
 fn look_up(path: &str, shelf: &Mutex<Shelf>) -> Option<Found> {
     let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
     let path = path.strip_prefix("/v2/")?;
-    let (name, media_type, key) = match path.split_once("/manifests/") {
-        Some((name, key)) => (name, MANIFEST, key),
+    let (name, is_document, key) = match path.split_once("/manifests/") {
+        Some((name, key)) => (name, true, key),
         None => {
             let (name, key) = path.split_once("/blobs/")?;
-            (name, "application/octet-stream", key)
+            (name, false, key)
         }
     };
     let image = match shelf.images.get(&(name.to_owned(), key.to_owned())) {
@@ -205,6 +205,7 @@ fn look_up(path: &str, shelf: &Mutex<Shelf>) -> Option<Found> {
     };
     let digest = if key.contains(':') { key.to_owned() } else { image.manifest.clone() };
     let blob = image.blobs[&digest].clone();
+    let media_type = if is_document { media_type_of(&blob) } else { "application/octet-stream" };
     let fault = shelf.faults.get(&digest).cloned();
     shelf.asked.push(digest.clone());
     Some((media_type, digest, blob, fault))

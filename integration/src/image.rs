@@ -8,6 +8,8 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::http::ask;
+
 /// The digest of bytes, as it is written.
 pub fn digest(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
@@ -110,51 +112,138 @@ impl Layer {
     }
 }
 
-/// An image: blobs by digest, and the digest of the manifest.
+/// An image, an index of some, or an artifact: blobs by digest, and the digest of the document that stands for it.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Digest to bytes: manifest, configuration and layers.
+    /// Digest to bytes: documents, configuration and layers.
     pub blobs: BTreeMap<String, Vec<u8>>,
-    /// Which of them is the manifest.
+    /// Which of them is the manifest, or the index.
     pub manifest: String,
-    /// The layers' digests, from the bottom.
+    /// The layers' digests, from the bottom; of an artifact its blobs'.
     pub layers: Vec<String>,
 }
+
+/// The media types of an image.
+struct Kinds {
+    manifest: &'static str,
+    config: &'static str,
+    layer: &'static str,
+}
+
+const OCI: Kinds = Kinds {
+    manifest: MANIFEST,
+    config: "application/vnd.oci.image.config.v1+json",
+    layer: "application/vnd.oci.image.layer.v1.tar+gzip",
+};
+
+const DOCKER: Kinds = Kinds {
+    manifest: "application/vnd.docker.distribution.manifest.v2+json",
+    config: "application/vnd.docker.container.image.v1+json",
+    layer: "application/vnd.docker.image.rootfs.diff.tar.gzip",
+};
 
 impl Image {
     /// An image of layers that are gzipped.
     pub fn new(layers: Vec<Layer>) -> Self {
+        Self::of_layers(layers, architecture(), &OCI)
+    }
+
+    /// The same, of another architecture: its files are what they are.
+    pub fn of_architecture(layers: Vec<Layer>, architecture: &str) -> Self {
+        Self::of_layers(layers, architecture, &OCI)
+    }
+
+    /// The same as docker writes it (schema 2).
+    pub fn docker(layers: Vec<Layer>) -> Self {
+        Self::of_layers(layers, architecture(), &DOCKER)
+    }
+
+    fn of_layers(layers: Vec<Layer>, architecture: &str, kinds: &Kinds) -> Self {
         let tars: Vec<Vec<u8>> = layers.into_iter().map(Layer::into_tar).collect();
         let diff_ids: Vec<String> = tars.iter().map(|tar| digest(tar)).collect();
-        Self::of_blobs(tars.iter().map(|tar| gzip(tar)).collect(), &diff_ids)
+        let blobs = tars.iter().map(|tar| gzip(tar)).collect();
+        Self::of_kinds(blobs, &diff_ids, architecture, kinds)
     }
 
     /// An image of layer blobs as they are, which need not be what they seem.
     pub fn of_blobs(layers: Vec<Vec<u8>>, diff_ids: &[String]) -> Self {
+        Self::of_kinds(layers, diff_ids, architecture(), &OCI)
+    }
+
+    fn of_kinds(
+        layers: Vec<Vec<u8>>,
+        diff_ids: &[String],
+        architecture: &str,
+        kinds: &Kinds,
+    ) -> Self {
         let config = json!({
-            "architecture": architecture(),
+            "architecture": architecture,
             "os": "linux",
             "config": { "Cmd": ["/bin/sh"], "Env": ["PATH=/bin"] },
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
-        let mut image =
-            Self { blobs: BTreeMap::new(), manifest: String::new(), layers: Vec::new() };
-        let mut descriptors = Vec::new();
-        for layer in layers {
-            let descriptor = image.put("application/vnd.oci.image.layer.v1.tar+gzip", layer);
-            image.layers.push(descriptor["digest"].as_str().expect("just made").to_owned());
-            descriptors.push(descriptor);
-        }
-        let config = image.put("application/vnd.oci.image.config.v1+json", bytes(&config));
-        let manifest = bytes(&json!({
+        let mut image = Self::empty();
+        let descriptors = image.put_layers(kinds.layer, layers);
+        let config = image.put(kinds.config, bytes(&config));
+        image.name(&json!({
             "schemaVersion": 2,
-            "mediaType": MANIFEST,
+            "mediaType": kinds.manifest,
             "config": config,
             "layers": descriptors,
         }));
-        image.manifest = digest(&manifest);
-        image.blobs.insert(image.manifest.clone(), manifest);
         image
+    }
+
+    /// An index of images, each with its architecture. The layers are those of the first.
+    pub fn index(images: &[(&str, &Self)]) -> Self {
+        let mut index = Self::empty();
+        let mut manifests = Vec::new();
+        for (architecture, image) in images {
+            index.blobs.extend(image.blobs.clone());
+            let manifest = image.blobs[&image.manifest].clone();
+            let mut descriptor = index.put(image.media_type(), manifest);
+            descriptor["platform"] = json!({ "os": "linux", "architecture": architecture });
+            manifests.push(descriptor);
+        }
+        index.layers = images.first().map(|(_, image)| image.layers.clone()).unwrap_or_default();
+        index.name(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }));
+        index
+    }
+
+    /// Something that is no image, of this type, and perhaps about one.
+    pub fn artifact(artifact_type: &str, blobs: Vec<Vec<u8>>, subject: Option<&Self>) -> Self {
+        let mut artifact = Self::empty();
+        let descriptors = artifact.put_layers("application/octet-stream", blobs);
+        let config = artifact.put("application/vnd.oci.empty.v1+json", b"{}".to_vec());
+        let mut manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": artifact_type,
+            "config": config,
+            "layers": descriptors,
+        });
+        if let Some(subject) = subject {
+            manifest["subject"] = json!({
+                "mediaType": subject.media_type(),
+                "digest": subject.manifest,
+                "size": subject.blobs[&subject.manifest].len(),
+            });
+        }
+        artifact.name(&manifest);
+        artifact
+    }
+
+    fn empty() -> Self {
+        Self { blobs: BTreeMap::new(), manifest: String::new(), layers: Vec::new() }
+    }
+
+    fn put_layers(&mut self, media_type: &str, blobs: Vec<Vec<u8>>) -> Vec<Value> {
+        let mut descriptors = Vec::new();
+        for blob in blobs {
+            self.layers.push(digest(&blob));
+            descriptors.push(self.put(media_type, blob));
+        }
+        descriptors
     }
 
     fn put(&mut self, media_type: &str, blob: Vec<u8>) -> Value {
@@ -163,17 +252,84 @@ impl Image {
         self.blobs.insert(digest, blob);
         descriptor
     }
+
+    /// Adds the document that stands for all of it.
+    fn name(&mut self, document: &Value) {
+        let document = bytes(document);
+        self.manifest = digest(&document);
+        self.blobs.insert(self.manifest.clone(), document);
+    }
+
+    /// What its document says that it is.
+    pub fn media_type(&self) -> &'static str {
+        media_type_of(&self.blobs[&self.manifest])
+    }
+
+    /// The digest of its configuration.
+    pub fn config(&self) -> String {
+        let document = self.document(&self.manifest);
+        document["config"]["digest"].as_str().expect("it is no index").to_owned()
+    }
+
+    fn document(&self, digest: &str) -> Value {
+        serde_json::from_slice(&self.blobs[digest]).expect("we made it")
+    }
+
+    /// Puts it into a registry that is open to everybody by plain http, by hand.
+    pub fn push_to(&self, address: &str, name: &str, tag: &str) {
+        self.push_document(address, name, &self.manifest, tag);
+    }
+
+    fn push_document(&self, address: &str, name: &str, digest: &str, tag: &str) {
+        let document = self.document(digest);
+        let listed = |key: &str| document[key].as_array().cloned().unwrap_or_default();
+        let name_of = |descriptor: &Value| descriptor["digest"].as_str().map(str::to_owned);
+        for child in listed("manifests").iter().filter_map(name_of) {
+            self.push_document(address, name, &child, &child);
+        }
+        let config = document.get("config").cloned();
+        for blob in listed("layers").iter().chain(&config).filter_map(name_of) {
+            push_blob(address, name, &blob, &self.blobs[&blob]);
+        }
+        let path = format!("/v2/{name}/manifests/{tag}");
+        let kind = media_type_of(&self.blobs[digest]);
+        let answer = ask(address, "PUT", &path, &[("Content-Type", kind)], &self.blobs[digest]);
+        assert_eq!(answer.status(), 201, "{path}: {}", String::from_utf8_lossy(&answer.body));
+    }
 }
 
+fn push_blob(address: &str, name: &str, digest: &str, blob: &[u8]) {
+    let answer = ask(address, "POST", &format!("/v2/{name}/blobs/uploads/"), &[], b"");
+    assert_eq!(answer.status(), 202, "begin an upload");
+    let location = answer.header("location").expect("it says where to");
+    let path = location.split_once(address).map_or(location, |(_, path)| path);
+    let separator = if path.contains('?') { '&' } else { '?' };
+    let path = format!("{path}{separator}digest={digest}");
+    let answer = ask(address, "PUT", &path, &[("Content-Type", "application/octet-stream")], blob);
+    assert_eq!(answer.status(), 201, "{path}: {}", String::from_utf8_lossy(&answer.body));
+}
+
+/// What a document says that it is.
+pub(crate) fn media_type_of(document: &[u8]) -> &'static str {
+    let document: Value = serde_json::from_slice(document).unwrap_or_default();
+    let said = document["mediaType"].as_str().unwrap_or_default();
+    let known = [INDEX, DOCKER.manifest, DOCKER_LIST];
+    known.into_iter().find(|known| *known == said).unwrap_or(MANIFEST)
+}
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
 /// The media type of an OCI manifest.
-pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 fn bytes(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).expect("a value is JSON")
 }
 
-/// As the image specification names it.
-fn architecture() -> &'static str {
+/// This machine's, as the image specification names it.
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

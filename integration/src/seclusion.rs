@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::disk::succeed;
 use crate::find;
 
 /// Set inside.
@@ -15,6 +16,26 @@ const INSIDE: &str = "CAPSTAN_TEST_IS_SECLUDED";
 /// # Panics
 /// The body did.
 pub fn secluded(name: &str, body: impl FnOnce()) {
+    inside(name, &[], body);
+}
+
+/// The same, with a network of its own: the loopback, which also has these addresses. To whomever talks to them, they
+/// are elsewhere.
+///
+/// # Panics
+/// The body did.
+pub fn secluded_from_networks(name: &str, addresses: &[&str], body: impl FnOnce()) {
+    inside(name, &["--net"], || {
+        let ip = |args: &[&str]| succeed(Command::new(find("busybox")).arg("ip").args(args));
+        ip(&["link", "set", "lo", "up"]);
+        for address in addresses {
+            ip(&["addr", "add", &format!("{address}/32"), "dev", "lo"]);
+        }
+        body();
+    });
+}
+
+fn inside(name: &str, more: &[&str], body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         body();
         return;
@@ -22,6 +43,7 @@ pub fn secluded(name: &str, body: impl FnOnce()) {
     // The shell is the first process there, and takes in those that lose their parents.
     let status = Command::new(find("unshare"))
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(more)
         .args(["sh", "-c", "\"$0\" \"$@\"; exit $?"])
         .arg(std::env::current_exe().expect("find our own program"))
         .args(["--exact", name, "--nocapture"])

@@ -46,6 +46,10 @@ pub fn write_labels(labels: &Labels, mut list: capnp::struct_list::Builder<'_, l
     }
 }
 
+/// What can stand alone for a Linux on it.
+const KNOWN_ARCHITECTURES: [&str; 9] =
+    ["386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"];
+
 /// An operating system and a processor, in the words of Go (OCI image-spec, image-index.md).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Platform {
@@ -71,7 +75,7 @@ impl Platform {
         Self { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
     }
 
-    /// `os/architecture[/variant]`; empty text is the host.
+    /// `os/architecture[/variant]`, or the architecture of a Linux alone; empty text is the host.
     ///
     /// # Errors
     /// `InvalidArgument`.
@@ -84,40 +88,45 @@ impl Platform {
             !part.is_empty()
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         };
-        if !(2..=3).contains(&parts.len()) || !parts.iter().all(is_word) {
-            return Err(Error::invalid(format!(
-                "platform {text:?}: write os/architecture[/variant], such as linux/amd64"
-            )));
-        }
-        let mut platform = Self {
-            os: parts[0].to_lowercase(),
-            architecture: parts[1].to_lowercase(),
-            variant: parts.get(2).copied().unwrap_or_default().to_lowercase(),
+        let (os, architecture, variant) = match parts[..] {
+            [architecture] => ("linux", architecture, ""),
+            [os, architecture] => (os, architecture, ""),
+            [os, architecture, variant] => (os, architecture, variant),
+            _ => ("", "", ""),
         };
+        let mut platform =
+            Self { os: os.into(), architecture: architecture.into(), variant: variant.into() };
         platform.normalize();
-        Ok(platform)
+        let is_known =
+            || parts.len() > 1 || KNOWN_ARCHITECTURES.contains(&platform.architecture.as_str());
+        match platform.os.is_empty() || !parts.iter().all(is_word) || !is_known() {
+            false => Ok(platform),
+            true => Err(Error::invalid(format!(
+                "platform {text:?}: write os/architecture[/variant], such as linux/amd64"
+            ))),
+        }
     }
 
     /// Writes the spellings that mean the same in one way, as containerd does: `x86_64` is
-    /// `amd64`, `aarch64` is `arm64`, and arm64's `v8` is the plain form.
+    /// `amd64`, `aarch64` is `arm64`, `armhf` is `arm/v7`, and arm64's `v8` is the plain form.
     pub fn normalize(&mut self) {
-        match self.architecture.as_str() {
-            "x86_64" | "x86-64" => self.architecture = "amd64".into(),
-            "aarch64" => self.architecture = "arm64".into(),
-            "i386" => self.architecture = "386".into(),
-            _ => {}
+        for part in [&mut self.os, &mut self.architecture, &mut self.variant] {
+            part.make_ascii_lowercase();
         }
-        let is_plain = match self.architecture.as_str() {
-            "amd64" => self.variant == "v1",
-            "arm64" => matches!(self.variant.as_str(), "8" | "v8"),
-            _ => false,
+        let (architecture, variant) = match (self.architecture.as_str(), self.variant.as_str()) {
+            ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
+            ("x86_64" | "x86-64", variant) => ("amd64", variant),
+            ("i386", _) => ("386", ""),
+            ("aarch64" | "arm64", "8" | "v8" | "v8.0") => ("arm64", ""),
+            ("aarch64" | "arm64", "9" | "v9.0") => ("arm64", "v9"),
+            ("aarch64", variant) => ("arm64", variant),
+            ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
+            ("armel", _) | ("arm", "6") => ("arm", "v6"),
+            ("arm", "5") => ("arm", "v5"),
+            ("arm", "8") => ("arm", "v8"),
+            _ => return,
         };
-        if is_plain {
-            self.variant.clear();
-        }
-        if self.architecture == "arm" && self.variant.is_empty() {
-            self.variant = "v7".into();
-        }
+        (self.architecture, self.variant) = (architecture.to_owned(), variant.to_owned());
     }
 
     /// Reads one; missing fields are empty.
@@ -241,8 +250,25 @@ mod tests {
         check("linux/amd64/v3", Some("linux/amd64/v3"));
         check("linux/aarch64", Some("linux/arm64"));
         check("linux/arm64/v8", Some("linux/arm64"));
+        check("linux/arm64/8", Some("linux/arm64"));
+        check("linux/arm64/v8.0", Some("linux/arm64"));
+        check("linux/arm64/v8.2", Some("linux/arm64/v8.2"));
+        check("linux/arm64/v9.0", Some("linux/arm64/v9"));
         check("linux/arm", Some("linux/arm/v7"));
+        check("linux/arm/7", Some("linux/arm/v7"));
+        check("linux/arm/6", Some("linux/arm/v6"));
+        check("linux/arm/v5", Some("linux/arm/v5"));
+        check("linux/armhf", Some("linux/arm/v7"));
+        check("linux/armel", Some("linux/arm/v6"));
+        check("linux/i386", Some("linux/386"));
+        check("windows/amd64", Some("windows/amd64"));
+        check("arm64", Some("linux/arm64"));
+        check("X86_64", Some("linux/amd64"));
+        check("armhf", Some("linux/arm/v7"));
         check("linux", None);
+        check("/", None);
+        check("/amd64", None);
+        check("linux/amd64/", None);
         check("linux/", None);
         check("a/b/c/d", None);
         check("linux/amd 64", None);

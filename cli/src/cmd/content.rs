@@ -11,6 +11,7 @@ use crate::args::pair;
 use crate::cmd::filter::Ls;
 use crate::cmd::namespaces::cell;
 use crate::cmd::objects::{FetchObject, PushObject};
+use crate::cmd::pull::Fetch;
 use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
@@ -40,6 +41,8 @@ pub(crate) enum Content {
     FetchObject(FetchObject),
     /// Send one blob or document that is here to a registry
     PushObject(PushObject),
+    /// Fetch an image with all its platforms and name it, without unpacking it
+    Fetch(Fetch),
     /// Show what is known of a blob
     Inspect { digest: String },
     /// List ingests
@@ -91,6 +94,7 @@ impl Content {
                 let response = call!(session, request);
                 print::json(response.get()?.get_info()?)
             }
+            Self::Fetch(fetch) => fetch.run(session).await,
             Self::Active { quiet } => active(session, &service, quiet).await,
             Self::Abort { reference } => {
                 let mut request = service.abort_request();

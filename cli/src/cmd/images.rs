@@ -13,9 +13,10 @@ use super::archive::{Export, Import};
 use super::image_mount::{MountImage, UnmountImage};
 use super::pull::Pull;
 use super::push::Push;
+use super::referrers::Referrers;
 use crate::args::pair;
 use crate::cmd::filter::Ls;
-use crate::exit::Outcome;
+use crate::exit::{Outcome, each};
 use crate::print::{self, Listing, Table};
 use crate::session::{Session, call};
 
@@ -25,9 +26,11 @@ pub(crate) enum Images {
     Pull(Pull),
     /// Send an image to a registry
     Push(Push),
+    /// List what refers to an image in its registry, such as signatures
+    Referrers(Referrers),
     /// List images
     Ls(Ls),
-    /// Remove names; content and snapshots stay until garbage collection
+    /// Remove names, also those after one that fails; content and snapshots stay until garbage collection
     Rm {
         #[arg(required = true, value_name = "REF")]
         names: Vec<String>,
@@ -83,15 +86,16 @@ impl Images {
         match self {
             Self::Pull(pull) => pull.pull(session, false).await.map(drop),
             Self::Push(push) => push.run(session).await,
+            Self::Referrers(referrers) => referrers.run(session).await,
             Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Rm { names } => {
-                for name in names {
+                let remove = async |name: &str| {
                     let mut request = service.delete_request();
-                    request.get().set_name(full_name(&name));
+                    request.get().set_name(full_name(name));
                     call!(session, request);
-                    writeln!(std::io::stdout(), "{name}")?;
-                }
-                Ok(())
+                    Ok(())
+                };
+                each(names, remove).await
             }
             Self::Inspect { name, platform } => {
                 let mut request = service.resolve_request();
@@ -222,9 +226,15 @@ async fn check(session: &Session, service: &images::Client, name: Option<String>
 fn platforms(image: image::Reader<'_>) -> Outcome<String> {
     let mut names = Vec::new();
     for platform in image.get_platforms()? {
-        names.push(Platform::read(platform)?.to_string());
+        let name = Platform::read(platform)?.to_string();
+        if !names.contains(&name) {
+            names.push(name);
+        }
     }
-    Ok(names.join(","))
+    match names.is_empty() {
+        true => Ok("-".into()),
+        false => Ok(names.join(",")),
+    }
 }
 
 async fn list(session: &Session, service: &images::Client, ls: &Ls) -> Outcome {

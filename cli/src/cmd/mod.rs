@@ -21,6 +21,7 @@ mod objects;
 pub(crate) mod plugins;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod referrers;
 pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod signal;

@@ -1,4 +1,4 @@
-//! `capstan images pull`.
+//! `capstan images pull` and `capstan content fetch`.
 
 use std::io::Write as _;
 
@@ -17,6 +17,9 @@ pub(crate) struct Pull {
     /// os/arch[/variant] [default: the host's]
     #[arg(long)]
     platform: Option<String>,
+    /// Fetch what there is for all platforms; only that of --platform is unpacked
+    #[arg(long)]
+    all_platforms: bool,
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
@@ -27,9 +30,43 @@ pub(crate) struct Pull {
     /// Fetch content only
     #[arg(long)]
     no_unpack: bool,
-    /// Layers that are fetched at once [default: the daemon's]
+    /// Layers that are fetched at once [default: as many as the daemon fetches for all]
     #[arg(long)]
     concurrency: Option<u32>,
+}
+
+/// What `content fetch` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Fetch {
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// Only this os/arch[/variant] [default: all]
+    #[arg(long)]
+    platform: Option<String>,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    who: Who,
+    /// Blobs that are fetched at once [default: as many as the daemon fetches for all]
+    #[arg(long)]
+    concurrency: Option<u32>,
+}
+
+impl Fetch {
+    pub(crate) async fn run(self, session: &Session) -> Outcome {
+        let Self { reference, platform, reach, who, concurrency } = self;
+        let pull = Pull {
+            reference,
+            all_platforms: platform.is_none(),
+            platform,
+            reach,
+            who,
+            snapshotter: None,
+            no_unpack: true,
+            concurrency,
+        };
+        pull.pull(session, false).await.map(drop)
+    }
 }
 
 impl Pull {
@@ -38,6 +75,7 @@ impl Pull {
         Self {
             reference: reference.into(),
             platform: None,
+            all_platforms: false,
             reach,
             who: Who::default(),
             snapshotter,
@@ -60,6 +98,7 @@ impl Pull {
         self.reach.write(&self.who, &self.reference, options.reborrow().init_access());
         options.set_snapshotter(self.snapshotter.as_deref().unwrap_or_default());
         options.set_no_unpack(self.no_unpack);
+        options.set_all_platforms(self.all_platforms);
         options.set_concurrency(self.concurrency.unwrap_or(0));
         let response = call!(session, request);
         let image = response.get()?.get_image()?;

@@ -8,6 +8,8 @@ mod cli;
 mod corpus;
 mod damage_metadata;
 mod disk_full;
+mod distribution;
+mod faults;
 mod gc;
 mod lists;
 mod matrix;

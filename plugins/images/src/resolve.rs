@@ -302,10 +302,6 @@ fn is_gap(error: &Error) -> bool {
 
 fn check_layer(layer: &Descriptor) -> Result<()> {
     match Kind::of(&layer.media_type)? {
-        Kind::Layer(about) if about.is_foreign => Err(Error::unimplemented(format!(
-            "layer {} must be fetched from elsewhere, which is off; use an image without such layers",
-            layer.digest
-        ))),
         Kind::Layer(_) => Ok(()),
         _ => Err(Error::corrupt(format!(
             "layer {} is of type {}, which is no layer",

@@ -22,6 +22,10 @@ pub struct Config {
     pub attempts: u32,
     /// Largest manifest or index, in bytes. Default: 4 MiB, which is also what registries take.
     pub max_manifest_bytes: u64,
+    /// Whether layers that a registry must not pass on, such as those of old Windows images, are fetched from the URLs in
+    /// the image's manifest. Whoever made the image chose these hosts; they get no credentials. Default: false, which
+    /// refuses an image of which the registry lacks such a layer.
+    pub foreign_layers: bool,
     /// Connections to one host that are used at the same time, over all pulls and pushes. Default: 8.
     pub max_connections_per_host: u32,
     /// From how many bytes on a blob is fetched in several ranges at once, which many registries serve faster than one stream.
@@ -60,6 +64,7 @@ impl Default for Config {
             stall_timeout_seconds: 30,
             attempts: 5,
             max_manifest_bytes: 4 << 20,
+            foreign_layers: false,
             max_connections_per_host: 8,
             range_threshold_bytes: 64 << 20,
             range_connections: 4,
@@ -82,6 +87,7 @@ impl Config {
             stall_timeout: Duration::from_secs(self.stall_timeout_seconds),
             attempts: self.attempts,
             max_manifest_bytes: self.max_manifest_bytes,
+            follows_foreign_layers: self.foreign_layers,
             max_connections_per_host: usize::try_from(self.max_connections_per_host).unwrap_or(1),
             range_threshold_bytes: self.range_threshold_bytes,
             range_connections: usize::try_from(self.range_connections).unwrap_or(1),

@@ -1,6 +1,7 @@
 //! Fetching blobs: each is on its way once, whoever wants it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -65,6 +66,51 @@ pub(crate) struct Fetcher {
     /// Downloads at the same time, over all pulls.
     permits: Rc<Semaphore>,
     flights: Flights<FetchKey, FetchState>,
+    offers: Offers,
+}
+
+/// Where blobs are to be had, by those who want them.
+#[derive(Clone, Default)]
+struct Offers(Rc<RefCell<HashMap<FetchKey, Vec<Rc<Repository>>>>>);
+
+/// A place where a blob is to be had, for as long as this lives.
+pub(crate) struct Offer {
+    offers: Offers,
+    key: FetchKey,
+    place: Rc<Repository>,
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        let mut offers = self.offers.0.borrow_mut();
+        if let Some(places) = offers.get_mut(&self.key) {
+            places.retain(|place| !Rc::ptr_eq(place, &self.place));
+            if places.is_empty() {
+                offers.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Offers {
+    /// A place that was not tried, and may do better than those that were.
+    fn next(&self, key: &FetchKey, tried: &[Repository], error: &Error) -> Option<Repository> {
+        let is_new = |place: &&Rc<Repository>| match error.class() {
+            // Others may be let in there.
+            Class::PermissionDenied => tried.iter().all(|tried| !tried.is_same(place)),
+            _ => tried.iter().all(|tried| tried.source() != place.source()),
+        };
+        let is_of_place = matches!(
+            error.class(),
+            Class::PermissionDenied
+                | Class::Unavailable
+                | Class::NotFound
+                | Class::FailedPrecondition
+                | Class::Corrupt
+        );
+        let offers = self.0.borrow();
+        offers.get(key).filter(|_| is_of_place)?.iter().find(is_new).map(|place| (**place).clone())
+    }
 }
 
 /// The name of a descriptor in progress and of its ingest: `layer-sha256:...`.
@@ -86,7 +132,12 @@ impl Fetcher {
     }
 
     pub(crate) fn new(content: Link<Content>, concurrency: usize) -> Self {
-        Self { content, permits: Rc::new(Semaphore::new(concurrency)), flights: Flights::default() }
+        Self {
+            content,
+            permits: Rc::new(Semaphore::new(concurrency)),
+            flights: Flights::default(),
+            offers: Offers::default(),
+        }
     }
 
     /// Whether a blob is there. If it is, it was used now, so it stays for as long as the caller holds.
@@ -114,9 +165,24 @@ impl Fetcher {
                 namespace: namespace.clone(),
                 descriptor: descriptor.clone(),
                 from: from.clone(),
+                offers: self.offers.clone(),
             };
             work.run(state, abandoned)
         })
+    }
+
+    /// Tells those who fetch a blob where else it is to be had, should they fail.
+    pub(crate) fn offer(
+        &self,
+        namespace: &Namespace,
+        descriptor: &Descriptor,
+        place: &Repository,
+    ) -> Offer {
+        let key = (namespace.clone(), descriptor.digest.clone());
+        let place = Rc::new(place.clone());
+        let offers = self.offers.clone();
+        offers.0.borrow_mut().entry(key.clone()).or_default().push(Rc::clone(&place));
+        Offer { offers, key, place }
     }
 
     /// Stores a small document whose bytes are here already.
@@ -241,28 +307,52 @@ struct Work {
     namespace: Namespace,
     descriptor: Descriptor,
     from: Repository,
+    offers: Offers,
 }
 
 impl Work {
-    async fn run(self, state: Rc<FetchState>, mut abandoned: Abandoned) -> Result<()> {
+    async fn run(mut self, state: Rc<FetchState>, mut abandoned: Abandoned) -> Result<()> {
+        let permits = Rc::clone(&self.permits);
         let _permit = tokio::select! {
             biased;
             _ = &mut abandoned => return Err(cancelled()),
-            permit = self.permits.acquire() => permit.expect("never closed"),
+            permit = permits.acquire() => permit.expect("never closed"),
         };
-        match self.attempt(&state, &mut abandoned).await {
-            // What an earlier fetch had left was not what it seemed, as after a power cut. It is gone now.
-            Err(error) if error.class() == Class::Corrupt && state.has_resumed.get() => {
-                warn!(blob = %self.descriptor.digest, %error, "fetched from its beginning");
-                state.has_resumed.set(false);
-                state.is_anew.set(true);
-                self.attempt(&state, &mut abandoned).await
+        let (mut tried, mut is_first) = (Vec::new(), true);
+        loop {
+            match self.attempt(&state, &mut abandoned, &mut tried).await {
+                // What an earlier fetch had left was not what it seemed, as after a power cut. It is gone now.
+                Err(error)
+                    if error.class() == Class::Corrupt && state.has_resumed.get() && is_first =>
+                {
+                    is_first = false;
+                    warn!(blob = %self.descriptor.digest, %error, "fetched from its beginning");
+                }
+                // What the places gave so far was not it.
+                Err(error) if error.class() == Class::Corrupt && self.moves_on(&error, &tried) => {}
+                outcome => return outcome,
             }
-            outcome => outcome,
+            state.has_resumed.set(false);
+            state.is_anew.set(true);
         }
     }
 
-    async fn attempt(&self, state: &FetchState, abandoned: &mut Abandoned) -> Result<()> {
+    /// Whether there is another place to try; it is the next one then.
+    fn moves_on(&mut self, error: &Error, tried: &[Repository]) -> bool {
+        let key = (self.namespace.clone(), self.descriptor.digest.clone());
+        let Some(next) = self.offers.next(&key, tried, error) else { return false };
+        let (blob, next_place) = (&self.descriptor.digest, next.source());
+        warn!(%blob, %error, next = next_place, "fetched from another place");
+        self.from = next;
+        true
+    }
+
+    async fn attempt(
+        &mut self,
+        state: &FetchState,
+        abandoned: &mut Abandoned,
+        tried: &mut Vec<Repository>,
+    ) -> Result<()> {
         let labels = labels_of(&self.from);
         let Some(ingest) = open(&self.content, &self.namespace, &self.descriptor, &labels).await?
         else {
@@ -271,27 +361,30 @@ impl Work {
         };
         state.has_resumed.set(ingest.info.offset > 0);
         state.follow.send_replace(Some(ingest.follow()));
-        let start = ingest.info.offset;
-        let download = self
-            .from
-            .download(&self.descriptor, start, async |bytes: Bytes| ingest.write(bytes).await);
-        let outcome = tokio::select! {
-            biased;
-            outcome = download => Some(outcome),
-            _ = abandoned => None,
-        };
-        match outcome {
-            Some(Ok(())) => {
-                let digest = self.descriptor.digest.clone();
-                ingest.commit(Some(digest), self.descriptor.size).await.map(drop)
-            }
-            Some(Err(error)) => {
-                if !can_go_on(&error) {
-                    self.drop_ingest(ingest).await;
+        loop {
+            tried.push(self.from.clone());
+            let sink = async |bytes: Bytes| ingest.write(bytes).await;
+            let download = self.from.download(&self.descriptor, ingest.offset(), sink);
+            let outcome = tokio::select! {
+                biased;
+                outcome = download => outcome,
+                _ = &mut *abandoned => return Err(cancelled()),
+            };
+            let error = match outcome {
+                Ok(()) => {
+                    let digest = self.descriptor.digest.clone();
+                    return ingest.commit(Some(digest), self.descriptor.size).await.map(drop);
                 }
-                Err(error)
+                Err(error) => error,
+            };
+            // Bytes that are wrong are not gone on from: the caller begins anew.
+            if error.class() != Class::Corrupt && self.moves_on(&error, tried) {
+                continue;
             }
-            None => Err(cancelled()),
+            if !can_go_on(&error) {
+                self.drop_ingest(ingest).await;
+            }
+            return Err(error);
         }
     }
 

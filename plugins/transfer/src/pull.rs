@@ -1,9 +1,11 @@
 //! A pull: resolve, fetch, unpack, name.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use capstan_sdk::contract::Images;
 use capstan_sdk::contract::images::{
     Image, Manifest, Presence, Put, Resolve, ResolveTarget, Survey,
@@ -11,16 +13,19 @@ use capstan_sdk::contract::images::{
 use capstan_sdk::contract::transfer::{
     Item, ItemState, ProgressSender, Pull, Unpack as UnpackImage,
 };
+use capstan_sdk::oci::media::Kind;
 use capstan_sdk::oci::{Document, checkpoint_manifest, choose};
 use capstan_sdk::{
     Descriptor, Digest, Error, Link, Namespace, Platform, Reference, Result, failpoint,
 };
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tracing::info;
 
-use crate::fetch::{Fetch, Fetcher, item_name, labels_of};
+use crate::fetch::{Fetch, Fetcher, Offer, item_name, labels_of};
 use crate::refetch;
-use crate::registry::{Registry, Repository};
+use crate::registry::{Registry, Repository, Resolved};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
 
 /// How often progress is told: as often as a person sees.
@@ -28,6 +33,12 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Indexes in indexes: nobody makes more than two.
 pub(crate) const MAX_DEPTH: usize = 4;
+
+/// More manifests than any real image has; a bound on the work that one can cause.
+const MAX_DOCUMENTS: usize = 1000;
+
+/// Documents of other platforms that are read at the same time: they are held until their parts are there.
+const DOCUMENTS_AT_ONCE: usize = 4;
 
 /// What pulls work with.
 #[derive(Clone)]
@@ -59,7 +70,12 @@ impl Puller {
             repository,
             board: Board::default(),
             stored: RefCell::default(),
-            concurrency: usize::try_from(pull.concurrency).unwrap_or(0),
+            documents: Cell::new(0),
+            is_for_all_platforms: pull.is_for_all_platforms,
+            permits: Semaphore::new(match pull.concurrency {
+                0 => Semaphore::MAX_PERMITS,
+                count => usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS),
+            }),
         };
         let work = job.run(&reference, target);
         tokio::pin!(work);
@@ -132,9 +148,13 @@ struct Job {
     platform: Platform,
     repository: Repository,
     board: Board,
-    concurrency: usize,
-    /// What was stored or found besides the manifest's own parts.
+    /// Blobs that this pull fetches at the same time.
+    permits: Semaphore,
+    is_for_all_platforms: bool,
+    /// What was stored or found.
     stored: RefCell<Vec<Digest>>,
+    /// How many documents of other platforms were read.
+    documents: Cell<usize>,
 }
 
 impl Job {
@@ -143,26 +163,20 @@ impl Job {
         reference: &Reference,
         target: Option<Target>,
     ) -> Result<(Image, Presence)> {
-        let images = &self.puller.images;
-        let (root, parts) = self.documents().await?;
-        match parts {
-            Parts::Artifact(parts) => {
-                self.parts(&parts).await?;
-                self.note_sources(&parts).await?;
-            }
-            Parts::Image => {
-                let manifest = images
-                    .send(ResolveTarget {
-                        namespace: self.namespace.clone(),
-                        target: root.clone(),
-                        platform: self.platform.clone(),
-                    })
-                    .await?;
-                self.layers(&manifest, target).await?;
-                let parts = manifest.layers.iter().chain([&manifest.config]);
-                self.note_sources(&parts.cloned().collect::<Vec<_>>()).await?;
-            }
+        let Resolved { descriptor: root, bytes } = self.repository.resolve().await?;
+        if self.is_for_all_platforms && target.is_none() {
+            self.all(&root, Some(bytes), 0).await?;
+        } else {
+            let mut others = Vec::new();
+            let parts = self.documents(&root, bytes, &mut others).await?;
+            let others = stream::iter(&others)
+                .map(|(child, depth)| self.all(child, None, *depth))
+                .buffer_unordered(DOCUMENTS_AT_ONCE)
+                .try_collect::<()>();
+            futures::future::try_join(self.chosen(&root, parts, target), others).await?;
         }
+        self.note_sources().await?;
+        let images = &self.puller.images;
         let namespace = self.namespace.clone();
         let put = Put { namespace: namespace.clone(), name: reference.to_string(), target: root };
         failpoint::at("pull:unpacked");
@@ -174,23 +188,75 @@ impl Job {
     }
 
     /// Notes at each blob where it can be had again. Also from now on all of them were used.
-    async fn note_sources(&self, parts: &[Descriptor]) -> Result<()> {
-        let stored = self.stored.take();
-        let parts = parts.iter().map(|part| &part.digest);
+    async fn note_sources(&self) -> Result<()> {
+        let stored: BTreeSet<Digest> = self.stored.take().into_iter().collect();
         let content = &self.puller.fetcher.content;
         let source = self.repository.source();
-        let notes = parts
-            .chain(&stored)
-            .map(|digest| refetch::note(content, &self.namespace, digest, &source));
+        let notes =
+            stored.iter().map(|digest| refetch::note(content, &self.namespace, digest, &source));
         futures::future::try_join_all(notes).await.map(drop)
     }
 
-    /// Fetches what describes the image: index, manifest, configuration. Answers the top one.
-    async fn documents(&self) -> Result<(Descriptor, Parts)> {
-        let resolved = self.repository.resolve().await?;
-        let root = resolved.descriptor;
-        let (mut descriptor, mut bytes) = (root.clone(), resolved.bytes);
-        for _ in 0..MAX_DEPTH {
+    /// Fetches what is left of the image that was chosen, and unpacks it.
+    async fn chosen(&self, root: &Descriptor, parts: Parts, target: Option<Target>) -> Result<()> {
+        match parts {
+            Parts::Artifact(parts) => self.parts(&parts, &[]).await,
+            Parts::Image => {
+                let resolve = ResolveTarget {
+                    namespace: self.namespace.clone(),
+                    target: root.clone(),
+                    platform: self.platform.clone(),
+                };
+                let manifest = self.puller.images.send(resolve).await?;
+                self.layers(&manifest, target).await
+            }
+        }
+    }
+
+    /// Fetches all that a descriptor stands for, to be passed on. A document is stored behind what it names: what is
+    /// there is whole.
+    async fn all(&self, root: &Descriptor, bytes: Option<Bytes>, depth: usize) -> Result<()> {
+        // Not all kinds of children have to be known (OCI image-spec, image-index.md).
+        if !matches!(Kind::of(&root.media_type), Ok(Kind::Manifest | Kind::Index)) {
+            return Ok(());
+        }
+        let count = self.documents.get() + 1;
+        if depth > MAX_DEPTH || count > MAX_DOCUMENTS {
+            return Err(Error::corrupt(format!(
+                "its index has more than {MAX_DEPTH} indexes in each other, or more than {MAX_DOCUMENTS} manifests;                  choose one with --platform"
+            )));
+        }
+        self.documents.set(count);
+        let bytes = match bytes {
+            Some(bytes) => bytes,
+            None => self.repository.manifest(root).await?,
+        };
+        match Document::parse(&root.media_type, &bytes)? {
+            Document::Manifest { config, layers, .. } => {
+                let parts: Vec<Descriptor> = [config].into_iter().chain(layers).collect();
+                self.parts(&parts, &bytes).await?;
+            }
+            Document::Index(list) => {
+                stream::iter(&list)
+                    .map(|child| Box::pin(self.all(child, None, depth + 1)))
+                    .buffer_unordered(DOCUMENTS_AT_ONCE)
+                    .try_collect::<()>()
+                    .await?;
+            }
+        }
+        self.store(root, bytes).await
+    }
+
+    /// Fetches what describes the image of the platform: index, manifest, configuration. `others` gets what there is
+    /// for other platforms, and its depth, if that is wanted.
+    async fn documents(
+        &self,
+        root: &Descriptor,
+        bytes: Bytes,
+        others: &mut Vec<(Descriptor, usize)>,
+    ) -> Result<Parts> {
+        let (mut descriptor, mut bytes) = (root.clone(), bytes);
+        for depth in 0..MAX_DEPTH {
             // Read before it is stored: what is no document never gets into the store.
             let document = Document::parse(&descriptor.media_type, &bytes)?;
             let checkpoint = checkpoint_manifest(&bytes);
@@ -198,16 +264,13 @@ impl Job {
             match document {
                 Document::Manifest { config, layers, artifact: Some(_) } => {
                     let parts = layers.into_iter().chain([config]).collect();
-                    return Ok((root, Parts::Artifact(parts)));
+                    return Ok(Parts::Artifact(parts));
                 }
                 Document::Manifest { config, .. } => {
-                    self.fetch_part(&config).await?;
-                    return Ok((root, Parts::Image));
+                    self.fetch_part(&config, &self.repository).await?;
+                    return Ok(Parts::Image);
                 }
                 Document::Index(list) => {
-                    if let Some(checkpoint) = checkpoint {
-                        self.checkpoint(&checkpoint).await?;
-                    }
                     let chosen = choose(&list, &self.platform).ok_or_else(|| {
                         let have: Vec<String> = list
                             .iter()
@@ -219,6 +282,13 @@ impl Job {
                             have.join(", ")
                         ))
                     })?;
+                    if self.is_for_all_platforms {
+                        let is_other = |child: &&Descriptor| child.digest != chosen.digest;
+                        let children = list.iter().filter(is_other);
+                        others.extend(children.map(|child| (child.clone(), depth + 1)));
+                    } else if let Some(checkpoint) = checkpoint {
+                        self.checkpoint(&checkpoint).await?;
+                    }
                     descriptor = chosen.clone();
                     bytes = self.repository.manifest(&descriptor).await?;
                 }
@@ -229,29 +299,30 @@ impl Job {
 
     /// Fetches what a checkpoint has besides its image.
     async fn checkpoint(&self, manifest: &Descriptor) -> Result<()> {
-        let bytes = self.repository.manifest(manifest).await?;
-        let Document::Manifest { config, layers, .. } =
-            Document::parse(&manifest.media_type, &bytes)?
-        else {
-            return Err(Error::corrupt(format!("checkpoint {}: it is an index", manifest.digest)));
-        };
-        self.store(manifest, bytes).await?;
-        let parts: Vec<Descriptor> = layers.into_iter().chain([config]).collect();
-        self.parts(&parts).await
+        match Kind::of(&manifest.media_type)? {
+            Kind::Manifest => self.all(manifest, None, 1).await,
+            _ => Err(Error::corrupt(format!("checkpoint {}: it is no manifest", manifest.digest))),
+        }
     }
 
-    /// Fetches blobs that are not unpacked, some at the same time.
-    async fn parts(&self, parts: &[Descriptor]) -> Result<()> {
-        let limit = if self.concurrency == 0 { parts.len().max(1) } else { self.concurrency };
-        stream::iter(parts)
-            .map(|part| self.fetch_part(part))
-            .buffer_unordered(limit)
-            .try_collect::<Vec<()>>()
-            .await
-            .map(drop)
+    /// Fetches blobs that are not unpacked, some at the same time. `manifest` is the document that names them.
+    async fn parts(&self, parts: &[Descriptor], manifest: &[u8]) -> Result<()> {
+        let fetch =
+            |part| async move { self.fetch_part(part, &self.place_of(part, manifest)).await };
+        futures::future::try_join_all(parts.iter().map(fetch)).await.map(drop)
     }
 
-    async fn store(&self, descriptor: &Descriptor, bytes: bytes::Bytes) -> Result<()> {
+    /// Where a part of an image is to be had. A layer that its registry must not pass on may be elsewhere.
+    fn place_of(&self, part: &Descriptor, manifest: &[u8]) -> Repository {
+        match Kind::of(&part.media_type) {
+            Ok(Kind::Layer(layer)) if layer.is_foreign => {
+                self.repository.or_elsewhere(urls_of(manifest, &part.digest))
+            }
+            _ => self.repository.clone(),
+        }
+    }
+
+    async fn store(&self, descriptor: &Descriptor, bytes: Bytes) -> Result<()> {
         let name = item_name(descriptor);
         let fetcher = &self.puller.fetcher;
         let state = match fetcher.has(&self.namespace, &descriptor.digest).await? {
@@ -269,10 +340,14 @@ impl Job {
     }
 
     /// Fetches one blob that is not unpacked.
-    async fn fetch_part(&self, part: &Descriptor) -> Result<()> {
-        let hold = RefCell::new(Hold::default());
+    async fn fetch_part(&self, part: &Descriptor, place: &Repository) -> Result<()> {
         let watched = self.board.watch(part);
-        let outcome = self.fetch(part, &watched, &hold).await;
+        let hold = RefCell::new(Hold::default());
+        let outcome = {
+            let _permit = self.permits.acquire().await.expect("it is never closed");
+            self.fetch(part, place, &watched, &hold).await
+        };
+        watched.borrow_mut().let_go();
         hold.into_inner().leave().await;
         outcome
     }
@@ -280,51 +355,74 @@ impl Job {
     /// Fetches and unpacks all layers. After an error everything that was begun is undone.
     async fn layers(&self, manifest: &Manifest, target: Option<Target>) -> Result<()> {
         let hold = Rc::new(RefCell::new(Hold::default()));
-        let mut jobs = Vec::new();
-        for layer in layers(manifest) {
-            let watched = self.board.watch(&layer.descriptor);
-            let unpack = target.as_ref().map(|target| {
-                let fetch = self.fetch_later(&layer.descriptor, &watched, &hold);
-                let parent = hold.borrow().unpacks.last().cloned();
-                let unpack = self.puller.unpacker.unpack(target, &layer, fetch, parent);
-                watched.borrow_mut().unpack = Some(Rc::clone(&unpack));
-                hold.borrow_mut().unpacks.push(Rc::clone(&unpack));
-                unpack
-            });
-            jobs.push((layer.descriptor, watched, unpack));
-        }
-        let limit = if self.concurrency == 0 { jobs.len().max(1) } else { self.concurrency };
-        let outcome = stream::iter(jobs)
-            .map(|(descriptor, watched, unpack)| {
-                let hold = Rc::clone(&hold);
+        let layers = layers(manifest);
+        let watched: Vec<_> =
+            layers.iter().map(|layer| self.board.watch(&layer.descriptor)).collect();
+        // One begins after the other, so that each finds the unpack of its parent.
+        let begun = stream::iter(layers.iter().zip(&watched)).then(|(layer, watched)| {
+            let (hold, target) = (&hold, target.as_ref());
+            async move {
+                let place = self.place_of(&layer.descriptor, &manifest.manifest_json);
+                let permit = self.permits.acquire().await.expect("it is never closed");
+                let unpack = target.map(|target| self.unpack(target, layer, &place, watched, hold));
+                (layer, watched, place, permit, unpack)
+            }
+        });
+        let outcome = begun
+            .map(|(layer, watched, place, permit, unpack)| {
+                let hold = &hold;
                 async move {
                     if let Some(unpack) = unpack {
                         unpack.wait().await?;
                     }
-                    self.fetch(&descriptor, &watched, &hold).await
+                    let fetched = self.fetch(&layer.descriptor, &place, watched, hold).await;
+                    drop(permit);
+                    fetched
                 }
             })
-            .buffer_unordered(limit)
-            .try_collect::<Vec<()>>()
+            .buffer_unordered(layers.len().max(1))
+            .try_collect::<()>()
             .await;
-        self.board.release();
-        let hold = hold.take();
-        hold.leave().await;
-        outcome.map(drop)
+        for watched in &watched {
+            watched.borrow_mut().let_go();
+        }
+        hold.take().leave().await;
+        outcome
+    }
+
+    /// Begins to unpack a layer, or joins whoever does.
+    fn unpack(
+        &self,
+        target: &Target,
+        layer: &Layer,
+        place: &Repository,
+        watched: &Rc<RefCell<LayerItem>>,
+        hold: &Rc<RefCell<Hold>>,
+    ) -> Rc<Unpack> {
+        let fetch = self.fetch_later(&layer.descriptor, place, watched, hold);
+        let mut hold = hold.borrow_mut();
+        // Whoever fetches it can have it from here too.
+        hold.offers.push(self.puller.fetcher.offer(&self.namespace, &layer.descriptor, place));
+        let parent = hold.unpacks.last().cloned();
+        let unpack = self.puller.unpacker.unpack(target, layer, fetch, parent);
+        watched.borrow_mut().unpack = Some(Rc::clone(&unpack));
+        hold.unpacks.push(Rc::clone(&unpack));
+        unpack
     }
 
     /// What an unpack calls when it is its turn: begins to fetch, unless the blob is there.
     fn fetch_later(
         &self,
         descriptor: &Descriptor,
+        place: &Repository,
         watched: &Rc<RefCell<LayerItem>>,
         hold: &Rc<RefCell<Hold>>,
     ) -> impl FnOnce() -> Option<Rc<Fetch>> + 'static {
         let (fetcher, namespace) = (self.puller.fetcher.clone(), self.namespace.clone());
-        let (descriptor, repository) = (descriptor.clone(), self.repository.clone());
+        let (descriptor, place) = (descriptor.clone(), place.clone());
         let (watched, hold) = (Rc::clone(watched), Rc::downgrade(hold));
         move || {
-            let fetch = fetcher.fetch(&namespace, &descriptor, &repository);
+            let fetch = fetcher.fetch(&namespace, &descriptor, &place);
             watched.borrow_mut().fetch = Some(Rc::clone(&fetch));
             if let Some(hold) = hold.upgrade() {
                 hold.borrow_mut().fetches.push(Rc::clone(&fetch));
@@ -337,6 +435,7 @@ impl Job {
     async fn fetch(
         &self,
         descriptor: &Descriptor,
+        place: &Repository,
         watched: &RefCell<LayerItem>,
         hold: &RefCell<Hold>,
     ) -> Result<()> {
@@ -347,18 +446,40 @@ impl Job {
                 let fetcher = &self.puller.fetcher;
                 if fetcher.has(&self.namespace, &descriptor.digest).await? {
                     watched.borrow_mut().was_there = true;
+                    self.stored.borrow_mut().push(descriptor.digest.clone());
                     return Ok(());
                 }
-                let fetch = fetcher.fetch(&self.namespace, descriptor, &self.repository);
+                let fetch = fetcher.fetch(&self.namespace, descriptor, place);
                 watched.borrow_mut().fetch = Some(Rc::clone(&fetch));
-                hold.borrow_mut().fetches.push(Rc::clone(&fetch));
+                let mut hold = hold.borrow_mut();
+                hold.offers.push(fetcher.offer(&self.namespace, descriptor, place));
+                hold.fetches.push(Rc::clone(&fetch));
                 fetch
             }
         };
         fetch.wait().await?;
         watched.borrow_mut().is_fetched = true;
+        self.stored.borrow_mut().push(descriptor.digest.clone());
         Ok(())
     }
+}
+
+/// The URLs that a manifest gives for a part of it.
+fn urls_of(manifest: &[u8], part: &Digest) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Raw {
+        layers: Vec<Layer>,
+    }
+    #[derive(Deserialize)]
+    struct Layer {
+        digest: String,
+        #[serde(default)]
+        urls: Vec<String>,
+    }
+    // It was read as a manifest before. Only URLs can be wrong in it: then there are none.
+    let raw: Option<Raw> = serde_json::from_slice(manifest).ok();
+    let layers = raw.into_iter().flat_map(|raw| raw.layers);
+    layers.filter(|layer| layer.digest == part.as_str()).flat_map(|layer| layer.urls).collect()
 }
 
 /// The flights that a pull takes part in.
@@ -367,6 +488,8 @@ struct Hold {
     fetches: Vec<Rc<Fetch>>,
     /// Base first.
     unpacks: Vec<Rc<Unpack>>,
+    /// What others who fetch the same may use.
+    offers: Vec<Offer>,
 }
 
 impl Hold {
@@ -395,6 +518,13 @@ struct LayerItem {
 }
 
 impl LayerItem {
+    /// Lets go of the flights, and keeps what they last showed.
+    fn let_go(&mut self) {
+        self.last = Some(self.item());
+        self.fetch = None;
+        self.unpack = None;
+    }
+
     fn item(&self) -> Item {
         if let Some(last) = &self.last {
             return last.clone();
@@ -449,18 +579,6 @@ impl Board {
         }));
         self.add(Watched::Layer(Rc::clone(&item)));
         item
-    }
-
-    /// Lets go of all flights, and keeps what they last showed.
-    fn release(&self) {
-        for watched in self.0.borrow().iter() {
-            if let Watched::Layer(layer) = watched {
-                let mut layer = layer.borrow_mut();
-                layer.last = Some(layer.item());
-                layer.fetch = None;
-                layer.unpack = None;
-            }
-        }
     }
 
     fn items(&self) -> Vec<Item> {

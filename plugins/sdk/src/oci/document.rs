@@ -134,30 +134,67 @@ fn artifact(
 }
 
 /// How well a platform that is there fits the one that is wanted; the least is the best.
+///
+/// This is the order of containerd's `platforms.Only`: a later processor runs what was made for an earlier one, an
+/// amd64 runs 386 and an arm64 runs arm where there is nothing better.
 fn distance(want: &Platform, have: &Platform) -> Option<u32> {
-    if want.os != have.os || want.architecture != have.architecture {
+    /// Behind everything of the processor's own kind.
+    const OTHER_KIND: u32 = 1000;
+    if want.os != have.os {
         return None;
     }
-    let number = |variant: &str, plain: u32| match variant.strip_prefix('v') {
-        Some(digits) => digits.parse::<u32>().ok(),
-        None if variant.is_empty() => Some(plain),
-        None => None,
-    };
-    match want.architecture.as_str() {
-        // A later processor runs what was made for an earlier one.
-        "amd64" => number(&want.variant, 1)?.checked_sub(number(&have.variant, 1)?),
-        "arm" => number(&want.variant, 7)?.checked_sub(number(&have.variant, 7)?),
-        "arm64" => number(&want.variant, 8)?.checked_sub(number(&have.variant, 8)?),
-        _ => (want.variant == have.variant || have.variant.is_empty()).then_some(0),
+    let closest = |want: u32, have: u32| want.checked_sub(have);
+    match (want.architecture.as_str(), have.architecture.as_str()) {
+        ("amd64", "amd64") => closest(number(&want.variant, 1)?, number(&have.variant, 1)?),
+        ("amd64", "386") => Some(OTHER_KIND),
+        ("arm", "arm") => closest(number(&want.variant, 7)?, number(&have.variant, 7)?),
+        ("arm64", "arm64") => {
+            let ((want, want_minor), (have, have_minor)) =
+                (arm64(&want.variant)?, arm64(&have.variant)?);
+            match (want, have) {
+                (9, 8) => Some(1 + want_minor + closest(want_minor + ARM_V9_0, have_minor)?),
+                _ if want == have => closest(want_minor, have_minor),
+                _ => None,
+            }
+        }
+        ("arm64", "arm") => Some(OTHER_KIND + closest(8, number(&have.variant, 7)?)?),
+        (want_kind, have_kind) => {
+            let is_same_variant = want.variant == have.variant || have.variant.is_empty();
+            (want_kind == have_kind && is_same_variant).then_some(0)
+        }
+    }
+}
+
+/// `v9.0` of arm64 grew out of `v8.5`.
+const ARM_V9_0: u32 = 5;
+
+/// The number in a variant such as `v7`.
+fn number(variant: &str, plain: u32) -> Option<u32> {
+    match variant.strip_prefix('v') {
+        Some(digits) => digits.parse().ok().filter(|number| *number < 100),
+        None => variant.is_empty().then_some(plain),
+    }
+}
+
+/// The two numbers in a variant of arm64, such as `v8.2`.
+fn arm64(variant: &str) -> Option<(u32, u32)> {
+    match variant.split_once('.') {
+        Some((major, minor)) => {
+            Some((number(major, 8)?, minor.parse().ok().filter(|number| *number < 100)?))
+        }
+        None => Some((number(variant, 8)?, 0)),
     }
 }
 
 /// The descriptor of an index that fits a platform best; the first of several that fit as well.
 ///
-/// One without a platform fits if nothing else does: some tools leave it out where there is only one.
+/// One without a platform fits if nothing else does: some tools leave it out where there is only one. What is neither
+/// manifest nor index never fits.
 pub fn choose<'d>(index: &'d [Descriptor], want: &Platform) -> Option<&'d Descriptor> {
     let mut best: Option<(u32, &Descriptor)> = None;
-    for descriptor in index {
+    let is_document =
+        |d: &&Descriptor| matches!(Kind::of(&d.media_type), Ok(Kind::Manifest | Kind::Index));
+    for descriptor in index.iter().filter(is_document) {
         let fit = match &descriptor.platform {
             Some(have) => distance(want, have),
             None => Some(u32::MAX),
@@ -264,5 +301,25 @@ mod tests {
         check(&["linux/arm/v5", "linux/arm/v6"], "linux/arm/v7", Some(1));
         check(&["linux/arm/v7"], "linux/arm/v6", None);
         check(&["linux/riscv64"], "linux/riscv64", Some(0));
+        check(&["linux/arm/v5"], "linux/arm/v8", Some(0));
+        check(&["linux/arm/v6", "linux/arm/v8"], "linux/arm/v8", Some(1));
+        // Another kind of processor that this one is too, behind all of its own kind.
+        check(&["linux/386"], "linux/amd64", Some(0));
+        check(&["linux/386", "linux/amd64"], "linux/amd64/v3", Some(1));
+        check(&["linux/amd64"], "linux/386", None);
+        check(&["linux/arm/v6", "linux/arm/v7"], "linux/arm64", Some(1));
+        check(&["linux/arm/v7", "linux/arm64"], "linux/arm64/v8.2", Some(1));
+        check(&["linux/arm64"], "linux/arm/v7", None);
+        check(&["windows/386"], "linux/amd64", None);
+        // arm64 counts in halves: v9 is v8.5 and more.
+        check(&["linux/arm64", "linux/arm64/v8.1"], "linux/arm64/v8.2", Some(1));
+        check(&["linux/arm64/v8.1"], "linux/arm64", None);
+        check(&["linux/arm64", "linux/arm64/v8.5"], "linux/arm64/v9", Some(1));
+        check(&["linux/arm64/v8.6"], "linux/arm64/v9", None);
+        check(&["linux/arm64/v8.6", "linux/arm64/v9"], "linux/arm64/v9.1", Some(1));
+        check(&["linux/arm64/v9"], "linux/arm64/v8.9", None);
+        check(&["linux/arm64/v4294967295.4294967295"], "linux/arm64/v9", None);
+        check(&["linux/amd64/x", "linux/amd64/v"], "linux/amd64", None);
+        check(&["linux/s390x/z13", "linux/s390x"], "linux/s390x/z15", Some(1));
     }
 }

@@ -24,7 +24,7 @@ pub struct Layer {
     /// Around the tar stream.
     pub compression: Compression,
     /// Whether the registry may not have it, because it must not be passed on. Only some old
-    /// Windows base images have such layers; the URLs in their descriptors are not followed.
+    /// Windows base images have such layers; their descriptors have URLs of where they are.
     pub is_foreign: bool,
 }
 

@@ -37,6 +37,10 @@ pub(crate) struct Config {
     ///
     /// Default: 5.
     pub(crate) max_redirects: u32,
+    /// Whether layers that a registry must not pass on are fetched from where their manifest says that they are.
+    ///
+    /// Default: no.
+    pub(crate) follows_foreign_layers: bool,
     /// How many connections to one host are used at the same time, by all that goes on; at least 1.
     ///
     /// Default: 8.
@@ -77,6 +81,7 @@ impl Default for Config {
             max_wait: Duration::from_secs(5),
             max_manifest_bytes: 4 << 20,
             max_redirects: 5,
+            follows_foreign_layers: false,
             max_connections_per_host: 8,
             range_threshold_bytes: 64 << 20,
             range_connections: 4,

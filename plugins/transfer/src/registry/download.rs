@@ -208,12 +208,17 @@ impl Repository {
         }
         let path = format!("/v2/{}/blobs/{}", self.reference.repository(), descriptor.digest);
         let (what, path) = (&what, &path);
-        self.first(Capability::Pull, |endpoint| async move {
-            let ask = Ask { offset: Some(offset), ..Ask::get(what, &endpoint, path) };
-            let answer = send(&self.pool, &ask).await?;
-            Ok(BlobStream::new(what.clone(), answer, offset, size)?)
-        })
-        .await
+        let found = self
+            .first(Capability::Pull, |endpoint| async move {
+                let ask = Ask { offset: Some(offset), ..Ask::get(what, &endpoint, path) };
+                let answer = send(&self.pool, &ask).await?;
+                Ok(BlobStream::new(what.clone(), answer, offset, size)?)
+            })
+            .await;
+        match found {
+            Err(failure) => self.try_elsewhere(what, failure, offset, size).await,
+            found => found,
+        }
     }
 }
 

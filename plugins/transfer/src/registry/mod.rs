@@ -26,10 +26,12 @@ mod endpoint;
 mod exchange;
 #[cfg(test)]
 mod fake;
+mod foreign;
 mod hosts;
 mod login;
 mod pool;
 mod proxy;
+mod referrers;
 mod repository;
 mod retry;
 #[cfg(test)]
@@ -44,5 +46,5 @@ pub(crate) use blob::BlobStream;
 pub(crate) use config::Config;
 pub(crate) use document::{Object, Subject};
 pub(crate) use proxy::Proxies;
-pub(crate) use repository::{Hash, Registry, Repository, hash};
+pub(crate) use repository::{Hash, Registry, Repository, Resolved, hash};
 pub(crate) use upload::{Pushed, Source};

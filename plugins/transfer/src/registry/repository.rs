@@ -49,6 +49,8 @@ pub(crate) struct Repository {
     pushed_to: Option<Endpoint>,
     pub(super) reference: Reference,
     access: Access,
+    /// Where a blob may be that the registry must not pass on.
+    pub(super) elsewhere: Arc<[String]>,
 }
 
 impl Registry {
@@ -88,7 +90,8 @@ impl Registry {
         let (pool, reference) = (Arc::clone(&self.pool), reference.clone());
         let can_be_pushed_to = |endpoint: &&Endpoint| endpoint.can(Capability::Push);
         let pushed_to = endpoints.iter().find(can_be_pushed_to).map(Endpoint::pushed_to);
-        Ok(Repository { pool, endpoints, pushed_to, reference, access: access.clone() })
+        let (access, elsewhere) = (access.clone(), Arc::default());
+        Ok(Repository { pool, endpoints, pushed_to, reference, access, elsewhere })
     }
 }
 
@@ -98,6 +101,21 @@ impl Repository {
         let (host, repository) = (self.reference.host(), self.reference.repository());
         let scheme = if self.access.is_plain_http { "http" } else { "https" };
         format!("{scheme}://{host}/{repository}")
+    }
+
+    /// The same place, for a blob that may be at these URLs if it is not here.
+    pub(crate) fn or_elsewhere(&self, urls: Vec<String>) -> Self {
+        Self { elsewhere: urls.into(), ..self.clone() }
+    }
+
+    /// Whether it is the same place, reached by the same one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let is_same_client = match (&self.access.credentials, &other.access.credentials) {
+            (Some(own), Some(other)) => own.same_channel(other),
+            (None, None) => true,
+            _ => false,
+        };
+        is_same_client && self.source() == other.source()
     }
 
     /// Finds out what the reference means: by its digest if it has one, else by its tag.

@@ -1,0 +1,454 @@
+//! Registries as they are guarded: every way to be let in, pulled from and pushed to, with all that can have a name.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use capstan_integration::{
+    Authority, DockerRegistry, Guard, Host, Identity, Image, Layer, PASSWORD, REFRESH_TOKEN,
+    TokenServer, USER, architecture, digest, find, http, noise,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::archive::digest_of;
+
+/// How a registry knows who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Auth {
+    None,
+    Basic,
+    Token,
+}
+
+/// How it is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tls {
+    Off,
+    OwnRoot,
+    ClientCertificate,
+}
+
+/// One registry, guarded, and the same storage for everybody; a daemon that knows the way.
+struct World {
+    host: Host,
+    guarded: DockerRegistry,
+    open: DockerRegistry,
+    tokens: Option<TokenServer>,
+    tls: Tls,
+    has_login: bool,
+    certs: PathBuf,
+    _storage: TempDir,
+    _authority: Authority,
+}
+
+impl World {
+    fn new(auth: Auth, tls: Tls) -> Self {
+        let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
+        let open = DockerRegistry::serve(storage.path());
+        let authority = Authority::new();
+        let tokens = (auth == Auth::Token).then(|| match tls {
+            Tls::Off => TokenServer::start(),
+            _ => TokenServer::by_https(&authority),
+        });
+        let mut guard = Guard::new();
+        if tls != Tls::Off {
+            guard = guard.https(&authority);
+        }
+        if tls == Tls::ClientCertificate {
+            guard = guard.client_certificate();
+        }
+        guard = match (auth, &tokens) {
+            (Auth::Basic, _) => guard.password(),
+            (_, Some(tokens)) => guard.tokens(tokens),
+            _ => guard,
+        };
+        let guarded = DockerRegistry::guarded(storage.path(), &guard);
+
+        let mut host = Host::without_daemon(4096);
+        let client = (tls == Tls::ClientCertificate).then(|| authority.client());
+        let certs = host.path("skopeo");
+        authority.write_certs_dir(&certs, client.as_ref());
+        let hosts = host.path("certs.d");
+        if tls != Tls::Off {
+            write_hosts(&hosts.join(guarded.address()), &guarded, &authority, client.as_ref());
+        }
+        host.configure(&transfer_section(&hosts, ""));
+        host.start();
+        Self {
+            host,
+            guarded,
+            open,
+            tokens,
+            tls,
+            has_login: auth != Auth::None,
+            certs,
+            _storage: storage,
+            _authority: authority,
+        }
+    }
+
+    /// `capstan images VERB` with what it takes to be let in.
+    fn args<'a>(&self, verb: &'a str, login: &'a str, words: &[&'a str]) -> Vec<&'a str> {
+        let mut args = vec!["images", verb];
+        if self.tls == Tls::Off {
+            args.push("--plain-http");
+        }
+        if !login.is_empty() {
+            args.extend(["--user", login]);
+        }
+        args.extend(words);
+        args
+    }
+
+    fn login(&self) -> String {
+        if self.has_login { format!("{USER}:{PASSWORD}") } else { String::new() }
+    }
+
+    fn ok(&self, verb: &str, words: &[&str]) -> String {
+        self.host.ok(&self.args(verb, &self.login(), words))
+    }
+
+    /// The digest of what skopeo gets, by the guarded way.
+    fn seen_by_skopeo(&self, reference: &str) -> String {
+        let mut command = Command::new(find("skopeo"));
+        command.args(["inspect", "--raw"]);
+        match self.tls {
+            Tls::Off => command.arg("--tls-verify=false"),
+            _ => command.arg("--cert-dir").arg(&self.certs),
+        };
+        if self.has_login {
+            command.args(["--creds", &self.login()]);
+        }
+        let output = command.arg(format!("docker://{reference}")).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "skopeo inspect {reference}: {errors}");
+        digest(&output.stdout)
+    }
+}
+
+fn write_hosts(
+    dir: &std::path::Path,
+    registry: &DockerRegistry,
+    authority: &Authority,
+    client: Option<&Identity>,
+) {
+    std::fs::create_dir_all(dir).unwrap();
+    let address = registry.address();
+    let mut text = format!(
+        "server = \"https://{address}\"\n[host.\"https://{address}\"]\nca = {:?}\n",
+        authority.root()
+    );
+    if let Some(client) = client {
+        text.push_str(&format!("client = [[{:?}, {:?}]]\n", client.certificate, client.key));
+    }
+    std::fs::write(dir.join("hosts.toml"), text).unwrap();
+}
+
+/// `[plugins."transfer.local"]` with the directory of hosts, and nothing of this machine's own.
+pub(crate) fn transfer_section(hosts: &std::path::Path, more: &str) -> String {
+    format!(
+        "[plugins.\"transfer.local\"]\nhosts_dir = {hosts:?}\ncredentials_file = {:?}\n{more}\n",
+        hosts.join("auth.json")
+    )
+}
+
+/// Every blob of these is here, with its bytes.
+pub(crate) fn assert_here<'a>(
+    host: &Host,
+    image: &Image,
+    digests: impl Iterator<Item = &'a String>,
+) {
+    for name in digests {
+        let output = host.command(&["content", "get", name]).output().unwrap();
+        assert!(output.status.success(), "{name} is not here");
+        assert!(output.stdout == image.blobs[name], "{name} has other bytes");
+    }
+}
+
+/// Whether a registry that is open to all has the blobs of an image in a repository.
+pub(crate) fn assert_there(address: &str, repository: &str, image: &Image) {
+    for (name, bytes) in &image.blobs {
+        let is_document =
+            bytes.starts_with(b"{\"") && bytes.windows(13).any(|at| at == b"schemaVersion");
+        let kind = if is_document { "manifests" } else { "blobs" };
+        let accept = [("Accept", image_types())];
+        let path = format!("/v2/{repository}/{kind}/{name}");
+        let answer = http::ask(address, "GET", &path, &accept, b"");
+        assert_eq!(answer.status(), 200, "{path}");
+        assert!(&answer.body == bytes, "{path} has other bytes");
+    }
+}
+
+fn image_types() -> &'static str {
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json"
+}
+
+/// A small image of two layers.
+pub(crate) fn small(seed: u32) -> Image {
+    Image::new(layers(seed))
+}
+
+pub(crate) fn layers(seed: u32) -> Vec<Layer> {
+    let text = format!("image {seed}\n");
+    vec![
+        Layer::new().dir("etc").file("etc/issue", 0o644, text.as_bytes()),
+        Layer::new().dir("data").file("data/noise", 0o644, &noise(50_000, seed)),
+    ]
+}
+
+/// An index of this machine's architecture and of another one.
+pub(crate) fn index(seed: u32) -> Image {
+    let other = if architecture() == "s390x" { "ppc64le" } else { "s390x" };
+    let elsewhere = Image::of_architecture(layers(seed + 1000), other);
+    Image::index(&[(other, &elsewhere), (architecture(), &small(seed))])
+}
+
+pub(crate) fn artifact(seed: u32) -> Image {
+    let blobs = vec![noise(20_000, seed), format!("bill of materials {seed}").into_bytes()];
+    Image::artifact("application/vnd.example.bill.v1", blobs, None)
+}
+
+/// All six of a registry: pull and push of an image, an index, an artifact.
+fn six(auth: Auth, tls: Tls) {
+    let world = World::new(auth, tls);
+    let kinds = [("image", small(1)), ("index", index(2)), ("artifact", artifact(3))];
+    for (kind, image) in &kinds {
+        let what = format!("{kind}, {auth:?}, {tls:?}");
+        image.push_to(&world.open.address(), kind, "latest");
+        let name = world.guarded.reference(kind);
+        assert_eq!(world.seen_by_skopeo(&name), image.manifest, "{what}: the fixture");
+        assert_denied(&world, &name);
+
+        // The whole index is to be pushed again, so the whole is pulled.
+        let words = ["--all-platforms", &name];
+        let words = if *kind == "index" { &words[..] } else { &words[1..] };
+        let line = world.ok("pull", words);
+        assert_eq!(line, format!("{name}  {}\n", image.manifest), "{what}: pull");
+        assert_eq!(digest_of(&world.host, &name), image.manifest, "{what}: pull");
+        assert_here(&world.host, image, image.blobs.keys());
+
+        let repository = format!("pushed/{kind}");
+        let pushed = format!("{}/{repository}:1", world.guarded.address());
+        let line = world.ok("push", &[&pushed, &name]);
+        assert_eq!(line, format!("{pushed}  {}\n", image.manifest), "{what}: push");
+        assert_eq!(world.seen_by_skopeo(&pushed), image.manifest, "{what}: push");
+        assert_there(&world.open.address(), &repository, image);
+    }
+    if let Some(tokens) = &world.tokens {
+        let asked = tokens.asked();
+        let granted: Vec<_> = asked.iter().filter(|asked| asked.is_granted).collect();
+        let has = |scope: &str| granted.iter().any(|one| one.scopes.iter().any(|s| s == scope));
+        assert!(has("repository:image:pull"), "{asked:?}");
+        assert!(has("repository:pushed/image:pull,push"), "{asked:?}");
+    }
+    assert_quiet(&world.host, &[PASSWORD, REFRESH_TOKEN]);
+}
+
+/// Without what it takes nothing is let out, and what is said is one line with its class.
+fn assert_denied(world: &World, name: &str) {
+    let before = world.host.ids(&["content", "ls"]);
+    if world.has_login {
+        for login in ["", "tester:wrong-canary", "nobody:wrong-canary"] {
+            let output = world.host.capstan(&world.args("pull", login, &[name]));
+            assert_eq!(output.code, 8, "{login}: {}", output.stderr);
+            assert!(output.stderr.starts_with("capstan: PermissionDenied: "), "{}", output.stderr);
+            assert!(output.stderr.contains("capstan login"), "{}", output.stderr);
+            assert!(!output.stderr.contains("wrong-canary"), "{}", output.stderr);
+        }
+    }
+    if world.tls == Tls::Off {
+        // https is never left out unasked.
+        let login = world.login();
+        let mut args = vec!["images", "pull"];
+        if world.has_login {
+            args.extend(["--user", &login]);
+        }
+        args.push(name);
+        let output = world.host.capstan(&args);
+        assert_ne!(output.code, 0, "http although nobody asked for it: {}", output.stdout);
+        assert!(!output.stderr.contains(PASSWORD), "{}", output.stderr);
+    }
+    assert_eq!(world.host.ids(&["content", "ls"]), before);
+}
+
+/// Nothing that is secret is in the log, and nothing that can be asked says it.
+pub(crate) fn assert_quiet(host: &Host, canaries: &[&str]) {
+    let mut said = vec![("the log", host.log())];
+    let asked: [&[&str]; 7] = [
+        &["events"],
+        &["images", "ls"],
+        &["content", "ls"],
+        &["leases", "ls"],
+        &["plugins", "ls"],
+        &["plugins", "config", "transfer.local"],
+        &["info"],
+    ];
+    for args in asked {
+        let mut json = vec!["--format", "json"];
+        json.extend(args);
+        said.push((args[0], host.ok(&json)));
+    }
+    for image in host.ids(&["images", "ls"]) {
+        said.push(("images inspect", host.ok(&["images", "inspect", &image])));
+    }
+    for (place, text) in &said {
+        for canary in canaries {
+            let line = text.lines().find(|line| line.contains(canary));
+            assert_eq!(line, None, "{canary} is in {place}");
+        }
+    }
+    // Where it is on the disk, too.
+    let mut grep = Command::new(find("grep"));
+    grep.args(["-rlaF"]);
+    canaries.iter().for_each(|canary| {
+        grep.args(["-e", canary]);
+    });
+    let output = grep.arg(host.root()).arg(host.state()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "a secret is on the disk");
+}
+
+macro_rules! matrix {
+    ($($name:ident: $auth:ident, $tls:ident;)*) => {
+        $(#[test]
+        fn $name() {
+            six(Auth::$auth, Tls::$tls);
+        })*
+    };
+}
+
+matrix! {
+    without_auth_by_http: None, Off;
+    without_auth_by_https_with_a_root_of_its_own: None, OwnRoot;
+    without_auth_by_https_with_a_client_certificate: None, ClientCertificate;
+    with_a_password_by_http: Basic, Off;
+    with_a_password_by_https_with_a_root_of_its_own: Basic, OwnRoot;
+    with_a_password_by_https_with_a_client_certificate: Basic, ClientCertificate;
+    with_tokens_by_http: Token, Off;
+    with_tokens_by_https_with_a_root_of_its_own: Token, OwnRoot;
+    with_tokens_by_https_with_a_client_certificate: Token, ClientCertificate;
+}
+
+/// A root that nobody vouches for is refused, and what to do is said; `--skip-verify` does without. A registry that wants
+/// a certificate of its client says no to one without.
+#[test]
+fn certificates_that_are_not_right_are_refused() {
+    let authority = Authority::new();
+    let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
+    let open = DockerRegistry::serve(storage.path());
+    let image = small(4);
+    image.push_to(&open.address(), "app", "latest");
+    let guarded = DockerRegistry::guarded(storage.path(), &Guard::new().https(&authority));
+    let wants = Guard::new().https(&authority).client_certificate();
+    let wants = DockerRegistry::guarded(storage.path(), &wants);
+    let mut host = Host::without_daemon(1024);
+    let hosts = host.path("certs.d");
+    host.configure(&transfer_section(&hosts, ""));
+    host.start();
+
+    let name = guarded.reference("app");
+    let output = host.fails(&["images", "pull", &name], 7, "Unavailable", &["certificate"]);
+    assert!(output.stderr.contains("hosts.toml"), "{}", output.stderr);
+    host.ok(&["images", "pull", "--no-unpack", "-k", &name]);
+    assert_eq!(digest_of(&host, &name), image.manifest);
+    host.ok(&["images", "rm", &name]);
+    // Files are read at each use.
+    write_hosts(&hosts.join(guarded.address()), &guarded, &authority, None);
+    host.ok(&["images", "pull", "--no-unpack", &name]);
+    // Another root than the right one.
+    write_hosts(&hosts.join(guarded.address()), &guarded, &Authority::new(), None);
+    host.fails(&["images", "pull", &name], 7, "Unavailable", &["certificate"]);
+
+    let name = wants.reference("app");
+    write_hosts(&hosts.join(wants.address()), &wants, &authority, None);
+    let output = host.capstan(&["images", "pull", "--no-unpack", &name]);
+    assert_ne!(output.code, 0, "{}", output.stdout);
+    assert!(output.stderr.contains("certificate"), "{}", output.stderr);
+    let client = authority.client();
+    write_hosts(&hosts.join(wants.address()), &wants, &authority, Some(&client));
+    host.ok(&["images", "pull", "--no-unpack", &name]);
+    assert_eq!(digest_of(&host, &name), image.manifest);
+}
+
+/// A token that ends in the middle is fetched anew; one that a registry does not take, too, and once is enough.
+#[test]
+fn tokens_are_fetched_anew_when_they_end() {
+    let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
+    let open = DockerRegistry::serve(storage.path());
+    let tokens = TokenServer::start();
+    let guarded = DockerRegistry::guarded(storage.path(), &Guard::new().tokens(&tokens));
+    let image = small(5);
+    image.push_to(&open.address(), "app", "latest");
+    let mut host = Host::without_daemon(1024);
+    host.configure(&transfer_section(&host.path("certs.d"), ""));
+    host.start();
+    let name = guarded.reference("app");
+    let login = format!("{USER}:{PASSWORD}");
+    let pull = ["images", "pull", "--plain-http", "--no-unpack", "--user", &login, &name];
+
+    // One for all of a pull.
+    host.ok(&pull);
+    assert_eq!(tokens.asked().len(), 1, "{:?}", tokens.asked());
+    host.ok(&["images", "rm", &name]);
+    let forget = || {
+        for digest in host.ids(&["content", "ls"]) {
+            host.ok(&["content", "rm", &digest]);
+        }
+    };
+    forget();
+
+    // The registry says no to the first, whatever its end seems to be.
+    tokens.give_worthless(1);
+    host.ok(&pull);
+    assert_eq!(tokens.asked().len(), 3, "{:?}", tokens.asked());
+    forget();
+
+    // It says no to all of them: an end is found.
+    tokens.give_worthless(1000);
+    let before = tokens.asked().len();
+    let args = ["images", "pull", "--plain-http", "--user", &login, &name];
+    host.fails(&args, 8, "PermissionDenied", &["capstan login"]);
+    assert!(tokens.asked().len() - before <= 6, "{:?}", tokens.asked());
+    tokens.give_worthless(0);
+
+    // A server that takes no forms gets a query with the password.
+    tokens.take_forms(false);
+    host.ok(&pull);
+    let last = tokens.asked().pop().unwrap();
+    assert_eq!((last.method.as_str(), last.is_granted), ("GET", true));
+    assert_quiet(&host, &[PASSWORD, REFRESH_TOKEN]);
+}
+
+/// The daemon's own file has credentials for those who bring none, if nobody else can read it.
+#[test]
+fn the_daemon_has_credentials_of_its_own() {
+    let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
+    let open = DockerRegistry::serve(storage.path());
+    let guarded = DockerRegistry::guarded(storage.path(), &Guard::new().password());
+    let image = small(6);
+    image.push_to(&open.address(), "app", "latest");
+    let mut host = Host::without_daemon(1024);
+    let hosts = host.path("certs.d");
+    std::fs::create_dir_all(&hosts).unwrap();
+    let auth: Value = serde_json::json!({ "auths": { guarded.address(): {
+        "username": USER, "password": PASSWORD,
+    } } });
+    let file = hosts.join("auth.json");
+    let write = |mode: u32| {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(&file, auth.to_string()).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    host.configure(&transfer_section(&hosts, ""));
+    host.start();
+    let name = guarded.reference("app");
+    let args = ["images", "pull", "--plain-http", "--no-unpack", &name];
+    write(0o644);
+    let output = host.capstan(&args);
+    assert_ne!(output.code, 0, "a file that all can read is used");
+    assert!(output.stderr.contains("auth.json"), "{}", output.stderr);
+    write(0o600);
+    host.ok(&args);
+    assert_eq!(digest_of(&host, &name), image.manifest);
+}
