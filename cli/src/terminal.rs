@@ -45,21 +45,19 @@ pub(crate) fn size() -> Option<(u16, u16)> {
     (size.ws_col > 0).then_some((size.ws_col, size.ws_row))
 }
 
-/// The terminal of the session, whatever stdin is.
-fn open() -> Result<File> {
+/// The terminal of the session, whatever stdin is. `flags`: how to do without.
+fn open(flags: &str) -> Result<File> {
     File::options().read(true).write(true).open("/dev/tty").map_err(|error| {
-        Error::precondition(format!(
-            "there is no terminal to ask for it ({error}); give it by flags"
-        ))
+        Error::precondition(format!("there is no terminal to ask on ({error}); give {flags}"))
     })
 }
 
-/// Asks the user for a line.
+/// Asks the user for a line. `flags` are those that give it without asking.
 ///
 /// # Errors
 /// `FailedPrecondition`: there is no terminal. `Aborted`: there is no line.
-pub(crate) async fn ask(question: String) -> Result<String> {
-    let mut tty = open()?;
+pub(crate) async fn ask(question: String, flags: &str) -> Result<String> {
+    let mut tty = open(flags)?;
     let fail = |error| Error::io("ask on the terminal", error);
     tty.write_all(question.as_bytes()).map_err(fail)?;
     let read = move || {
@@ -80,8 +78,8 @@ pub(crate) async fn ask(question: String) -> Result<String> {
 /// As [`ask`]; `Aborted` also: the user interrupts.
 ///
 /// Cancel safety: the terminal is as it was, and what is typed next is lost.
-pub(crate) async fn ask_hidden(question: String) -> Result<String> {
-    let mut tty = open()?;
+pub(crate) async fn ask_hidden(question: String, flags: &str) -> Result<String> {
+    let mut tty = open(flags)?;
     let fail = |error: std::io::Error| Error::io("ask on the terminal", error);
     tty.write_all(question.as_bytes()).map_err(fail)?;
     let reader = tty.try_clone().map_err(fail)?;

@@ -52,11 +52,11 @@ impl Login {
         let at = |error: Error| error.at(format_args!("login to {host}"));
         let user = match self.user {
             Some(user) => user,
-            None => terminal::ask(format!("User for {host}: ")).await.map_err(at)?,
+            None => terminal::ask(format!("User for {host}: "), "--user").await.map_err(at)?,
         };
         let secret = match self.password_stdin {
             true => from_stdin().await.map_err(at)?,
-            false => ask_password(&user, &host).await?,
+            false => ask_password(&user, &host, "--password-stdin").await?,
         };
         let login = Credentials::new(user.clone(), secret);
         login.check().map_err(at)?;

@@ -97,7 +97,7 @@ async fn given(who: &Who, host: &str) -> Result<Login> {
     let login = match (&who.user, &who.refresh) {
         (Some(Hidden(user)), _) => match user.split_once(':') {
             Some((user, secret)) => Login::new(user.to_owned(), secret.to_owned()),
-            None => Login::new(user.clone(), ask_password(user, host).await?),
+            None => Login::new(user.clone(), ask_password(user, host, "--user USER:PASSWORD").await?),
         },
         (None, Some(Hidden(token))) => Login { identity_token: token.clone(), ..Login::default() },
         (None, None) => Login::default(),
@@ -106,13 +106,14 @@ async fn given(who: &Who, host: &str) -> Result<Login> {
     Ok(login)
 }
 
-/// Asks the user for a password.
+/// Asks the user for a password. `flags` are those that give it without asking.
 ///
 /// # Errors
 /// `FailedPrecondition`: there is no terminal. `Aborted`: the user does not want to.
-pub(super) async fn ask_password(user: &str, host: &str) -> Result<String> {
+pub(super) async fn ask_password(user: &str, host: &str, flags: &str) -> Result<String> {
     let question = format!("Password of {} for {host}: ", user.escape_debug());
-    terminal::ask_hidden(question).await.map_err(|error| error.at(format_args!("login to {host}")))
+    let answer = terminal::ask_hidden(question, flags).await;
+    answer.map_err(|error| error.at(format_args!("login to {host}")))
 }
 
 impl credentials::Server for Answers {

@@ -23,6 +23,9 @@ impl Repository {
         });
         answer.await.map_err(|error| match error.class() {
             Class::PermissionDenied => Error::denied(advised(error.message())),
+            Class::NotFound => {
+                Error::precondition(format!("{what}: what answers is no registry; check the host"))
+            }
             _ => error,
         })?;
         match home.auth().was_asked() {

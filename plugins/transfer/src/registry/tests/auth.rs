@@ -16,16 +16,16 @@ use super::*;
 
 const PASSWORD: &str = "CANARY";
 
-fn me() -> Login {
+pub(super) fn me() -> Login {
     Login { user: "me".into(), secret: Secret::new(PASSWORD), ..Login::default() }
 }
 
-fn told() -> String {
+pub(super) fn told() -> String {
     basic("me", PASSWORD).to_str().unwrap().to_owned()
 }
 
 /// Access of a client that knows `login`, and who it was asked about.
-fn knowing(login: Option<Login>) -> (Access, Arc<Mutex<Vec<String>>>) {
+pub(super) fn knowing(login: Option<Login>) -> (Access, Arc<Mutex<Vec<String>>>) {
     let (client, mut questions) = mpsc::unbounded_channel::<WhoAmI>();
     let hosts = Arc::new(Mutex::<Vec<String>>::default());
     let log = Arc::clone(&hosts);
@@ -38,16 +38,16 @@ fn knowing(login: Option<Login>) -> (Access, Arc<Mutex<Vec<String>>>) {
     (Access { credentials: Some(client), ..http() }, hosts)
 }
 
-fn of(fake: &Fake, access: &Access) -> Repository {
+pub(super) fn of(fake: &Fake, access: &Access) -> Repository {
     repository_by(config(), &fake.host, ":1", access)
 }
 
-fn challenge(text: &str) -> Reply {
+pub(super) fn challenge(text: &str) -> Reply {
     Reply::new(401, "").with("WWW-Authenticate", text)
 }
 
 /// What there is for whoever says `authorization`; others get `refusal`.
-fn guarded(asked: &Asked, authorization: &str, refusal: Reply) -> Reply {
+pub(super) fn guarded(asked: &Asked, authorization: &str, refusal: Reply) -> Reply {
     match asked.header("authorization") == authorization {
         false => refusal,
         true if asked.path.contains("/manifests/") => manifest(),
@@ -56,7 +56,7 @@ fn guarded(asked: &Asked, authorization: &str, refusal: Reply) -> Reply {
 }
 
 /// A registry that takes tokens of `tokens`, as long as these are `good`.
-async fn by_token(
+pub(super) async fn by_token(
     tokens: &Fake,
     good: impl Fn(&Asked, &str) -> bool + Send + Sync + 'static,
 ) -> Fake {

@@ -2,6 +2,7 @@
 
 mod auth;
 mod foreign;
+mod login;
 mod mirrors;
 mod proxies;
 mod ranges;
