@@ -14,6 +14,7 @@ mod gc;
 mod lists;
 mod matrix;
 mod outside;
+mod peers;
 mod plugins;
 mod powercut;
 mod pull;
