@@ -50,6 +50,10 @@ enum Command {
     /// Names for images
     #[command(subcommand, visible_alias = "image")]
     Images(cmd::images::Images),
+    /// Log in to a registry
+    Login(cmd::login::Login),
+    /// Forget the login to a registry
+    Logout(cmd::login::Logout),
     /// Blobs, named by their digest
     #[command(subcommand)]
     Content(cmd::content::Content),
@@ -128,12 +132,19 @@ impl Args {
     }
 
     async fn execute(self) -> Outcome {
-        if let Command::Version = self.command {
-            return cmd::version::run(&self.address, self.format).await;
-        }
-        let session = Session::connect(&self.address, self.namespace, self.format).await?;
+        let connect = async || Session::connect(&self.address, self.namespace, self.format).await;
+        // These can do without a daemon.
         match self.command {
-            Command::Version => unreachable!("handled above"),
+            Command::Version => return cmd::version::run(&self.address, self.format).await,
+            Command::Login(login) => return login.run(self.format, connect).await,
+            Command::Logout(logout) => return logout.run(self.format),
+            _ => {}
+        }
+        let session = connect().await?;
+        match self.command {
+            Command::Version | Command::Login(_) | Command::Logout(_) => {
+                unreachable!("handled above")
+            }
             Command::Info => cmd::info::run(&session).await,
             Command::Health(health) => health.run(&session).await,
             Command::Run(run) => run.run(&session).await,

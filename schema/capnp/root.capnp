@@ -11,7 +11,7 @@ interface Root {
   #
   # `service` is a kind ("images", "snapshotter": the preferred plugin of that kind) or a plugin id
   # ("snapshotter.native"). `namespace` may be empty only for services that have none
-  # (namespaces, introspection, health, version, metrics, sink, gc-policy). The capability stays
+  # (namespaces, introspection, health, version, metrics, sink, gc-policy, verifier). The capability stays
   # usable over a restart of the plugin behind it; calls made while it is down fail Unavailable.
   #
   # NotFound: no plugin offers this service. InvalidArgument: bad namespace.

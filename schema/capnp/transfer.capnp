@@ -124,6 +124,10 @@ interface Transfer {
   # What a registry has that refers to an image: signatures, lists of its parts. An empty type = all. OCI
   # distribution-spec 1.1, "Listing Referrers", with its fallback tag for registries that are older. Errors as of `pull`.
 
+  checkLogin @11 (host :Text, access :Access) -> (error :Common.Error);
+  # Whether the registry `host[:port]` lets in whom `access` names. InvalidArgument: host. FailedPrecondition: it asks nobody
+  # who he is. PermissionDenied: it does not let us in. Unavailable: it cannot be reached.
+
   refetch @6 (digest :Text) -> (error :Common.Error);
   # Fetches a blob again from where it came. Nothing is done where it is whole. NotFound: nobody knows where it came from, or
   # it is not there any more.

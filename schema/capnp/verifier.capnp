@@ -12,8 +12,8 @@ struct Evidence {
 interface Verifier {
   # Says whether an image may get its name. All verifiers of a deployment are asked; each may refuse.
 
-  ask @0 () -> (wantsEvidence :Bool, error :Common.Error);
-  # Whether it looks at evidence, which costs requests to the registry.
+  ask @0 (namespace :Text, name :Text) -> (wantsEvidence :Bool, error :Common.Error);
+  # Whether it looks at evidence before it answers for this name. Evidence costs requests to the registry.
 
   verify @1 (namespace :Text, name :Text, target :Common.Descriptor, document :Data, evidence :List(Evidence))
       -> (refused :Bool, reason :Text, error :Common.Error);

@@ -25,6 +25,8 @@ pub(crate) const ALL: &[Library] = &[
     ("snapshotter_erofs", "snapshotter.erofs"),
     ("snapshotter_native", "snapshotter.native"),
     ("snapshotter_overlay", "snapshotter.overlay"),
+    ("verifier_cosign", "verifier.cosign"),
+    ("verifier_digest", "verifier.digest"),
 ];
 
 /// Has cargo build them.

@@ -15,6 +15,7 @@
 //! Invariant: nothing about a command line is in here.
 
 mod connection;
+pub mod credentials;
 mod stdio;
 
 pub use capstan_schema as schema;

@@ -13,6 +13,7 @@ pub(crate) mod info;
 pub(crate) mod layers;
 pub(crate) mod leases;
 pub(crate) mod limits;
+pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod namespaces;

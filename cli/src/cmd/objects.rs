@@ -42,7 +42,7 @@ impl FetchObject {
         let service: transfer::Client = session.open("transfer");
         let mut request = service.get_object_request();
         request.get().set_reference(full_name(&self.reference));
-        self.reach.write(&self.who, request.get().init_access());
+        self.reach.write(&self.who, &self.reference, request.get().init_access());
         let response = call!(session, request);
         let object = response.get()?.get_object()?;
         if !self.quiet {
@@ -72,7 +72,7 @@ impl PushObject {
         let mut request = service.put_object_request();
         let mut params = request.get();
         params.set_reference(full_name(&self.reference));
-        self.reach.write(&self.who, params.reborrow().init_access());
+        self.reach.write(&self.who, &self.reference, params.reborrow().init_access());
         let mut object = params.init_object();
         object.set_digest(&self.digest);
         object.set_media_type(&self.media_type);

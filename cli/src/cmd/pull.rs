@@ -95,7 +95,7 @@ impl Pull {
             .set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json() && !is_quiet)));
         let mut options = params.init_options();
         options.set_platform(self.platform.as_deref().unwrap_or_default());
-        self.reach.write(&self.who, options.reborrow().init_access());
+        self.reach.write(&self.who, &self.reference, options.reborrow().init_access());
         options.set_snapshotter(self.snapshotter.as_deref().unwrap_or_default());
         options.set_no_unpack(self.no_unpack);
         options.set_all_platforms(self.all_platforms);

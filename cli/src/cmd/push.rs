@@ -48,7 +48,7 @@ impl Push {
         params.set_source(self.source.as_deref().map(full_name).unwrap_or_default());
         params.set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json())));
         let mut options = params.init_options();
-        self.reach.write(&self.who, options.reborrow().init_access());
+        self.reach.write(&self.who, &self.reference, options.reborrow().init_access());
         options.set_platform(self.platform.as_deref().unwrap_or_default());
         options.set_compression(match self.compression {
             Compression::Keep => wire::Compression::Keep,

@@ -1,9 +1,16 @@
 //! How registries are reached, and as whom: the flags, and the answers to the daemon's questions.
 
+use std::fmt;
 use std::rc::Rc;
 
+use capstan_client::credentials::{Keyring, Login};
+use capstan_client::schema::Reference;
 use capstan_client::schema::transfer_capnp::{access, credentials};
+use capstan_client::{Error, Result};
 use clap::Args;
+use tokio::sync::OnceCell;
+
+use crate::terminal;
 
 /// How a registry is reached.
 #[derive(Clone, Debug, Default, Args)]
@@ -16,39 +23,133 @@ pub(crate) struct Reach {
     skip_verify: bool,
 }
 
-/// As whom.
+/// As whom; else as the logins say that `capstan login`, docker and podman keep.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Who {
     /// USER[:PASSWORD] for the registry; without a password it is asked for
     #[arg(short, long, value_name = "U:P")]
-    user: Option<String>,
+    user: Option<Hidden>,
+    /// An identity token (OAuth 2 refresh token) for the registry
+    #[arg(long, value_name = "TOKEN", conflicts_with = "user")]
+    refresh: Option<Hidden>,
+}
+
+/// What is not to be seen in any output.
+#[derive(Clone, PartialEq, Eq)]
+struct Hidden(String);
+
+impl From<String> for Hidden {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 impl Reach {
-    /// Writes it for the daemon, which asks back when a registry wants to know who we are.
-    pub(crate) fn write(&self, who: &Who, mut out: access::Builder<'_>) {
+    /// Writes it for the daemon, which asks back when a registry wants to know who we are. What `who` says is for the
+    /// registry of `reference` only, not for its mirrors.
+    pub(crate) fn write(&self, who: &Who, reference: &str, out: access::Builder<'_>) {
+        let host = Reference::parse_familiar(reference).ok();
+        let host = host.map(|reference| reference.host().to_owned()).unwrap_or_default();
+        let keyring = Keyring::of_user();
+        let given = OnceCell::new();
+        self.write_with(
+            capnp_rpc::new_client(Answers { who: who.clone(), host, given, keyring }),
+            out,
+        );
+    }
+
+    /// The same, with the answers to its questions.
+    pub(super) fn write_with(&self, answers: credentials::Client, mut out: access::Builder<'_>) {
         out.set_plain_http(self.plain_http);
         out.set_skip_verify(self.skip_verify);
-        out.set_credentials(capnp_rpc::new_client(Answers { user: who.user.clone() }));
+        out.set_credentials(answers);
     }
 }
 
 /// Answers the daemon's questions.
 struct Answers {
-    user: Option<String>,
+    who: Who,
+    /// For whom `who` is.
+    host: String,
+    /// What came of it.
+    given: OnceCell<Login>,
+    keyring: Keyring,
+}
+
+impl Answers {
+    async fn login(&self, host: &str) -> Result<Option<Login>> {
+        let is_given = self.who.user.is_some() || self.who.refresh.is_some();
+        match is_given && host == self.host {
+            true => self.given.get_or_try_init(|| given(&self.who, host)).await.cloned().map(Some),
+            false => self.keyring.find(host).await,
+        }
+    }
+}
+
+/// What the flags say, and the user.
+async fn given(who: &Who, host: &str) -> Result<Login> {
+    let login = match (&who.user, &who.refresh) {
+        (Some(Hidden(user)), _) => match user.split_once(':') {
+            Some((user, secret)) => Login::new(user.to_owned(), secret.to_owned()),
+            None => Login::new(user.clone(), ask_password(user, host).await?),
+        },
+        (None, Some(Hidden(token))) => Login { identity_token: token.clone(), ..Login::default() },
+        (None, None) => Login::default(),
+    };
+    login.check()?;
+    Ok(login)
+}
+
+/// Asks the user for a password.
+///
+/// # Errors
+/// `FailedPrecondition`: there is no terminal. `Aborted`: the user does not want to.
+pub(super) async fn ask_password(user: &str, host: &str) -> Result<String> {
+    let question = format!("Password of {} for {host}: ", user.escape_debug());
+    terminal::ask_hidden(question).await.map_err(|error| error.at(format_args!("login to {host}")))
 }
 
 impl credentials::Server for Answers {
     async fn get(
         self: Rc<Self>,
-        _params: credentials::GetParams,
+        params: credentials::GetParams,
         mut results: credentials::GetResults,
     ) -> capnp::Result<()> {
-        let mut login = results.get().init_login();
-        if let Some(user) = &self.user {
-            let (user, secret) = user.split_once(':').unwrap_or((user, ""));
-            login.set_user(user);
-            login.set_secret(secret);
+        let host = params.get()?.get_host()?.to_str()?;
+        match self.login(host).await {
+            Ok(login) => login.unwrap_or_default().write(results.get().init_login()),
+            Err(error) => error.write(results.get().init_error()),
+        }
+        Ok(())
+    }
+}
+
+/// Answers with one login, for one registry.
+pub(super) struct Only {
+    pub(super) host: String,
+    pub(super) login: Login,
+}
+
+impl credentials::Server for Only {
+    async fn get(
+        self: Rc<Self>,
+        params: credentials::GetParams,
+        mut results: credentials::GetResults,
+    ) -> capnp::Result<()> {
+        let host = params.get()?.get_host()?.to_str()?;
+        match host == self.host {
+            true => self.login.write(results.get().init_login()),
+            // The daemon's settings send us there; its own logins are not to be tried in place of this one.
+            false => Error::precondition(format!(
+                "by the daemon's settings it is {host} that is asked: log in to that"
+            ))
+            .write(results.get().init_error()),
         }
         Ok(())
     }

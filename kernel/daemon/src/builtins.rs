@@ -23,3 +23,5 @@ use capstan_snapshot_native as _;
 use capstan_snapshot_overlay as _;
 use capstan_tasks as _;
 use capstan_transfer as _;
+use capstan_verify_cosign as _;
+use capstan_verify_digest as _;

@@ -27,6 +27,7 @@ mod link;
 pub mod mount;
 pub mod oci;
 pub mod outside;
+pub mod pattern;
 mod plugin;
 mod proxy;
 pub mod random;

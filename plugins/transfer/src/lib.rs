@@ -16,6 +16,7 @@ mod fetch;
 mod flight;
 mod import;
 mod layer;
+mod login;
 mod object;
 mod plugin;
 mod pull;

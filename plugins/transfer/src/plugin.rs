@@ -9,8 +9,8 @@ use actix::{
 use capstan_sdk::contract::images::{Image, Presence};
 use capstan_sdk::contract::leases::TakeHold;
 use capstan_sdk::contract::transfer::{
-    Apply, Diff, Export, GetObject, Import, Imported, ListReferrers, Pull, Push, PutObject,
-    Referrer, Refetch, Stored, TransferAddr, Unpack,
+    Apply, CheckLogin, Diff, Export, GetObject, Import, Imported, ListReferrers, Pull, Push,
+    PutObject, Referrer, Refetch, Stored, TransferAddr, Unpack,
 };
 use capstan_sdk::contract::{Content, Differ, Images, Leases, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{
@@ -25,6 +25,7 @@ use crate::export::Exporter;
 use crate::fetch::Fetcher;
 use crate::import::Importer;
 use crate::layer::Layers;
+use crate::login;
 use crate::object;
 use crate::pull::Puller;
 use crate::push::{Pusher, Uploads};
@@ -315,5 +316,13 @@ impl Handler<ListReferrers> for LocalTransfer {
     fn handle(&mut self, list: ListReferrers, _: &mut Cell<Self>) -> Self::Result {
         let registry = self.registry.another();
         Box::pin(referrers::list(registry, list))
+    }
+}
+
+impl Handler<CheckLogin> for LocalTransfer {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, check: CheckLogin, _: &mut Cell<Self>) -> Self::Result {
+        let registry = self.registry.another();
+        Box::pin(login::check(registry, check))
     }
 }

@@ -11,3 +11,4 @@ pub mod runtime;
 pub mod sink;
 pub mod snapshotter;
 mod snapshotter_graph;
+pub mod verifier;

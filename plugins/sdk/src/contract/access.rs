@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use capstan_schema::Result;
 use tokio::sync::{mpsc, oneshot};
 
 /// What nobody else may read: it prints as `***`.
@@ -54,8 +55,8 @@ impl Login {
 pub struct WhoAmI {
     /// `host[:port]` of the registry: never that of a redirect, nor one that a challenge names.
     pub host: String,
-    /// Gets the answer; `None`: nothing is known.
-    pub answer: oneshot::Sender<Option<Login>>,
+    /// Gets the answer; `None`: nothing is known. An error ends what it was asked for: what is known cannot be got.
+    pub answer: oneshot::Sender<Result<Option<Login>>>,
 }
 
 /// Who answers these questions: the client for which something is done.

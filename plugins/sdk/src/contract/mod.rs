@@ -24,6 +24,7 @@ pub mod sink;
 pub mod snapshotter;
 pub mod tasks;
 pub mod transfer;
+pub mod verifier;
 
 use capstan_schema::{Fields, Filters, Namespace, Result};
 
@@ -46,6 +47,7 @@ pub use sink::Sink;
 pub use snapshotter::Snapshotter;
 pub use tasks::Tasks;
 pub use transfer::Transfer;
+pub use verifier::Verifier;
 
 /// A slice of a list that is ordered by key in byte order.
 #[derive(Clone, Debug, Default)]

@@ -318,6 +318,16 @@ pub struct Refetch {
 /// follows a dot.
 pub const LABEL_SOURCE: &str = "capstan/source";
 
+/// Whether a registry lets in whom `access` names. `InvalidArgument`: it is no host. `FailedPrecondition`: it asks nobody
+/// who he is. `PermissionDenied`: it does not let us in. `Unavailable`: it cannot be reached.
+#[derive(Clone, Debug)]
+pub struct CheckLogin {
+    /// `host[:port]`.
+    pub host: String,
+    /// How the registry is reached, and as whom.
+    pub access: Access,
+}
+
 crate::contract! {
     /// The contract of kind `transfer`.
     Transfer ("transfer") as TransferAddr {
@@ -332,5 +342,6 @@ crate::contract! {
         get_object: GetObject => () [lasting],
         put_object: PutObject => () [again, lasting],
         referrers: ListReferrers => Vec<Referrer> [again],
+        check_login: CheckLogin => () [again, lasting],
     }
 }

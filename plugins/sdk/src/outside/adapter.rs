@@ -8,7 +8,7 @@ use capstan_schema::{Error, Namespace, Result};
 
 use super::{Far, Proxy, Wire};
 use crate::contract::{
-    Content, Differ, Events, GcPolicy, Metadata, Metrics, Runtime, Sink, Snapshotter,
+    Content, Differ, Events, GcPolicy, Metadata, Metrics, Runtime, Sink, Snapshotter, Verifier,
 };
 use crate::{Contract, Link, Lookup, Scope, rpc};
 
@@ -94,6 +94,10 @@ fn serve_sink(serving: &Serving) -> Result<Client> {
     Ok(rpc::sink::serve(serving.link()))
 }
 
+fn serve_verifier(serving: &Serving) -> Result<Client> {
+    Ok(rpc::verifier::serve(serving.link()))
+}
+
 /// All of them. A plugin of another kind can be loaded too: its interface is its own, and peers reach it.
 pub const ADAPTERS: &[Adapter] = &[
     Adapter {
@@ -113,6 +117,12 @@ pub const ADAPTERS: &[Adapter] = &[
         serve: serve_sink,
         proxy: proxy_of::<Sink>,
         peers: Some(Peers { scope: Scope::Global, serve: serve_sink }),
+    },
+    Adapter {
+        kind: Verifier::KIND,
+        serve: serve_verifier,
+        proxy: proxy_of::<Verifier>,
+        peers: Some(Peers { scope: Scope::Global, serve: serve_verifier }),
     },
     Adapter {
         kind: Content::KIND,

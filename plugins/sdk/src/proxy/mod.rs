@@ -11,6 +11,7 @@ mod metrics;
 mod runtime;
 mod sink;
 mod snapshotter;
+mod verifier;
 
 use capstan_schema::Result;
 use capstan_schema::common_capnp::{label, mount, page};

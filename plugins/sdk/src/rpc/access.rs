@@ -1,14 +1,12 @@
 //! `Access` of transfer.capnp.
 
-use capnp::Result;
-use capstan_schema::transfer_capnp as wire;
+use capstan_schema::{Error, Result, transfer_capnp as wire};
 use tokio::sync::mpsc;
-use tracing::debug;
 
 use crate::contract::access::{Access, Credentials, Login, Secret};
 
 /// Reads it. The client is asked for credentials for as long as the daemon may want them.
-pub(super) fn read(access: wire::access::Reader<'_>) -> Result<Access> {
+pub(super) fn read(access: wire::access::Reader<'_>) -> capnp::Result<Access> {
     let credentials = match access.has_credentials() {
         true => Some(ask(access.get_credentials()?)),
         false => None,
@@ -24,10 +22,7 @@ fn ask(client: wire::credentials::Client) -> Credentials {
     let (sender, mut questions) = mpsc::unbounded_channel::<crate::contract::access::WhoAmI>();
     tokio::task::spawn_local(async move {
         while let Some(question) = questions.recv().await {
-            let login = login(&client, &question.host).await.unwrap_or_else(|error| {
-                debug!(host = question.host, %error, "the client gives no credentials");
-                None
-            });
+            let login = login(&client, &question.host).await;
             // Who asked may be gone.
             let _ = question.answer.send(login);
         }
@@ -40,8 +35,8 @@ async fn login(client: &wire::credentials::Client, host: &str) -> Result<Option<
     request.get().set_host(host);
     let response = request.send().promise.await?;
     let reply = response.get()?;
-    if reply.has_error() {
-        return Err(capnp::Error::failed(reply.get_error()?.get_message()?.to_string()?));
+    if let Some(error) = Error::read(reply.has_error(), reply.get_error()) {
+        return Err(error);
     }
     let login = reply.get_login()?;
     let login = Login {

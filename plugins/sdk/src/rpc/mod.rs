@@ -28,6 +28,7 @@ pub mod sink;
 pub mod snapshotter;
 pub mod tasks;
 pub mod transfer;
+pub mod verifier;
 
 pub(crate) use answer::{answer, length, namespace, page, text};
 pub(crate) use pairs::{read_pairs, write_pairs};

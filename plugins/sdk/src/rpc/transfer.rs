@@ -15,8 +15,8 @@ use super::{access, answer, images, length, text};
 use crate::Link;
 use crate::contract::Transfer;
 use crate::contract::transfer::{
-    Apply, ArchiveFormat, Diff, Export, GetObject, Import, Item, ItemState, ListReferrers, Names,
-    Pull, Push, PutObject, Refetch, Repack, Unpack,
+    Apply, ArchiveFormat, CheckLogin, Diff, Export, GetObject, Import, Item, ItemState,
+    ListReferrers, Names, Pull, Push, PutObject, Refetch, Repack, Unpack,
 };
 
 /// How long a client is left alone between two updates: ten a second look smooth.
@@ -253,6 +253,19 @@ impl wire::transfer::Server for Server {
         let work = async {
             let digest = Digest::parse(&text(params.get()?.get_digest())?)?;
             self.link.send(Refetch { namespace: self.namespace.clone(), digest }).await
+        };
+        answer!(results, work)
+    }
+
+    async fn check_login(
+        self: Rc<Self>,
+        params: wire::transfer::CheckLoginParams,
+        mut results: wire::transfer::CheckLoginResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let access = access::read(params.get_access()?)?;
+            self.link.send(CheckLogin { host: text(params.get_host())?, access }).await
         };
         answer!(results, work)
     }

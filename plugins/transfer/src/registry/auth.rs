@@ -114,6 +114,11 @@ impl Auth {
         }
     }
 
+    /// Whether anybody wanted to know.
+    pub(super) fn was_asked(&self) -> bool {
+        !self.logins.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// What a request that wants `wanted` says to its host; `None`: nothing yet.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ const TOKEN_USER: &str = "<token>";
 /// What `host` is to be told; `None`: nothing is known.
 ///
 /// # Errors
-/// `FailedPrecondition`: the file is not as it should be, or others may read it.
+/// `FailedPrecondition`: the file is not as it should be, or others may read it. And what the client has for errors.
 pub(super) async fn login(
     client: Option<&Credentials>,
     file: &Path,
@@ -34,7 +34,8 @@ pub(super) async fn login(
         let (answer, answered) = oneshot::channel();
         // A client that has gone says nothing.
         let _ = client.send(WhoAmI { host: host.to_owned(), answer });
-        if let Some(login) = answered.await.ok().flatten().filter(|login| !login.is_empty()) {
+        let answer = answered.await.unwrap_or(Ok(None))?;
+        if let Some(login) = answer.filter(|login| !login.is_empty()) {
             return Ok(Some(normal(login)));
         }
     }
@@ -214,7 +215,7 @@ mod tests {
         fs::write(&path, r#"{"auths": {"a.example": {"username": "file", "password": "x"}}}"#)
             .unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let ask = async |answer: Option<Login>| {
+        let ask = async |answer: Result<Option<Login>>| {
             let (client, mut questions) = mpsc::unbounded_channel::<WhoAmI>();
             let answering = async {
                 let question = questions.recv().await.unwrap();
@@ -222,12 +223,15 @@ mod tests {
                 question.answer.send(answer).unwrap();
             };
             let (login, ()) = tokio::join!(login(Some(&client), &path, "a.example"), answering);
-            login.unwrap().unwrap().user
+            login.map(|login| login.unwrap().user)
         };
         let me = Login { user: "me".into(), ..Login::default() };
-        assert_eq!(ask(Some(me)).await, "me");
-        assert_eq!(ask(None).await, "file");
-        assert_eq!(ask(Some(Login::default())).await, "file");
+        assert_eq!(ask(Ok(Some(me))).await.unwrap(), "me");
+        assert_eq!(ask(Ok(None)).await.unwrap(), "file");
+        assert_eq!(ask(Ok(Some(Login::default()))).await.unwrap(), "file");
+        // One that cannot say what it knows is not taken for one that knows nothing.
+        let error = ask(Err(Error::precondition("a helper fails"))).await.unwrap_err();
+        assert_eq!((error.class(), error.message()), (Class::FailedPrecondition, "a helper fails"));
 
         let (gone, questions) = mpsc::unbounded_channel();
         drop(questions);

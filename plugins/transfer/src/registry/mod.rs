@@ -28,6 +28,7 @@ mod exchange;
 mod fake;
 mod foreign;
 mod hosts;
+mod login;
 mod pool;
 mod proxy;
 mod referrers;

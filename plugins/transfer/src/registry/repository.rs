@@ -196,6 +196,11 @@ impl Repository {
         Err(Failure { error: Error::new(failure.error.class(), text), ..failure })
     }
 
+    /// The registry itself.
+    pub(super) fn home(&self) -> &Endpoint {
+        self.endpoints.last().expect("there is a host for every reference")
+    }
+
     fn nobody(&self, capability: Capability) -> Error {
         let (host, dir) = (self.reference.host(), &self.config().hosts_dir);
         Error::precondition(format!(

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use super::super::hosts::Capability;
 use super::*;
 
 /// `hosts.toml` for a host, in a directory of settings.
@@ -128,7 +127,7 @@ async fn capabilities_are_kept_to() {
     assert_eq!((mirror.asked().len(), registry.asked().len()), (0, 1), "a tag");
     read(&repository, 0).await.unwrap();
     assert_eq!((mirror.asked().len(), registry.asked().len()), (1, 1), "a digest");
-    let [endpoint] = repository.endpoints(Capability::Push).try_into().unwrap();
+    let endpoint = repository.pushed_to().unwrap().clone();
     assert_eq!(endpoint.origin().host.as_str(), registry.host);
 
     let registry = Fake::serve(good).await;
@@ -176,7 +175,7 @@ async fn a_mirror_is_told_who_asks_by_its_own_name() {
     let answering = async {
         let question = questions.recv().await.unwrap();
         assert_eq!(question.host, mirror.host);
-        question.answer.send(None).unwrap();
+        question.answer.send(Ok(None)).unwrap();
     };
     let (resolved, ()) = tokio::join!(repository.resolve(), answering);
     resolved.unwrap();

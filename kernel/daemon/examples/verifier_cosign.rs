@@ -1,0 +1,3 @@
+//! verifier.cosign, as a library.
+
+use capstan_verify_cosign as _;

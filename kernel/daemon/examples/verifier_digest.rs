@@ -1,0 +1,3 @@
+//! verifier.digest, as a library.
+
+use capstan_verify_digest as _;
