@@ -2,7 +2,7 @@
 //! into them.
 
 mod hostile;
-mod peers;
+pub(crate) mod peers;
 
 use std::fs;
 use std::process::Command;

@@ -15,6 +15,7 @@ mod gc;
 mod lists;
 mod matrix;
 mod outside;
+mod peers;
 mod plugins;
 mod powercut;
 mod pull;

@@ -13,7 +13,9 @@ Measures capstan and containerd on this machine; needs root. Sections, all by de
   run       latency of `run --rm` of /bin/true
   rate      containers per second, 16 at once
   memory    of shims and daemons
-  pull      an image of 10 layers, unpacked
+  pull      three images, unpacked: of 10 layers, of one, of 100
+  distant   the same, with 20 ms more for each request
+  push      the image of 10 layers, into an empty registry
   archive   the same image exported, imported, and unpacked alone
   boot      until the first answer
   restart   until all running tasks are listed
@@ -50,11 +52,13 @@ pub(crate) struct Section {
     pub(crate) measure: fn(Effort) -> Vec<Table>,
 }
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 10] = [
     Section { name: "run", measure: run::measure },
     Section { name: "rate", measure: rate::measure },
     Section { name: "memory", measure: memory::measure },
     Section { name: "pull", measure: pull::measure },
+    Section { name: "distant", measure: pull::measure_distant },
+    Section { name: "push", measure: pull::measure_push },
     Section { name: "archive", measure: archive::measure },
     Section { name: "boot", measure: boot::measure },
     Section { name: "restart", measure: restart::measure },

@@ -64,13 +64,13 @@ fn what_skopeo_writes_is_imported() {
 }
 
 /// Debian's containerd, on a host's disk.
-struct Containerd {
+pub(crate) struct Containerd {
     process: Child,
     socket: String,
 }
 
 impl Containerd {
-    fn start(host: &Host) -> Self {
+    pub(crate) fn start(host: &Host) -> Self {
         let socket = host.path("containerd.sock").display().to_string();
         let config = host.path("containerd.toml");
         let text = format!(
@@ -98,8 +98,14 @@ impl Containerd {
         peer
     }
 
+    /// `ctr images`.
     fn ctr(&self, args: &[&str]) -> String {
-        let mut all = vec!["-a", &self.socket, "-n", "test", "images"];
+        self.of("images", args)
+    }
+
+    /// `ctr NOUN`.
+    pub(crate) fn of(&self, noun: &str, args: &[&str]) -> String {
+        let mut all = vec!["-a", &self.socket, "-n", "test", noun];
         all.extend(args);
         String::from_utf8(succeed("ctr", &all)).unwrap()
     }

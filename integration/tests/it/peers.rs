@@ -1,0 +1,132 @@
+//! Round trips over a registry with skopeo and with containerd's ctr: who pushes and who pulls is no matter, the digests
+//! are the same.
+
+use capstan_integration::{DockerRegistry, Host, Image};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::archive::peers::Containerd;
+use crate::archive::{digest_of, succeed};
+use crate::distribution::{artifact, assert_here, assert_there, index, layers, small};
+
+/// An empty registry.
+struct Empty {
+    registry: DockerRegistry,
+    _storage: TempDir,
+}
+
+impl Empty {
+    fn new() -> Self {
+        let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
+        Self { registry: DockerRegistry::serve(storage.path()), _storage: storage }
+    }
+
+    fn name(&self, image: &str) -> String {
+        self.registry.reference(image)
+    }
+
+    fn assert_has(&self, repository: &str, image: &Image) {
+        assert_there(&self.registry.address(), repository, image);
+    }
+}
+
+/// What can be pushed, and pulled.
+fn images() -> [(&'static str, Image); 4] {
+    [
+        ("image", small(61)),
+        ("index", index(62)),
+        ("docker", Image::docker(layers(63))),
+        ("artifact", artifact(64)),
+    ]
+}
+
+fn pull_all(host: &Host, name: &str) {
+    host.ok(&["images", "pull", "--plain-http", "--all-platforms", "--no-unpack", name]);
+}
+
+fn push(host: &Host, to: &str, from: &str) {
+    host.ok(&["images", "push", "--plain-http", to, from]);
+}
+
+fn skopeo(from: &str, to: &str) {
+    let args = ["copy", "-q", "--all", "--preserve-digests"];
+    let loose = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+    let (from, to) = (format!("docker://{from}"), format!("docker://{to}"));
+    succeed("skopeo", &[&args[..], &loose, &[&from, &to]].concat());
+}
+
+#[test]
+fn skopeo_and_we_push_and_pull() {
+    let (one, two, three) = (Empty::new(), Empty::new(), Empty::new());
+    let host = Host::new();
+    for (kind, image) in images() {
+        image.push_to(&one.registry.address(), kind, "latest");
+        // It pushes and we pull; skopeo 1.9 knows no artifacts.
+        let pushed = if kind == "artifact" { &one } else { &two };
+        if kind != "artifact" {
+            skopeo(&one.name(kind), &two.name(kind));
+        }
+        let name = pushed.name(kind);
+        pull_all(&host, &name);
+        assert_eq!(digest_of(&host, &name), image.manifest, "{kind}");
+        assert_here(&host, &image, image.blobs.keys());
+        // We push and it pulls: all there is, verified.
+        push(&host, &three.name(kind), &name);
+        three.assert_has(kind, &image);
+        let target = format!("docker://{}", three.name(kind));
+        let raw = succeed("skopeo", &["inspect", "--raw", "--tls-verify=false", &target]);
+        assert_eq!(capstan_integration::digest(&raw), image.manifest, "{kind}");
+        if kind != "artifact" {
+            let layout = format!("dir:{}", host.path(kind).display());
+            let args = ["copy", "-q", "--all", "--src-tls-verify=false", &target, &layout];
+            succeed("skopeo", &args);
+        }
+    }
+}
+
+#[test]
+fn ctr_and_we_push_and_pull() {
+    let (one, two, three) = (Empty::new(), Empty::new(), Empty::new());
+    let host = Host::new();
+    let peer = Containerd::start(&host);
+    for (kind, image) in images() {
+        image.push_to(&one.registry.address(), kind, "latest");
+        // It pulls, pushes, and we pull that.
+        let name = one.name(kind);
+        peer.of("content", &["fetch", "--plain-http", "--all-platforms", &name]);
+        peer.of("images", &["push", "--plain-http", &two.name(kind), &name]);
+        pull_all(&host, &two.name(kind));
+        assert_eq!(digest_of(&host, &two.name(kind)), image.manifest, "{kind}");
+        assert_here(&host, &image, image.blobs.keys());
+        // We push, and it pulls that.
+        push(&host, &three.name(kind), &two.name(kind));
+        three.assert_has(kind, &image);
+        peer.of("content", &["fetch", "--plain-http", "--all-platforms", &three.name(kind)]);
+        let list = peer.of("images", &["ls"]);
+        let line = list.lines().find(|line| line.starts_with(&three.name(kind)));
+        assert!(line.expect("it has the name").contains(&image.manifest), "{kind}: {list}");
+    }
+}
+
+/// What we pushed is what the registry lists, and only that.
+#[test]
+fn tags_are_those_that_were_pushed() {
+    let (one, two) = (Empty::new(), Empty::new());
+    let host = Host::new();
+    let image = small(65);
+    image.push_to(&one.registry.address(), "app", "latest");
+    pull_all(&host, &one.name("app"));
+    for tag in ["a", "b", "a"] {
+        let name = two.name("app").replace(":latest", &format!(":{tag}"));
+        push(&host, &name, &one.name("app"));
+    }
+    let answer = capstan_integration::http::ask(
+        &two.registry.address(),
+        "GET",
+        "/v2/app/tags/list",
+        &[],
+        b"",
+    );
+    let list: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(list["tags"], serde_json::json!(["a", "b"]));
+}
