@@ -15,11 +15,13 @@
 //! Invariant: nothing about a command line is in here.
 
 mod connection;
+mod layout;
 mod stdio;
 
 pub use capstan_schema as schema;
 pub use capstan_schema::{Class, Error, Result};
 pub use connection::{Client, DEFAULT_ADDRESS, DEFAULT_NAMESPACE};
+pub use layout::{Layout, Unpacked};
 pub use stdio::{AttachedInput, AttachedOutput, Output, attach, open_fifo};
 
 /// Turns the `error` field of a results reader into a typed error, or gives the reader back.

@@ -12,6 +12,7 @@ mod edit;
 mod gc;
 mod lists;
 mod matrix;
+mod oci_layout;
 mod outside;
 mod plugins;
 mod powercut;
