@@ -76,17 +76,7 @@ pub fn order(nodes: &[Node]) -> Result<Vec<usize>> {
             )));
         }
     }
-    // For each node the nodes that it must come behind.
-    let behind: Vec<Vec<usize>> = nodes
-        .iter()
-        .map(|node| {
-            let requirements: Vec<_> =
-                node.requires.iter().map(|r| Requirement::parse(r)).collect();
-            (0..nodes.len())
-                .filter(|&other| requirements.iter().any(|r| r.is_met_by(&nodes[other].id)))
-                .collect()
-        })
-        .collect();
+    let behind = behind(nodes);
     let mut by_id: Vec<usize> = (0..nodes.len()).collect();
     by_id.sort_by_key(|&index| &nodes[index].id);
     let mut order = Vec::with_capacity(nodes.len());
@@ -95,6 +85,17 @@ pub fn order(nodes: &[Node]) -> Result<Vec<usize>> {
         visit(start, nodes, &behind, &by_id, &mut state, &mut Vec::new(), &mut order)?;
     }
     Ok(order)
+}
+
+/// For each node the nodes that it must come behind.
+pub fn behind(nodes: &[Node]) -> Vec<Vec<usize>> {
+    let behind = |node: &Node| {
+        let requirements: Vec<_> = node.requires.iter().map(|r| Requirement::parse(r)).collect();
+        (0..nodes.len())
+            .filter(|&other| requirements.iter().any(|r| r.is_met_by(&nodes[other].id)))
+            .collect()
+    };
+    nodes.iter().map(behind).collect()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -16,11 +16,13 @@
 
 mod connection;
 pub mod credentials;
+mod layout;
 mod stdio;
 
 pub use capstan_schema as schema;
 pub use capstan_schema::{Class, Error, Result};
 pub use connection::{Client, DEFAULT_ADDRESS, DEFAULT_NAMESPACE};
+pub use layout::{Layout, Unpacked};
 pub use stdio::{AttachedInput, AttachedOutput, Output, attach, open_fifo};
 
 /// Turns the `error` field of a results reader into a typed error, or gives the reader back.

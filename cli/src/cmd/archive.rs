@@ -10,17 +10,18 @@ use capstan_client::schema::{MAX_CHUNK_BYTES, write_texts};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::images::full_name;
+use super::layout::{Packing, Unpacking, is_layout};
 use crate::exit::Outcome;
 use crate::print::{self, PullProgress};
 use crate::session::{Session, call};
 
-/// Images from an archive: an OCI layout or what `docker save` writes, plain or compressed
+/// Images from an archive or a directory: an OCI layout or what `docker save` writes, plain or compressed
 ///
 /// By default all names in the archive are taken that are not the names of other images here.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Import {
-    /// The archive; - is stdin
-    #[arg(value_name = "FILE|-")]
+    /// The archive; - is stdin, a directory is an OCI layout
+    #[arg(value_name = "FILE|DIR|-")]
     file: PathBuf,
     /// Take only this name; may be given several times. An archive with one image that has no name gives it this one
     #[arg(long = "name", value_name = "REF", conflicts_with_all = ["all", "unnamed"])]
@@ -42,11 +43,12 @@ pub(crate) struct Import {
     snapshotter: Option<String>,
 }
 
-/// Images into an archive: an OCI layout in a tar that `docker load` reads too
+/// Images into an archive or a directory: an OCI layout, in a tar that `docker load` reads too
 #[derive(Debug, clap::Args)]
 pub(crate) struct Export {
-    /// The archive; - is stdout
-    #[arg(value_name = "FILE|-")]
+    /// The archive; - is stdout. A directory, or a name with / at its end, becomes an OCI layout, or gets the
+    /// images added to the one that it is
+    #[arg(value_name = "FILE|DIR|-")]
     file: PathBuf,
     #[arg(required = true, value_name = "REF")]
     names: Vec<String>,
@@ -76,6 +78,10 @@ impl Import {
         let upload = response.get()?.get_upload()?;
         if self.file.as_os_str() == "-" {
             send(session, &upload, tokio::io::stdin()).await?;
+        } else if is_layout(&self.file) {
+            let (packing, archive) = Packing::start(&self.file)?;
+            send(session, &upload, archive).await?;
+            packing.finish().await?;
         } else {
             let file = tokio::fs::File::open(&self.file)
                 .await
@@ -137,11 +143,17 @@ impl Export {
         request.get().set_platform(self.platform.as_deref().unwrap_or_default());
         let response = call!(session, request);
         let archive = response.get()?.get_archive()?;
-        let to_file = self.file.as_os_str() != "-";
+        let (mut layout, mut pipe) = (None, None);
+        if is_layout(&self.file) {
+            let (unpacking, writer) = Unpacking::start(&self.file)?;
+            (layout, pipe) = (Some(unpacking), Some(writer));
+        }
+        let to_file = layout.is_none() && self.file.as_os_str() != "-";
         let fail = |error| Error::io(format!("write {}", self.file.display()), error);
-        let mut out: Box<dyn Write> = match to_file {
-            true => Box::new(File::create(&self.file).map_err(fail)?),
-            false => Box::new(io::stdout()),
+        let mut out: Box<dyn Write> = match (pipe, to_file) {
+            (Some(pipe), _) => Box::new(pipe),
+            (None, true) => Box::new(File::create(&self.file).map_err(fail)?),
+            (None, false) => Box::new(io::stdout()),
         };
         let work = async {
             let mut next = archive.read_request().send().promise;
@@ -156,6 +168,10 @@ impl Export {
             }
         };
         let outcome: Outcome = work.await;
+        drop(out);
+        if let Some(layout) = layout {
+            return layout.finish(outcome).await;
+        }
         if outcome.is_err() && to_file {
             // Half an archive is none.
             let _ = std::fs::remove_file(&self.file);

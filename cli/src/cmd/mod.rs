@@ -12,6 +12,7 @@ pub(crate) mod image_mount;
 pub(crate) mod images;
 pub(crate) mod info;
 pub(crate) mod layers;
+pub(crate) mod layout;
 pub(crate) mod leases;
 pub(crate) mod limits;
 pub(crate) mod login;

@@ -14,6 +14,7 @@ mod faults;
 mod gc;
 mod lists;
 mod matrix;
+mod oci_layout;
 mod outside;
 mod peers;
 mod plugins;

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use capstan_schema::Result;
 use capstan_sdk::{DaemonInfo, PluginState};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
 pub(crate) use self::keeper::Plan;
@@ -115,7 +115,8 @@ impl Kernel {
         let mut candidates = gather(&said, &builtins, &loader).await?;
         let store = Store::open(&said.root)?;
         store.restore(&loader, &said, &mut candidates).await?;
-        let order = graph::order(&nodes(&candidates))?;
+        let nodes = nodes(&candidates);
+        let order = graph::order(&nodes)?;
         let config = said.clone().complete(&candidates).await?;
         let preferred = preferred(&candidates, &config)?;
         let (registry, orders) = Registry::new(daemon);
@@ -134,23 +135,22 @@ impl Kernel {
         });
         let plans: Vec<Plan> =
             order.iter().map(|&index| shared.plan(candidates[index].clone())).collect();
+        let mut starts: Vec<Option<Arc<str>>> = vec![None; candidates.len()];
         for plan in &plans {
             let is_admitted = shared.config.borrow().select.admits(&plan.candidate.manifest.id);
             let state = if is_admitted { PluginState::Starting } else { PluginState::Disabled };
             shared.registry.register(plan, state);
         }
-        for plan in plans {
+        for (&index, plan) in order.iter().zip(plans) {
             let id = Arc::clone(&plan.candidate.manifest.id);
-            let is_admitted = shared.config.borrow().select.admits(&id);
-            if !is_admitted {
+            if shared.config.borrow().select.admits(&id) {
+                starts[index] = Some(id);
+            } else {
                 plan.candidate.factory.rest();
             }
             shared.keep(plan);
-            if is_admitted {
-                // What comes of it is in the registry.
-                let _ = shared.order(&id, Order::start).await;
-            }
         }
+        shared.start_all(&order, &starts, &graph::behind(&nodes)).await;
         let dispatcher = actix_rt::spawn(dispatch(Rc::clone(&shared), orders));
         let reviver = actix_rt::spawn(revive(Rc::clone(&shared)));
         Ok(Self { shared, dispatcher, reviver })
@@ -189,6 +189,38 @@ impl Shared {
         let keeper = Keeper::new(plan, &self.registry, &config);
         self.order.borrow_mut().push(Arc::clone(&id));
         self.keepers.borrow_mut().insert(id, keeper);
+    }
+
+    /// Starts plugins, each as soon as all that it comes behind have started, or did not: what one of them waits
+    /// for on a disk, others need not wait for.
+    async fn start_all(
+        self: &Rc<Self>,
+        order: &[usize],
+        ids: &[Option<Arc<str>>],
+        behind: &[Vec<usize>],
+    ) {
+        let mut is_settled: Vec<bool> = ids.iter().map(Option::is_none).collect();
+        let mut waiting: Vec<(usize, &Arc<str>)> =
+            order.iter().filter_map(|&index| Some((index, ids[index].as_ref()?))).collect();
+        let mut starts = JoinSet::new();
+        loop {
+            waiting.retain(|&(index, id)| {
+                if !behind[index].iter().all(|&before| is_settled[before]) {
+                    return true;
+                }
+                let (shared, id) = (Rc::clone(self), Arc::clone(id));
+                starts.spawn_local(async move {
+                    // What comes of it is in the registry.
+                    let _ = shared.order(&id, Order::start).await;
+                    index
+                });
+                false
+            });
+            match starts.join_next().await {
+                Some(index) => is_settled[index.expect("an order is sent and waited for")] = true,
+                None => return,
+            }
+        }
     }
 
     /// Takes a plugin out, when its keeper has ended it.
