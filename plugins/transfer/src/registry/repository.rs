@@ -90,7 +90,7 @@ impl Registry {
             .into_iter()
             .enumerate()
             .map(|(index, host)| Endpoint::new(host, name, index == last, Arc::clone(&auth)));
-        let endpoints = endpoints.collect();
+        let endpoints: Arc<[Endpoint]> = endpoints.collect();
         let (pool, reference) = (Arc::clone(&self.pool), reference.clone());
         let can_be_pushed_to = |endpoint: &&Endpoint| endpoint.can(Capability::Push);
         let pushed_to = endpoints.iter().find(can_be_pushed_to).map(Endpoint::pushed_to);
