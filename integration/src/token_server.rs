@@ -64,6 +64,9 @@ pub struct TokenServer {
 }
 
 impl TokenServer {
+    /// For whom its tokens are.
+    pub const SERVICE: &'static str = SERVICE;
+
     /// One that is reached by http.
     pub fn start() -> Self {
         Self::with(None)

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use capstan_integration::{
-    Authority, DockerRegistry, Guard, Host, Identity, Image, Layer, PASSWORD, REFRESH_TOKEN,
-    TokenServer, USER, architecture, digest, find, http, noise,
+    Authority, DockerRegistry, FaultProxy, Guard, Host, Identity, Image, Layer, PASSWORD,
+    REFRESH_TOKEN, TokenServer, Trouble, USER, architecture, digest, find, http, noise,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -277,7 +278,7 @@ fn assert_denied(world: &World, name: &str) {
 pub(crate) fn assert_quiet(host: &Host, canaries: &[&str]) {
     let mut said = vec![("the log", host.log())];
     let asked: [&[&str]; 7] = [
-        &["events"],
+        &["events", "--since", "0"],
         &["images", "ls"],
         &["content", "ls"],
         &["leases", "ls"],
@@ -348,8 +349,8 @@ fn certificates_that_are_not_right_are_refused() {
     host.start();
 
     let name = guarded.reference("app");
-    let output = host.fails(&["images", "pull", &name], 7, "Unavailable", &["certificate"]);
-    assert!(output.stderr.contains("hosts.toml"), "{}", output.stderr);
+    let says = ["certificate", "hosts.toml", "--skip-verify"];
+    host.fails(&["images", "pull", &name], 6, "FailedPrecondition", &says);
     host.ok(&["images", "pull", "--no-unpack", "-k", &name]);
     assert_eq!(digest_of(&host, &name), image.manifest);
     host.ok(&["images", "rm", &name]);
@@ -358,7 +359,7 @@ fn certificates_that_are_not_right_are_refused() {
     host.ok(&["images", "pull", "--no-unpack", &name]);
     // Another root than the right one.
     write_hosts(&hosts.join(guarded.address()), &guarded, &Authority::new(), None);
-    host.fails(&["images", "pull", &name], 7, "Unavailable", &["certificate"]);
+    host.fails(&["images", "pull", &name], 6, "FailedPrecondition", &["certificate"]);
 
     let name = wants.reference("app");
     write_hosts(&hosts.join(wants.address()), &wants, &authority, None);
@@ -371,52 +372,66 @@ fn certificates_that_are_not_right_are_refused() {
     assert_eq!(digest_of(&host, &name), image.manifest);
 }
 
-/// A token that ends in the middle is fetched anew; one that a registry does not take, too, and once is enough.
+/// One token is enough for a pull; one that ends in the middle, or that the registry does not take any more, is fetched
+/// anew; and there is an end to that.
 #[test]
 fn tokens_are_fetched_anew_when_they_end() {
     let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
     let open = DockerRegistry::serve(storage.path());
     let tokens = TokenServer::start();
     let guarded = DockerRegistry::guarded(storage.path(), &Guard::new().tokens(&tokens));
+    let proxy = FaultProxy::before(&guarded.address());
     let image = small(5);
     image.push_to(&open.address(), "app", "latest");
     let mut host = Host::without_daemon(1024);
     host.configure(&transfer_section(&host.path("certs.d"), ""));
     host.start();
-    let name = guarded.reference("app");
+    let name = proxy.reference("app");
     let login = format!("{USER}:{PASSWORD}");
     let pull = ["images", "pull", "--plain-http", "--no-unpack", "--user", &login, &name];
-
-    // One for all of a pull.
-    host.ok(&pull);
-    assert_eq!(tokens.asked().len(), 1, "{:?}", tokens.asked());
-    host.ok(&["images", "rm", &name]);
-    let forget = || {
+    // A pull as if it were the first; answers how many tokens it took.
+    let tokens_of_a_pull = || {
         for digest in host.ids(&["content", "ls"]) {
             host.ok(&["content", "rm", &digest]);
         }
+        let before = tokens.asked().len();
+        host.ok(&pull);
+        tokens.asked().len() - before
     };
-    forget();
+    assert_eq!(tokens_of_a_pull(), 1);
 
-    // The registry says no to the first, whatever its end seems to be.
-    tokens.give_worthless(1);
-    host.ok(&pull);
-    assert_eq!(tokens.asked().len(), 3, "{:?}", tokens.asked());
-    forget();
+    // The registry does not take it any more: once for each layer, at most.
+    let challenge = format!(
+        "Bearer realm=\"{}\",service=\"{}\",scope=\"repository:app:pull\",error=\"invalid_token\"",
+        tokens.realm(),
+        TokenServer::SERVICE
+    );
+    let headers = vec![("WWW-Authenticate".to_owned(), challenge)];
+    proxy.make(1, "GET", &image.layers[0], Trouble::Answer(401, headers, Vec::new()));
+    assert_eq!(tokens_of_a_pull(), 2);
 
-    // It says no to all of them: an end is found.
-    tokens.give_worthless(1000);
-    let before = tokens.asked().len();
-    let args = ["images", "pull", "--plain-http", "--user", &login, &name];
-    host.fails(&args, 8, "PermissionDenied", &["capstan login"]);
-    assert!(tokens.asked().len() - before <= 6, "{:?}", tokens.asked());
-    tokens.give_worthless(0);
+    // It ends by its own word.
+    proxy.behave();
+    tokens.set_lifetime(1);
+    proxy.make(usize::MAX, "GET", "", Trouble::Delay(Duration::from_millis(1200)));
+    let taken = tokens_of_a_pull();
+    assert!((2..=4).contains(&taken), "{taken}");
+    proxy.behave();
+    tokens.set_lifetime(300);
 
     // A server that takes no forms gets a query with the password.
     tokens.take_forms(false);
-    host.ok(&pull);
+    assert_eq!(tokens_of_a_pull(), 2);
     let last = tokens.asked().pop().unwrap();
     assert_eq!((last.method.as_str(), last.is_granted), ("GET", true));
+    tokens.take_forms(true);
+
+    // Tokens that are worth nothing: an end is found.
+    tokens.give_worthless(1000);
+    host.ok(&["images", "rm", &name]);
+    let before = tokens.asked().len();
+    host.fails(&pull, 8, "PermissionDenied", &["capstan login"]);
+    assert!(tokens.asked().len() - before <= 6, "{:?}", tokens.asked());
     assert_quiet(&host, &[PASSWORD, REFRESH_TOKEN]);
 }
 

@@ -130,3 +130,29 @@ fn tags_are_those_that_were_pushed() {
     let list: Value = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(list["tags"], serde_json::json!(["a", "b"]));
 }
+
+/// What is about an image is found, in a registry that has no list of it: by the tag that a push keeps.
+#[test]
+fn what_refers_to_an_image_is_found() {
+    let (one, two) = (Empty::new(), Empty::new());
+    let host = Host::new();
+    let image = small(66);
+    let kinds = ["application/vnd.example.bill.v1", "application/vnd.example.signature.v1"];
+    let about = kinds.map(|kind| Image::artifact(kind, vec![kind.into()], Some(&image)));
+    image.push_to(&one.registry.address(), "app", "latest");
+    pull_all(&host, &one.name("app"));
+    push(&host, &two.name("app"), &one.name("app"));
+    for (number, artifact) in about.iter().enumerate() {
+        let tag = format!("about-{number}");
+        artifact.push_to(&one.registry.address(), "app", &tag);
+        let name = one.name("app").replace(":latest", &format!(":{tag}"));
+        pull_all(&host, &name);
+        push(&host, &two.name("app").replace(":latest", &format!(":{tag}")), &name);
+    }
+    let list = |more: &[&str]| -> Vec<String> {
+        let name = two.name("app");
+        host.ids(&[&["images", "referrers", "--plain-http", &name], more].concat())
+    };
+    assert_eq!(list(&[]), about.each_ref().map(|artifact| artifact.manifest.clone()));
+    assert_eq!(list(&["--artifact-type", kinds[1]]), [about[1].manifest.clone()]);
+}
