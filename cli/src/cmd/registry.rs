@@ -97,7 +97,9 @@ async fn given(who: &Who, host: &str) -> Result<Login> {
     let login = match (&who.user, &who.refresh) {
         (Some(Hidden(user)), _) => match user.split_once(':') {
             Some((user, secret)) => Login::new(user.to_owned(), secret.to_owned()),
-            None => Login::new(user.clone(), ask_password(user, host, "--user USER:PASSWORD").await?),
+            None => {
+                Login::new(user.clone(), ask_password(user, host, "--user USER:PASSWORD").await?)
+            }
         },
         (None, Some(Hidden(token))) => Login { identity_token: token.clone(), ..Login::default() },
         (None, None) => Login::default(),

@@ -12,6 +12,7 @@ mod distribution;
 mod faults;
 mod gc;
 mod lists;
+mod login;
 mod matrix;
 mod outside;
 mod plugins;
