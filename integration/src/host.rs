@@ -251,6 +251,9 @@ impl Host {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program("capstan"));
         command.args(args).env("CAPSTAN_ADDRESS", self.address()).env_remove("CAPSTAN_NAMESPACE");
+        // Nobody's logins but those that a test makes.
+        command.env("CAPSTAN_AUTH_FILE", self.path("auth.json"));
+        command.env("DOCKER_CONFIG", self.path("docker")).env_remove("XDG_RUNTIME_DIR");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -150,7 +150,7 @@ impl credentials::Server for Only {
             true => self.login.write(results.get().init_login()),
             // The daemon's settings send us there; its own logins are not to be tried in place of this one.
             false => Error::precondition(format!(
-                "by the daemon's settings it is {host} that is asked: log in to that"
+                "by the daemon's settings {host} is asked in its place; log in to {host}"
             ))
             .write(results.get().init_error()),
         }

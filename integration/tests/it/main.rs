@@ -13,6 +13,7 @@ mod edit;
 mod faults;
 mod gc;
 mod lists;
+mod login;
 mod matrix;
 mod oci_layout;
 mod outside;

@@ -6,12 +6,12 @@ use std::process::Command;
 use capstan_integration::{DockerRegistry, Host, find, program};
 
 /// A tmux server of our own with one window.
-struct Tmux {
+pub(crate) struct Tmux {
     socket: PathBuf,
 }
 
 impl Tmux {
-    fn new(host: &Host, name: &str) -> Self {
+    pub(crate) fn new(host: &Host, name: &str) -> Self {
         let tmux = Self { socket: host.path(&format!("tmux-{name}")) };
         let address = format!("CAPSTAN_ADDRESS={}", host.address());
         let args =
@@ -22,7 +22,7 @@ impl Tmux {
         tmux
     }
 
-    fn run(&self, args: &[&str]) -> String {
+    pub(crate) fn run(&self, args: &[&str]) -> String {
         let mut command = Command::new(find("tmux"));
         command.arg("-S").arg(&self.socket).args(["-f", "/dev/null"]).args(args);
         let output = command.output().expect("run tmux");
@@ -35,17 +35,17 @@ impl Tmux {
         text
     }
 
-    fn type_line(&self, text: &str) {
+    pub(crate) fn type_line(&self, text: &str) {
         self.run(&["send-keys", "-l", text]);
         self.run(&["send-keys", "Enter"]);
     }
 
-    fn screen(&self) -> String {
+    pub(crate) fn screen(&self) -> String {
         self.run(&["capture-pane", "-p"])
     }
 
     /// Waits for a whole line on the screen.
-    fn sees(&self, host: &Host, line: &str) {
+    pub(crate) fn sees(&self, host: &Host, line: &str) {
         host.until(&format!("{line:?} is on the screen: {}", self.screen()), || {
             self.screen().lines().any(|seen| seen.trim_end() == line)
         });

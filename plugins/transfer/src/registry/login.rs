@@ -16,7 +16,7 @@ impl Repository {
     /// As [`Repository::resolve`]. `FailedPrecondition` also: it does not want to know who we are.
     pub(crate) async fn check_login(&self) -> Result<()> {
         let home = self.home();
-        let what = format!("login to {}", home.login_name());
+        let what = format!("login to {}", self.reference.host());
         let answer = retry(self.config(), || async {
             let answer = send(&self.pool, &Ask::get(&what, home, "/v2/")).await?;
             Ok(answer.body.read(MAX_ANSWER_BYTES).await?)
