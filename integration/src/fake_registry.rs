@@ -66,8 +66,13 @@ impl FakeRegistry {
 
     /// Offers an image as `NAME:latest`; answers its reference.
     pub fn offer(&self, name: &str, image: &Image) -> String {
-        self.shelf().images.insert((name.into(), "latest".into()), image.clone());
-        format!("127.0.0.1:{}/{name}:latest", self.port)
+        self.offer_as(name, "latest", image)
+    }
+
+    /// Offers an image as `NAME:TAG`; answers its reference. A tag `referrers/DIGEST` is the list of what refers to that.
+    pub fn offer_as(&self, name: &str, tag: &str, image: &Image) -> String {
+        self.shelf().images.insert((name.into(), tag.into()), image.clone());
+        format!("127.0.0.1:{}/{name}:{tag}", self.port)
     }
 
     /// Offers nothing any more.
@@ -185,16 +190,26 @@ fn answer(
     Ok(cut.is_none())
 }
 
-type Found = (&'static str, String, Vec<u8>, Option<Fault>);
+type Found = (String, String, Vec<u8>, Option<Fault>);
+
+/// The media type of a document, by its own word.
+fn type_of(document: &[u8]) -> String {
+    let value: Option<serde_json::Value> = serde_json::from_slice(document).ok();
+    let own = value.as_ref().and_then(|value| value["mediaType"].as_str());
+    own.unwrap_or(MANIFEST).to_owned()
+}
 
 fn look_up(path: &str, shelf: &Mutex<Shelf>) -> Option<Found> {
     let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
     let path = path.strip_prefix("/v2/")?;
-    let (name, media_type, key) = match path.split_once("/manifests/") {
-        Some((name, key)) => (name, MANIFEST, key),
-        None => {
+    let (path, _query) = path.split_once('?').unwrap_or((path, ""));
+    let (name, key, is_document) = match (path.split_once("/manifests/"), path.find("/referrers/"))
+    {
+        (Some((name, key)), _) => (name, key, true),
+        (None, Some(at)) => (&path[..at], &path[at + 1..], true),
+        (None, None) => {
             let (name, key) = path.split_once("/blobs/")?;
-            (name, "application/octet-stream", key)
+            (name, key, false)
         }
     };
     let image = match shelf.images.get(&(name.to_owned(), key.to_owned())) {
@@ -203,8 +218,11 @@ fn look_up(path: &str, shelf: &Mutex<Shelf>) -> Option<Found> {
             (at == name && image.blobs.contains_key(key)).then_some(image)
         })?,
     };
-    let digest = if key.contains(':') { key.to_owned() } else { image.manifest.clone() };
+    let is_tag = !key.starts_with("sha256:");
+    let digest = if is_tag { image.manifest.clone() } else { key.to_owned() };
     let blob = image.blobs[&digest].clone();
+    let media_type =
+        if is_document { type_of(&blob) } else { "application/octet-stream".to_owned() };
     let fault = shelf.faults.get(&digest).cloned();
     shelf.asked.push(digest.clone());
     Some((media_type, digest, blob, fault))

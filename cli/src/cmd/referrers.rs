@@ -33,7 +33,7 @@ impl Referrers {
         let mut params = request.get();
         params.set_reference(full_name(&self.reference));
         params.set_artifact_type(self.artifact_type.as_deref().unwrap_or_default());
-        self.reach.write(&self.who, params.init_access());
+        self.reach.write(&self.who, &self.reference, params.init_access());
         let response = call!(session, request);
         let columns = ["DIGEST", "TYPE", "SIZE", "ANNOTATIONS"];
         let mut list = Listing::new(session.is_json(), self.quiet, &columns);
