@@ -11,6 +11,7 @@ mod disk_full;
 mod edit;
 mod gc;
 mod lists;
+mod many_blobs;
 mod matrix;
 mod oci_layout;
 mod outside;
