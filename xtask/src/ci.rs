@@ -6,7 +6,7 @@
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::build::{FOR_TESTS, Kind, build};
 use crate::command::{cargo, is_ci, root, run};
@@ -16,7 +16,7 @@ use crate::{criu, python, schema, tidy};
 type Step = fn() -> Result<()>;
 
 /// All before the tests.
-const STEPS: [(&str, Step); 8] = [
+const STEPS: [(&str, Step); 9] = [
     ("packages", || packages::install(Set::Ci)),
     ("python", python::install),
     ("criu", criu::try_install),
@@ -25,6 +25,7 @@ const STEPS: [(&str, Step); 8] = [
     ("schema", schema::check),
     ("clippy", clippy),
     ("build", || build(Kind::Test).map(drop)),
+    ("without btrfs", without_btrfs),
 ];
 
 /// Runs all steps. Fails by its exit code alone where the tests do: they have said why.
@@ -48,6 +49,20 @@ fn clippy() -> Result<()> {
     let mut cargo = cargo();
     cargo.arg("clippy").args(FOR_TESTS).args(["--all-targets", "--", "-D", "warnings"]);
     run(&mut cargo)
+}
+
+/// A daemon that is built without its optional plugins has none of them, and has the others.
+fn without_btrfs() -> Result<()> {
+    let mut daemon = cargo();
+    daemon
+        .args(["run", "--quiet", "--package", "capstan-daemon", "--no-default-features"])
+        .args(["--", "config", "default"]);
+    let output = daemon.stderr(Stdio::inherit()).output().context("run the daemon")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "`capstand config default` without btrfs: {}", output.status);
+    ensure!(!text.contains("btrfs"), "a daemon without btrfs knows of it:\n{text}");
+    ensure!(text.contains("snapshotter.overlay"), "a daemon without btrfs lacks more:\n{text}");
+    Ok(())
 }
 
 /// Unit tests and those against the real binaries.

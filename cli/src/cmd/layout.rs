@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::exit::{Failure, Outcome};
 
-fn panicked(error: JoinError) -> Error {
+fn panicked(error: &JoinError) -> Error {
     Error::internal(format!("reading or writing an image layout: {error}"))
 }
 
@@ -37,7 +37,7 @@ impl Packing {
 
     /// Whether all of it was read.
     pub(super) async fn finish(self) -> Outcome {
-        Ok(self.0.await.map_err(panicked)??)
+        Ok(self.0.await.map_err(|error| panicked(&error))??)
     }
 }
 
@@ -58,7 +58,7 @@ impl Unpacking {
 
     /// Once the pipe is closed: puts the images into the index if all of the archive came.
     pub(super) async fn finish(self, received: Outcome) -> Outcome {
-        let (layout, unpacked) = self.0.await.map_err(panicked)?;
+        let (layout, unpacked) = self.0.await.map_err(|error| panicked(&error))?;
         let outcome = match received {
             // That the pipe broke says less than why.
             Ok(()) | Err(Failure::BrokenPipe) => {

@@ -14,6 +14,7 @@ mod faults;
 mod gc;
 mod lists;
 mod login;
+mod many_blobs;
 mod matrix;
 mod oci_layout;
 mod outside;
