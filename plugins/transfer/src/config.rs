@@ -21,6 +21,10 @@ pub struct Config {
     pub attempts: u32,
     /// Largest manifest or index, in bytes. Default: 4 MiB, which is also what registries take.
     pub max_manifest_bytes: u64,
+    /// Plugins that must be asked before an image gets its name, such as `verifier.cosign`: without them nothing is
+    /// pulled. All verifiers that there are are asked anyway; this is for those that must not be missed when they are not
+    /// there at all. Default: none.
+    pub verifiers: Vec<String>,
 }
 
 impl Default for Config {
@@ -31,6 +35,7 @@ impl Default for Config {
             stall_timeout_seconds: 30,
             attempts: 5,
             max_manifest_bytes: 4 << 20,
+            verifiers: Vec::new(),
         }
     }
 }

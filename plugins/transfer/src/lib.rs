@@ -22,6 +22,7 @@ mod refetch;
 mod registry;
 mod sweep;
 mod unpack;
+mod verify;
 
 pub use config::Config;
 pub use plugin::LocalTransfer;

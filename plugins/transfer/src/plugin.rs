@@ -32,6 +32,7 @@ use crate::refetch;
 use crate::registry::Registry;
 use crate::sweep::{self, Leftover};
 use crate::unpack::{Target, Unpacker};
+use crate::verify::Verifiers;
 
 /// transfer.local.
 pub struct LocalTransfer {
@@ -69,7 +70,15 @@ impl Plugin for LocalTransfer {
         id: "transfer.local",
         version: env!("CARGO_PKG_VERSION"),
         about: "images from registries into content and snapshots",
-        requires: &["content", "differ", "images", "leases", "namespaces", "snapshotter"],
+        requires: &[
+            "content",
+            "differ",
+            "images",
+            "leases",
+            "namespaces",
+            "snapshotter",
+            "verifier?",
+        ],
         rank: 0,
     };
     type Config = Config;
@@ -79,7 +88,8 @@ impl Plugin for LocalTransfer {
         let content = context.link::<Content>()?;
         let fetcher = Fetcher::new(content.clone(), concurrency);
         let unpacker = Unpacker::new(fetcher.clone(), context.link::<Differ>()?, concurrency);
-        let puller = Puller { images: context.link::<Images>()?, fetcher, unpacker };
+        let verifiers = Verifiers::new(context.clone(), config.verifiers.clone());
+        let puller = Puller { images: context.link::<Images>()?, fetcher, unpacker, verifiers };
         let snapshotters = snapshotters(&context)?;
         let leftovers = sweep::find(&snapshotters, &context.link::<Namespaces>()?).await?;
         let is_ending = watch::Sender::new(false);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capstan_sdk::contract::Images;
+use capstan_sdk::contract::access::Access;
 use capstan_sdk::contract::images::{
     Image, Manifest, Presence, Put, Resolve, ResolveTarget, Survey,
 };
@@ -22,6 +23,7 @@ use crate::fetch::{Fetch, Fetcher, item_name, labels_of};
 use crate::refetch;
 use crate::registry::{Registry, Repository};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
+use crate::verify::{self, Question, Verifiers};
 
 /// How often progress is told: as often as a person sees.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -35,6 +37,7 @@ pub(crate) struct Puller {
     pub(crate) images: Link<Images>,
     pub(crate) fetcher: Fetcher,
     pub(crate) unpacker: Unpacker,
+    pub(crate) verifiers: Verifiers,
 }
 
 impl Puller {
@@ -54,6 +57,8 @@ impl Puller {
         let repository = registry.repository(&reference, &pull.access)?;
         let job = Job {
             puller: self,
+            registry,
+            access: pull.access,
             namespace: pull.namespace,
             platform: pull.platform,
             repository,
@@ -120,6 +125,8 @@ fn layers(manifest: &Manifest) -> Vec<Layer> {
 /// One pull under way.
 struct Job {
     puller: Puller,
+    registry: Registry,
+    access: Access,
     namespace: Namespace,
     platform: Platform,
     repository: Repository,
@@ -136,7 +143,7 @@ impl Job {
         target: Option<Target>,
     ) -> Result<(Image, Presence)> {
         let images = &self.puller.images;
-        let root = self.documents().await?;
+        let root = self.documents(reference).await?;
         let manifest = images
             .send(ResolveTarget {
                 namespace: self.namespace.clone(),
@@ -169,9 +176,10 @@ impl Job {
     }
 
     /// Fetches what describes the image: index, manifest, configuration. Answers the top one.
-    async fn documents(&self) -> Result<Descriptor> {
+    async fn documents(&self, reference: &Reference) -> Result<Descriptor> {
         let resolved = self.repository.resolve().await?;
         let root = resolved.descriptor;
+        self.verify(reference, &root, &resolved.bytes).await?;
         let (mut descriptor, mut bytes) = (root.clone(), resolved.bytes);
         for _ in 0..MAX_DEPTH {
             // Read before it is stored: what is no document never gets into the store.
@@ -204,6 +212,15 @@ impl Job {
             }
         }
         Err(Error::corrupt(format!("more than {MAX_DEPTH} indexes deep")))
+    }
+
+    /// Asks whether it may have its name, before anything of it is stored.
+    async fn verify(&self, name: &Reference, target: &Descriptor, document: &[u8]) -> Result<()> {
+        let (namespace, text) = (&self.namespace, name.to_string());
+        let question = Question { namespace, name: &text, target, document };
+        let evidence =
+            async || verify::in_registry(&self.registry, &self.access, name, &target.digest).await;
+        self.puller.verifiers.check(&question, evidence).await
     }
 
     /// Fetches what a checkpoint has besides its image.
