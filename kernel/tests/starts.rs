@@ -6,7 +6,8 @@ use std::time::Duration;
 use actix::{Actor, Addr};
 use capstan_kernel::{Candidate, Config, Kernel, Loader, Setup};
 use capstan_sdk::{
-    Context, DaemonInfo, Error, Exports, Info, Plugin, PluginDescriptor, PluginState, Result,
+    Context, DaemonInfo, Error, Exports, Info, Kernel as _, Plugin, PluginDescriptor, PluginState,
+    Result,
 };
 use tokio::sync::Semaphore;
 

@@ -17,7 +17,9 @@ use capstan_gc_policy::AgePolicy;
 use capstan_metadata::RedbMetadata;
 use capstan_metrics::ProcessMetrics;
 use capstan_runtime_linux::LinuxRuntime;
-use capstan_sdk::conformance::{content, differ, gc_policy, metrics, runtime, sink, snapshotter};
+use capstan_sdk::conformance::{
+    content, differ, gc_policy, metrics, runtime, sink, snapshotter, verifier,
+};
 use capstan_sdk::testing_disk::LoopDisk;
 use capstan_sdk::{Plugin, PluginDescriptor, testing};
 use capstan_sink_file::FileSink;
@@ -25,6 +27,8 @@ use capstan_snapshot_btrfs::BtrfsSnapshotter;
 use capstan_snapshot_erofs::ErofsSnapshotter;
 use capstan_snapshot_native::NativeSnapshotter;
 use capstan_snapshot_overlay::OverlaySnapshotter;
+use capstan_verify_cosign::CosignVerifier;
+use capstan_verify_digest::DigestVerifier;
 
 use host::{Form, Host, Programs};
 
@@ -68,6 +72,8 @@ forms![
     snapshotter_erofs,
     snapshotter_native,
     snapshotter_overlay,
+    verifier_cosign,
+    verifier_digest,
 ];
 
 async fn content_local(form: Form) {
@@ -144,6 +150,21 @@ async fn snapshotter_btrfs(form: Form) {
     let requires = [PluginDescriptor::of::<RedbMetadata>()];
     let host = boot::<BtrfsSnapshotter>(form, &requires, &section).await;
     snapshotter::run(&host.link(), &place(&host)).await;
+    stop(host).await;
+}
+
+async fn verifier_cosign(form: Form) {
+    let key = include_str!("../../../plugins/verify-cosign/tests/data/p256.pub");
+    let section = format!("[[rules]]\nimages = \"registry.example/**\"\nkeys = [{key:?}]\n");
+    let host = boot::<CosignVerifier>(form, &[], &section).await;
+    verifier::run(&host.link()).await;
+    stop(host).await;
+}
+
+async fn verifier_digest(form: Form) {
+    let section = "[[rules]]\nimages = \"registry.example/**\"\n";
+    let host = boot::<DigestVerifier>(form, &[], section).await;
+    verifier::run(&host.link()).await;
     stop(host).await;
 }
 

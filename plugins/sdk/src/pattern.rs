@@ -64,11 +64,14 @@ impl Pattern {
     }
 }
 
+/// A star that was passed: what is behind it in the pattern, and from where on in the text that is looked for.
+type Star = Option<(usize, usize)>;
+
 /// Whether a text is as a pattern says. A star that was passed last is the only one to go back to: what the ones before it
 /// took may stay as it is. That does not hold for `*` behind `**`, so both are kept.
 fn fits(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut done) = (0, 0);
-    let (mut one, mut any): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    let (mut one, mut any): (Star, Star) = (None, None);
     loop {
         if pattern[at..].starts_with(b"**") {
             at += 2;

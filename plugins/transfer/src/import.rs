@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Open, Use};
 use capstan_sdk::contract::images::{Get, Put, ResolveTarget};
@@ -22,6 +23,7 @@ use crate::archive::{Found, Intake, Stored};
 use crate::pull::{MAX_DEPTH, Puller};
 use crate::registry::hash;
 use crate::unpack::Target;
+use crate::verify::{self, Findings, Question};
 
 /// The full name of an image in an index, in containerd's words.
 pub(crate) const FULL_NAME: &str = "io.containerd.image.name";
@@ -138,6 +140,9 @@ impl Job {
             self.check(&candidate.target, 0).await?;
         }
         let chosen = self.choose(&candidates, names).await?;
+        for (name, image) in &chosen {
+            self.verify(&candidates, name, image).await?;
+        }
         if let Some(target) = &target {
             for (_, image) in &chosen {
                 self.unpack(image, target).await?;
@@ -358,6 +363,34 @@ impl Job {
                 image.target.digest
             ))),
         }
+    }
+
+    /// Asks whether an image may have its name. Signatures may come along in the archive, as cosign names them.
+    async fn verify(&self, candidates: &[Candidate], name: &str, image: &Descriptor) -> Result<()> {
+        if name.is_empty() {
+            return Ok(());
+        }
+        let lacks = || Error::internal(format!("{} is not here any more", image.digest));
+        let document = self.bytes(image).await?.ok_or_else(lacks)?;
+        let question =
+            Question { namespace: &self.namespace, name, target: image, document: &document };
+        let evidence = async || {
+            let mut findings = Findings::default();
+            let tag = verify::cosign_tag(&Reference::parse(name)?, &image.digest);
+            let tag = tag.map(|tag| tag.to_string()).unwrap_or_default();
+            for signature in candidates.iter().filter(|other| other.names.contains(&tag)) {
+                let Some(manifest) = self.bytes(&signature.target).await? else { continue };
+                let read = async |blob: &Descriptor| {
+                    let bytes = self.bytes(blob).await?;
+                    bytes.map(Bytes::from).ok_or_else(|| {
+                        Error::corrupt(format!("the archive lacks the signature {}", blob.digest))
+                    })
+                };
+                findings.add(&signature.target, &manifest, "", read).await?;
+            }
+            Ok(findings.into_evidence())
+        };
+        self.importer.puller.verifiers.check(&question, evidence).await
     }
 
     async fn unpack(&self, image: &Descriptor, target: &Target) -> Result<()> {

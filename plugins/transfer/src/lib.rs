@@ -27,6 +27,7 @@ mod registry;
 mod sweep;
 mod tree;
 mod unpack;
+mod verify;
 
 pub use config::Config;
 pub use plugin::LocalTransfer;

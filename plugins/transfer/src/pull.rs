@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_sdk::contract::Images;
+use capstan_sdk::contract::access::Access;
 use capstan_sdk::contract::images::{
     Image, Manifest, Presence, Put, Resolve, ResolveTarget, Survey,
 };
@@ -27,6 +28,7 @@ use crate::fetch::{Fetch, Fetcher, Offer, item_name, labels_of};
 use crate::refetch;
 use crate::registry::{Registry, Repository, Resolved};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
+use crate::verify::{self, Question, Verifiers};
 
 /// How often progress is told: as often as a person sees.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -46,6 +48,7 @@ pub(crate) struct Puller {
     pub(crate) images: Link<Images>,
     pub(crate) fetcher: Fetcher,
     pub(crate) unpacker: Unpacker,
+    pub(crate) verifiers: Verifiers,
 }
 
 impl Puller {
@@ -65,6 +68,8 @@ impl Puller {
         let repository = registry.repository(&reference, &pull.access)?;
         let job = Job {
             puller: self,
+            registry,
+            access: pull.access,
             namespace: pull.namespace,
             platform: pull.platform,
             repository,
@@ -144,6 +149,8 @@ enum Parts {
 /// One pull under way.
 struct Job {
     puller: Puller,
+    registry: Registry,
+    access: Access,
     namespace: Namespace,
     platform: Platform,
     repository: Repository,
@@ -164,6 +171,7 @@ impl Job {
         target: Option<Target>,
     ) -> Result<(Image, Presence)> {
         let Resolved { descriptor: root, bytes } = self.repository.resolve().await?;
+        self.verify(reference, &root, &bytes).await?;
         if self.is_for_all_platforms && target.is_none() {
             self.all(&root, Some(bytes), 0).await?;
         } else {
@@ -223,7 +231,8 @@ impl Job {
         let count = self.documents.get() + 1;
         if depth > MAX_DEPTH || count > MAX_DOCUMENTS {
             return Err(Error::corrupt(format!(
-                "its index has more than {MAX_DEPTH} indexes in each other, or more than {MAX_DOCUMENTS} manifests;                  choose one with --platform"
+                "its index has more than {MAX_DEPTH} indexes in each other, or more than {MAX_DOCUMENTS} manifests; \
+                 choose one with --platform"
             )));
         }
         self.documents.set(count);
@@ -295,6 +304,15 @@ impl Job {
             }
         }
         Err(Error::corrupt(format!("more than {MAX_DEPTH} indexes deep")))
+    }
+
+    /// Asks whether it may have its name, before anything of it is stored.
+    async fn verify(&self, name: &Reference, target: &Descriptor, document: &[u8]) -> Result<()> {
+        let (namespace, text) = (&self.namespace, name.to_string());
+        let question = Question { namespace, name: &text, target, document };
+        let evidence =
+            async || verify::in_registry(&self.registry, &self.access, name, &target.digest).await;
+        self.puller.verifiers.check(&question, evidence).await
     }
 
     /// Fetches what a checkpoint has besides its image.

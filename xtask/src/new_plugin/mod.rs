@@ -36,7 +36,7 @@ struct Kind {
     files: &'static [Template],
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind {
         name: "gc-policy",
         dependencies: "",
@@ -69,6 +69,14 @@ const KINDS: [Kind; 4] = [
             template!("src/copy.rs", "snapshotter/copy.rs"),
             template!("src/trees.rs", "snapshotter/trees.rs"),
             template!("tests/conformance.rs", "snapshotter/conformance.rs"),
+        ],
+    },
+    Kind {
+        name: "verifier",
+        dependencies: "",
+        files: &[
+            template!("src/lib.rs", "verifier/lib.rs"),
+            template!("tests/conformance.rs", "verifier/conformance.rs"),
         ],
     },
 ];
@@ -201,6 +209,6 @@ mod tests {
     #[test]
     fn an_unknown_kind_names_those_that_are_known() {
         let error = find("mine").err().unwrap().to_string();
-        assert!(error.contains("gc-policy, metrics, sink, snapshotter"), "{error}");
+        assert!(error.contains("gc-policy, metrics, sink, snapshotter, verifier"), "{error}");
     }
 }

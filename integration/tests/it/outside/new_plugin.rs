@@ -73,7 +73,7 @@ fn a_new_snapshotter_builds_passes_its_suite_and_loads() {
 #[test]
 fn new_plugins_of_the_other_kinds_do_so_too() {
     let host = Host::new();
-    for kind in ["gc-policy", "metrics", "sink"] {
+    for kind in ["gc-policy", "metrics", "sink", "verifier"] {
         let dir = fresh(kind);
         succeed(&mut new_plugin(kind, "my-own", &dir));
         cargo(&dir, &["test", "--quiet"]);
@@ -101,7 +101,7 @@ fn an_unknown_kind_and_a_bad_name_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("it");
     for (kind, name, part) in [
-        ("nothing", "mine", "there are gc-policy, metrics, sink, snapshotter"),
+        ("nothing", "mine", "there are gc-policy, metrics, sink, snapshotter, verifier"),
         ("metrics", "Mine", "is no name"),
         ("metrics", "a.b", "is no name"),
     ] {
