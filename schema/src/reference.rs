@@ -30,7 +30,7 @@ const MAX_BYTES: usize = MAX_NAME_BYTES + 1 + MAX_TAG_BYTES + 1 + 135;
 const DEFAULT_TAG: &str = "latest";
 
 /// The host of a familiar name without one.
-const FAMILIAR_HOST: &str = "docker.io";
+pub const FAMILIAR_HOST: &str = "docker.io";
 
 /// Where the familiar host keeps what has a name of one component.
 const FAMILIAR_NAMESPACE: &str = "library";
@@ -39,7 +39,7 @@ const FAMILIAR_NAMESPACE: &str = "library";
 const FAMILIAR_REGISTRY: &str = "registry-1.docker.io";
 
 /// The familiar host in files of credentials.
-const FAMILIAR_INDEX: &str = "index.docker.io";
+pub const FAMILIAR_INDEX: &str = "index.docker.io";
 
 /// Where the registry is reached that has `host` in references: there, but for the familiar host.
 pub fn registry_host(host: &str) -> &str {

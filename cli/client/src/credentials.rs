@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use capstan_schema::transfer_capnp::{credentials, login};
-use capstan_schema::{Error, Reference, Result};
+use capstan_schema::{Error, FAMILIAR_HOST, FAMILIAR_INDEX, Reference, Result, reference_host};
 
 use file::File;
 
@@ -106,17 +106,14 @@ fn host_of(name: &str) -> Option<&str> {
     if !matches!(path.trim_end_matches('/'), "" | "v1" | "v2") {
         return None;
     }
-    match host {
-        "index.docker.io" | "registry-1.docker.io" => Some("docker.io"),
-        host => Some(host),
-    }
+    Some(reference_host(host))
 }
 
 /// The name of a host in files, and for helpers.
-fn name_of(host: &str) -> &str {
+fn name_of(host: &str) -> String {
     match host {
-        "docker.io" => "https://index.docker.io/v1/",
-        host => host,
+        FAMILIAR_HOST => format!("https://{FAMILIAR_INDEX}/v1/"),
+        host => host.to_owned(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use capstan_client::schema::{FAMILIAR_HOST, FAMILIAR_INDEX};
 use capstan_integration::{
     Authority, DockerRegistry, FaultProxy, Guard, Host, PASSWORD, REFRESH_TOKEN, TokenServer,
     Trouble, USER,
@@ -195,12 +196,12 @@ fn what_cannot_be_checked_is_not_kept() {
 
     // Without a check it takes no daemon.
     fs::remove_file(world.file()).unwrap();
-    let args = ["login", "-u", USER, "--password-stdin", "--no-check", "docker.io"];
+    let args = ["login", "-u", USER, "--password-stdin", "--no-check", FAMILIAR_HOST];
     let args = ["--address", "unix:///nowhere/capstan.sock"].iter().chain(&args);
     let output = host.capstan_with_input(&args.copied().collect::<Vec<_>>(), PASSWORD.as_bytes());
     assert_eq!(output.code, 0, "{}", output.stderr);
     let auths = &read(&world.file())["auths"];
-    assert!(auths["https://index.docker.io/v1/"]["auth"].is_string(), "{auths}");
+    assert!(auths[format!("https://{FAMILIAR_INDEX}/v1/")]["auth"].is_string(), "{auths}");
     world.assert_no_secret_is_logged();
 }
 

@@ -47,8 +47,8 @@ pub mod uses;
 pub use actix;
 pub use answers::{Answered, Answers};
 pub use capstan_schema::{
-    Algorithm, Class, ContainerId, Descriptor, Digest, Error, Labels, Mount, Namespace, Platform,
-    Reference, Result, merge_labels,
+    Algorithm, Class, ContainerId, Descriptor, Digest, Error, FAMILIAR_HOST, FAMILIAR_INDEX,
+    Labels, Mount, Namespace, Platform, Reference, Result, merge_labels,
 };
 pub use context::Context;
 pub use export::{Ask, Care, Exports, Peer, Scope, Service};

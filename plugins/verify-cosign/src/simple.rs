@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use capstan_sdk::contract::verifier::Evidence;
 use capstan_sdk::pattern::Pattern;
-use capstan_sdk::{Digest, Reference};
+use capstan_sdk::{Digest, FAMILIAR_HOST, FAMILIAR_INDEX, Reference};
 use serde::Deserialize;
 
 /// The media type of a payload.
@@ -75,9 +75,9 @@ pub(crate) fn objection(
 
 /// cosign calls Docker's registry by the name of its server.
 fn hub(reference: &str) -> String {
-    match reference.strip_prefix("index.docker.io/") {
-        Some(rest) => format!("docker.io/{rest}"),
-        None => reference.to_owned(),
+    match reference.split_once('/') {
+        Some((FAMILIAR_INDEX, rest)) => format!("{FAMILIAR_HOST}/{rest}"),
+        _ => reference.to_owned(),
     }
 }
 
@@ -112,8 +112,10 @@ mod tests {
         check(&good, "registry.example/app:1", Some("third.example/**"), Some("is for"));
         let tagged = payload("registry.example/app:9", digest.as_str(), KIND);
         check(&tagged, "registry.example/app:1", None, None);
-        for of_hub in ["index.docker.io/library/app", "docker.io/library/app", "app"] {
-            check(&payload(of_hub, digest.as_str(), KIND), "docker.io/library/app:1", None, None);
+        let of = |host: &str| format!("{host}/library/app");
+        for of_hub in [of(FAMILIAR_INDEX), of(FAMILIAR_HOST), "app".to_owned()] {
+            let name = format!("{}:1", of(FAMILIAR_HOST));
+            check(&payload(&of_hub, digest.as_str(), KIND), &name, None, None);
         }
         let name = "registry.example/app:1";
         let other = Digest::from_hash(Algorithm::Sha256, &[8; 32]);

@@ -80,7 +80,7 @@ impl<'a> File<'a> {
         };
         self.change(|auths| {
             auths.retain(|name, _| !is_of(name, host));
-            auths.insert(name_of(host).to_owned(), entry);
+            auths.insert(name_of(host), entry);
             Ok(())
         })
     }
@@ -200,7 +200,7 @@ fn is_of(name: &str, host: &str) -> bool {
 
 /// What is for a host. The very name comes before those that mean the same.
 fn of<'a, T>(map: &'a BTreeMap<String, T>, host: &str) -> Option<&'a T> {
-    let exact = map.get(name_of(host)).or_else(|| map.get(host));
+    let exact = map.get(&name_of(host)).or_else(|| map.get(host));
     exact.or_else(|| map.iter().find(|(name, _)| is_of(name, host)).map(|(_, value)| value))
 }
 

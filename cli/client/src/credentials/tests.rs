@@ -54,8 +54,8 @@ fn people_write_hosts_in_many_ways() {
     check("[::1]:5000", Some("[::1]:5000"));
     check("https://registry.example/", Some("registry.example"));
     check("http://registry.example/v2/", Some("registry.example"));
-    for docker in ["docker.io", "index.docker.io", "https://index.docker.io/v1/"] {
-        check(docker, Some("docker.io"));
+    for docker in [FAMILIAR_HOST, FAMILIAR_INDEX, &name_of(FAMILIAR_HOST)] {
+        check(docker, Some(FAMILIAR_HOST));
     }
     check("", None);
     check("https://", None);
@@ -80,23 +80,23 @@ async fn a_login_is_kept_for_nobody_else() {
     assert_eq!(keyring.find("b.example").await.unwrap(), None);
     assert!(!format!("{me:?} {keyring:?}").contains("ECRET"));
 
-    keyring.store("docker.io", &login("hub", "h")).unwrap();
+    keyring.store(FAMILIAR_HOST, &login("hub", "h")).unwrap();
     keyring.store("a.example:5000", &login("<token>", "t")).unwrap();
     assert_eq!(
         json_of(&path),
         json!({"auths": {
             "a.example": {"auth": STANDARD.encode("me:S:ECRET")},
             "a.example:5000": {"identitytoken": "t"},
-            "https://index.docker.io/v1/": {"auth": STANDARD.encode("hub:h")},
+            (format!("https://{FAMILIAR_INDEX}/v1/")): {"auth": STANDARD.encode("hub:h")},
         }})
     );
-    assert_eq!(keyring.find("docker.io").await.unwrap(), Some(login("hub", "h")));
+    assert_eq!(keyring.find(FAMILIAR_HOST).await.unwrap(), Some(login("hub", "h")));
     let token = Login { identity_token: "t".into(), ..Login::default() };
     assert_eq!(keyring.find("a.example:5000").await.unwrap(), Some(token));
 
-    keyring.remove("docker.io").unwrap();
-    assert_eq!(keyring.find("docker.io").await.unwrap(), None);
-    assert_eq!(keyring.remove("docker.io").unwrap_err().class(), Class::NotFound);
+    keyring.remove(FAMILIAR_HOST).unwrap();
+    assert_eq!(keyring.find(FAMILIAR_HOST).await.unwrap(), None);
+    assert_eq!(keyring.remove(FAMILIAR_HOST).unwrap_err().class(), Class::NotFound);
     assert_eq!(keyring.find("a.example").await.unwrap(), Some(me));
     let names: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
     assert_eq!(names.len(), 1, "{names:?}");

@@ -11,7 +11,7 @@ use crate::{Labels, Link};
 const NAMES: [&str; 4] = [
     "registry.example/app:1",
     "registry.example:5000/a/b/c@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-    "docker.io/library/app:latest",
+    "registry.example/library/app:latest",
     "localhost/app:1",
 ];
 
