@@ -39,7 +39,14 @@ macro_rules! plugin {
                 outcome.map(|()| Self)
             }
 
-            fn export(_: &Addr<Self>, _: &Context, _: &mut Exports) {}
+            fn export(addr: &Addr<Self>, _: &Context, exports: &mut Exports) {
+                // An actor whose address nobody has ends.
+                let addr = addr.clone();
+                exports.drain(move || {
+                    assert!(addr.connected());
+                    async { Ok(Vec::new()) }
+                });
+            }
         }
 
         impl Actor for $name {

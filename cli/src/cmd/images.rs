@@ -2,10 +2,10 @@
 
 use std::io::Write as _;
 
-use capstan_client::Error;
 use capstan_client::schema::image_capnp::{image, images};
 use capstan_client::schema::transfer_capnp::transfer;
 use capstan_client::schema::{Labels, Platform, Reference, write_labels};
+use capstan_client::{Class, Error};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -98,11 +98,7 @@ impl Images {
                 each(names, remove).await
             }
             Self::Inspect { name, platform } => {
-                let mut request = service.resolve_request();
-                request.get().set_name(full_name(&name));
-                request.get().set_platform(platform.as_deref().unwrap_or_default());
-                let response = call!(session, request);
-                print::json(response.get()?)
+                inspect(session, &service, &full_name(&name), platform.as_deref()).await
             }
             Self::Import(import) => import.run(session).await,
             Self::Export(export) => export.run(session).await,
@@ -140,6 +136,30 @@ impl Images {
             }
         }
     }
+}
+
+/// Shows an image with its manifest and configuration; of what is no image there is only the former.
+async fn inspect(
+    session: &Session,
+    service: &images::Client,
+    name: &str,
+    platform: Option<&str>,
+) -> Outcome {
+    let mut request = service.resolve_request();
+    request.get().set_name(name);
+    request.get().set_platform(platform.unwrap_or_default());
+    let response = session.client.call(request.send().promise).await?;
+    match capstan_client::check!(response.get()?) {
+        Err(error) if error.class() == Class::FailedPrecondition && platform.is_none() => {}
+        checked => {
+            checked?;
+            return print::json(response.get()?);
+        }
+    }
+    let mut request = service.get_request();
+    request.get().set_name(name);
+    let response = call!(session, request);
+    print::json(response.get()?)
 }
 
 /// Prints an image that was changed.

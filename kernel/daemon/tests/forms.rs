@@ -155,14 +155,14 @@ async fn snapshotter_btrfs(form: Form) {
 
 async fn verifier_cosign(form: Form) {
     let key = include_str!("../../../plugins/verify-cosign/tests/data/p256.pub");
-    let section = format!("[[rules]]\nimages = \"registry.example/**\"\nkeys = [{key:?}]\n");
+    let section = format!("rules = [{{ images = \"registry.example/**\", keys = [{key:?}] }}]");
     let host = boot::<CosignVerifier>(form, &[], &section).await;
     verifier::run(&host.link()).await;
     stop(host).await;
 }
 
 async fn verifier_digest(form: Form) {
-    let section = "[[rules]]\nimages = \"registry.example/**\"\n";
+    let section = "rules = [{ images = \"registry.example/**\" }]";
     let host = boot::<DigestVerifier>(form, &[], section).await;
     verifier::run(&host.link()).await;
     stop(host).await;

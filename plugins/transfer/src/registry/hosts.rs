@@ -228,7 +228,15 @@ fn parse(path: &Path, text: &str, own: &str) -> Result<Vec<Host>> {
         header: file.header,
     };
     let server = file.server.as_deref().filter(|server| !server.is_empty()).unwrap_or(own);
-    hosts.push(Host::new(server, settings, dir).map_err(|error| bad(path, error.message()))?);
+    let server = Host::new(server, settings, dir).map_err(|error| bad(path, error.message()))?;
+    // Who gives the server itself as a host says there how it is reached.
+    let stands_for_it = |host: &Host| {
+        let can = |capability| host.capabilities.contains(capability);
+        host.url == server.url && server.capabilities.iter().all(can)
+    };
+    if !hosts.iter().any(stands_for_it) {
+        hosts.push(server);
+    }
     Ok(hosts)
 }
 

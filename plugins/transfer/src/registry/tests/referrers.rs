@@ -62,7 +62,7 @@ async fn a_type_is_asked_for_and_checked() {
 #[tokio::test]
 async fn registries_without_lists_may_have_a_tag() {
     let to = sha256(MANIFEST);
-    let fake = Fake::serve(|asked| match asked.path.contains("/manifests/sha256-") {
+    let fake = Fake::serve(|asked| match asked.path.contains("/manifests/sha") {
         true => list(&[(1, SBOM), (2, "a/b")]),
         false => Reply::new(404, "404 page not found"),
     })
