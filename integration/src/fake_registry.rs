@@ -66,8 +66,13 @@ impl FakeRegistry {
 
     /// Offers an image as `NAME:latest`; answers its reference.
     pub fn offer(&self, name: &str, image: &Image) -> String {
-        self.shelf().images.insert((name.into(), "latest".into()), image.clone());
-        format!("127.0.0.1:{}/{name}:latest", self.port)
+        self.offer_as(name, "latest", image)
+    }
+
+    /// Offers an image as `NAME:TAG`; answers its reference.
+    pub fn offer_as(&self, name: &str, tag: &str, image: &Image) -> String {
+        self.shelf().images.insert((name.into(), tag.into()), image.clone());
+        format!("127.0.0.1:{}/{name}:{tag}", self.port)
     }
 
     /// Offers nothing any more.

@@ -358,7 +358,8 @@ fn certificates_that_are_not_right_are_refused() {
     write_hosts(&hosts.join(guarded.address()), &guarded, &authority, None);
     host.ok(&["images", "pull", "--no-unpack", &name]);
     // Another root than the right one.
-    write_hosts(&hosts.join(guarded.address()), &guarded, &Authority::new(), None);
+    let other = Authority::new();
+    write_hosts(&hosts.join(guarded.address()), &guarded, &other, None);
     host.fails(&["images", "pull", &name], 6, "FailedPrecondition", &["certificate"]);
 
     let name = wants.reference("app");

@@ -36,4 +36,5 @@ mod streams;
 mod survival;
 mod tasks;
 mod terminal;
+mod trust;
 mod updates;
