@@ -112,7 +112,8 @@ impl Drop for Quiet {
 /// A line from a terminal that edits none itself.
 fn hidden_line(reader: impl Read) -> Result<String> {
     let mut line = Vec::new();
-    for byte in reader.bytes() {
+    // Not ahead of the line: what is behind it is for whoever reads next.
+    for byte in BufReader::with_capacity(1, reader).bytes() {
         match byte.map_err(|error| Error::io("read from the terminal", error))? {
             b'\r' | b'\n' => {
                 return String::from_utf8(line)

@@ -26,7 +26,8 @@ fn layers_that_are_cut_at_twenty_places_come_once() {
     let mut random = Random::new();
     for layer in &image.layers {
         let size = image.blobs[layer].len() as u64;
-        let cuts = (0..20).map(|_| random.below(size) as usize).collect();
+        let mut cut = || usize::try_from(random.below(size)).expect("a place in memory");
+        let cuts = (0..20).map(|_| cut()).collect();
         registry.set_fault(layer, Some(Fault::CutAt(cuts)));
     }
     let host = Host::new();

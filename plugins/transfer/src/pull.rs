@@ -311,7 +311,11 @@ impl Job {
         let (namespace, text) = (&self.namespace, name.to_string());
         let question = Question { namespace, name: &text, target, document };
         let evidence =
-            async || verify::in_registry(&self.registry, &self.access, name, &target.digest).await;
+            // On the heap: few pulls want it, and all would carry it.
+            async || {
+                let digest = &target.digest;
+                Box::pin(verify::in_registry(&self.registry, &self.access, name, digest)).await
+            };
         self.puller.verifiers.check(&question, evidence).await
     }
 

@@ -18,7 +18,7 @@ async fn a_registry_says_who_is_let_in() {
     .await;
     let (access, hosts) = knowing(Some(me()));
     of(&fake, &access).check_login().await.unwrap();
-    assert_eq!(*hosts.lock().unwrap(), [fake.host.clone()]);
+    assert_eq!(*hosts.lock().unwrap(), std::slice::from_ref(&fake.host));
 
     let check = async |login: Option<Login>, want: &str| {
         let error = of(&fake, &knowing(login).0).check_login().await.unwrap_err();
