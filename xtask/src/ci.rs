@@ -61,7 +61,7 @@ fn without_btrfs() -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "`capstand config default` without btrfs: {}", output.status);
     ensure!(!text.contains("btrfs"), "a daemon without btrfs knows of it:\n{text}");
-    ensure!(text.contains("snapshotter.overlay"), "a daemon without btrfs lacks more:\n{text}");
+    ensure!(text.contains("metadata.redb"), "a daemon without btrfs lacks more:\n{text}");
     Ok(())
 }
 

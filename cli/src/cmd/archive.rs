@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use super::images::full_name;
 use super::layout::{Packing, Unpacking, is_layout};
 use crate::exit::Outcome;
-use crate::print::{self, PullProgress};
+use crate::print::{self, TransferProgress};
 use crate::session::{Session, call};
 
 /// Images from an archive or a directory: an OCI layout or what `docker save` writes, plain or compressed
@@ -61,7 +61,8 @@ impl Import {
     pub(crate) async fn run(self, session: &Session) -> Outcome {
         let service: transfer::Client = session.open("transfer");
         let mut request = service.import_request();
-        request.get().set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json())));
+        let progress = TransferProgress::new(session.is_json());
+        request.get().set_progress(progress.client());
         let mut options = request.get().init_options();
         let names: Vec<String> = self.names.iter().map(|name| full_name(name)).collect();
         options.set_take(match (self.all, names.is_empty() && !self.unnamed) {
@@ -89,6 +90,7 @@ impl Import {
             send(session, &upload, file).await?;
         }
         let response = call!(session, upload.finish_request());
+        progress.finish();
         let mut out = io::stdout();
         for image in response.get()?.get_images()? {
             if session.is_json() {

@@ -7,7 +7,7 @@ use capstan_client::schema::transfer_capnp::transfer;
 use super::images::full_name;
 use super::registry::{Reach, Who};
 use crate::exit::Outcome;
-use crate::print::{self, PullProgress};
+use crate::print::{self, TransferProgress};
 use crate::session::{Session, call};
 
 #[derive(Debug, clap::Args)]
@@ -91,8 +91,8 @@ impl Pull {
         let mut params = request.get();
         // What is no reference goes as it is: the daemon says what is wrong with it.
         params.set_reference(full_name(&self.reference));
-        params
-            .set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json() && !is_quiet)));
+        let progress = TransferProgress::new(session.is_json() && !is_quiet);
+        params.set_progress(progress.client());
         let mut options = params.init_options();
         options.set_platform(self.platform.as_deref().unwrap_or_default());
         self.reach.write(&self.who, &self.reference, options.reborrow().init_access());
@@ -101,6 +101,7 @@ impl Pull {
         options.set_all_platforms(self.all_platforms);
         options.set_concurrency(self.concurrency.unwrap_or(0));
         let response = call!(session, request);
+        progress.finish();
         let image = response.get()?.get_image()?;
         let name = image.get_name()?.to_string()?;
         if is_quiet {

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use super::images::full_name;
 use super::registry::{Reach, Who};
 use crate::exit::Outcome;
-use crate::print::{self, PullProgress};
+use crate::print::{self, TransferProgress};
 use crate::session::{Session, call};
 
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,8 @@ impl Push {
         let mut params = request.get();
         params.set_reference(full_name(&self.reference));
         params.set_source(self.source.as_deref().map(full_name).unwrap_or_default());
-        params.set_progress(capnp_rpc::new_client(PullProgress::new(session.is_json())));
+        let progress = TransferProgress::new(session.is_json());
+        params.set_progress(progress.client());
         let mut options = params.init_options();
         self.reach.write(&self.who, &self.reference, options.reborrow().init_access());
         options.set_platform(self.platform.as_deref().unwrap_or_default());
@@ -56,6 +57,7 @@ impl Push {
         });
         options.set_concurrency(self.concurrency.unwrap_or(0));
         let response = call!(session, request);
+        progress.finish();
         let target = response.get()?.get_target()?;
         if session.is_json() {
             return print::json_line(target);

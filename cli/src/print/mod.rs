@@ -8,6 +8,6 @@ mod unit;
 
 pub(crate) use json::{json, json_line, print as json_value};
 pub(crate) use listing::Listing;
-pub(crate) use progress::PullProgress;
+pub(crate) use progress::TransferProgress;
 pub(crate) use table::Table;
 pub(crate) use unit::{age, size, time};
