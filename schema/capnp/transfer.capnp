@@ -74,12 +74,13 @@ interface Transfer {
   pull @0 (reference :Text, options :PullOptions, progress :Progress)
       -> (image :Image, error :Common.Error);
   # Resolve, fetch, verify, unpack, then name. Dropping the call cancels it. After a failure nothing
-  # half-made is left: no name, no snapshot, no ingest. Pulls of the same thing at the same time
-  # share one fetch and one unpack.
+  # half-made is left: no name, no snapshot. What came of blobs stays for the next pull, unless it was wrong or the disk is
+  # full. Pulls of the same thing at the same time share one fetch and one unpack; within a namespace a pull that its
+  # own registry denies gets what another one may have.
   #
   # InvalidArgument: reference or platform. NotFound: the registry has no such image, or none for
   # the platform. Unavailable: the registry cannot be reached, or broke off. Corrupt: what it sent
-  # does not match digest or size, or is no valid layer. PermissionDenied: it wants credentials.
+  # does not match digest or size, or is no valid layer. PermissionDenied: it wants credentials, or a verifier refuses.
   # ResourceExhausted: disk, or a limit on sizes.
 
   unpack @1 (image :Text, platform :Text, snapshotter :Text) -> (chainId :Text, error :Common.Error);

@@ -52,8 +52,8 @@ pub type ProgressSender = watch::Sender<Vec<Item>>;
 
 /// Brings an image from a registry: resolve, fetch, verify, unpack, name.
 ///
-/// After an error nothing half-made is left: no name, no snapshot, no ingest. Classes are those of
-/// `Transfer.pull` in transfer.capnp.
+/// After an error nothing half-made is left: no name, no snapshot. What came of blobs can be resumed, unless it was wrong or
+/// the disk is full. Classes are those of `Transfer.pull` in transfer.capnp.
 ///
 /// Cancel safety: the pull is given up when the receiving half of `progress` is dropped.
 #[derive(Clone, Debug)]
