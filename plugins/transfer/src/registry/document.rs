@@ -3,18 +3,17 @@
 use bytes::Bytes;
 use capstan_sdk::oci::media::OCI_INDEX;
 use capstan_sdk::{Algorithm, Class, Descriptor, Digest, Error, Result};
-use http_body_util::{BodyExt as _, Full};
-use hyper::header::{self, HeaderMap};
+use hyper::header;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::endpoint::Endpoint;
 use super::exchange::{Ask, send};
 use super::hosts::Capability;
-use super::pool::Sent;
-use super::repository::verify;
+use super::pool::all;
+use super::repository::{Resolved, media_type};
 use super::retry::{Failure, retry};
-use super::upload::{DOCKER_CONTENT_DIGEST, check_digest, finish, value};
+use super::upload::{check_digest, finish, value};
 use super::{Repository, hash};
 
 /// Documents that we know, before any other.
@@ -48,18 +47,9 @@ pub(crate) enum Object {
 
 /// The tag under which a registry that knows nothing of subjects has the list of what refers to one (OCI
 /// distribution-spec 1.1, "Referrers Tag Schema").
-fn referrers_tag(digest: &Digest) -> String {
+pub(super) fn referrers_tag(digest: &Digest) -> String {
     let hex = digest.hex();
     format!("{}-{}", digest.algorithm().name(), &hex[..hex.len().min(64)])
-}
-
-fn media_type(headers: &HeaderMap) -> String {
-    let said = headers.get(header::CONTENT_TYPE).and_then(|said| said.to_str().ok());
-    said.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned()
-}
-
-fn full(bytes: &Bytes) -> Sent {
-    Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync()
 }
 
 impl Repository {
@@ -86,7 +76,7 @@ impl Repository {
         bytes: &Bytes,
         subject: Option<&Subject>,
     ) -> Result<()> {
-        let what = self.name_of("manifest", document);
+        let what = self.name("manifest", &document.digest);
         let name = tag.unwrap_or(document.digest.as_str());
         let put = || self.try_put(&what, name, document, bytes, None);
         let knows_subjects = retry(self.config(), put).await?;
@@ -108,7 +98,7 @@ impl Repository {
         bytes: &Bytes,
         etag: Option<&str>,
     ) -> Result<bool, Failure> {
-        let body = || full(bytes);
+        let body = || all(bytes.clone());
         let mut headers = vec![value(header::CONTENT_TYPE, &document.media_type)];
         headers.extend(etag.map(|etag| value(header::IF_MATCH, etag)));
         let ask = Ask {
@@ -237,26 +227,8 @@ impl Repository {
             None => Capability::Resolve,
         };
         let answer = self.first(capability, find).await?;
-        let headers = answer.head.headers.clone();
-        let limit = self.config().max_manifest_bytes;
-        let bytes = answer.body.read(limit).await.map_err(|error| error.at(what))?;
-        let bytes = bytes.ok_or_else(|| {
-            Error::exhausted(format!(
-                "{what}: it is larger than {limit} bytes, the limit of manifests"
-            ))
-        })?;
-        let said = headers.get(DOCKER_CONTENT_DIGEST).and_then(|said| said.to_str().ok());
-        let said = said.and_then(|said| Digest::parse(said).ok());
-        let digest = match self.reference.digest().cloned().or(said) {
-            Some(digest) => {
-                verify(what, &bytes, &digest)?;
-                digest
-            }
-            None => hash(Algorithm::Sha256, &bytes),
-        };
-        let size = bytes.len() as u64;
-        let media_type = media_type(&headers);
-        Ok(Object::Document(Descriptor { media_type, digest, size, platform: None }, bytes))
+        let Resolved { descriptor, bytes } = self.received(what, answer).await?;
+        Ok(Object::Document(descriptor, bytes))
     }
 
     /// Looks for a blob.

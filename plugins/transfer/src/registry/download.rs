@@ -139,7 +139,7 @@ impl Repository {
     }
 
     fn ranges_end(&self, descriptor: &Descriptor) -> Error {
-        let what = self.name_of("blob", descriptor);
+        let what = self.name("blob", &descriptor.digest);
         Error::unavailable(format!("{what}: the registry knows ranges no more; try again"))
     }
 
@@ -181,7 +181,7 @@ impl Repository {
         end: u64,
         version: &Version,
     ) -> Result<Opened, Failure> {
-        let what = self.name_of("blob", descriptor);
+        let what = self.name("blob", &descriptor.digest);
         let path = format!("/v2/{}/blobs/{}", self.reference.repository(), descriptor.digest);
         let (what, path, size) = (&what, &path, descriptor.size);
         self.first(Capability::Pull, |endpoint| async move {
@@ -198,7 +198,7 @@ impl Repository {
     }
 
     async fn try_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream, Failure> {
-        let what = self.name_of("blob", descriptor);
+        let what = self.name("blob", &descriptor.digest);
         let size = descriptor.size;
         if offset > size {
             return Err(Failure::from(Error::invalid(format!(

@@ -8,6 +8,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use serde::Deserialize;
 
 use super::Repository;
+use super::document::referrers_tag;
 use super::endpoint::Endpoint;
 use super::exchange::{Ask, send};
 use super::hosts::Capability;
@@ -18,9 +19,6 @@ use super::url::{Url, encode};
 /// Pages of one list, and referrers in all: a bound on what a registry can make us hold.
 const MAX_PAGES: usize = 100;
 const MAX_REFERRERS: usize = 10_000;
-
-/// The most bytes of the parts of a digest in a fallback tag.
-const MAX_TAG_PARTS: (usize, usize) = (32, 64);
 
 /// One page, and where the next one is.
 struct Page {
@@ -85,12 +83,7 @@ impl Repository {
 
     /// The list under the tag that stands for a digest.
     async fn tagged(&self, what: &str, to: &Digest) -> Result<Vec<Referrer>> {
-        let (algorithm, hex) = (to.algorithm().name(), to.hex());
-        let tag = format!(
-            "{}-{}",
-            &algorithm[..algorithm.len().min(MAX_TAG_PARTS.0)],
-            &hex[..hex.len().min(MAX_TAG_PARTS.1)]
-        );
+        let tag = referrers_tag(to);
         let path = &format!("/v2/{}/manifests/{tag}", self.reference.repository());
         let attempt = || {
             self.first(Capability::Resolve, |endpoint| async move {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use capstan_sdk::contract::access::Access;
 use capstan_sdk::{Algorithm, Class, Descriptor, Digest, Error, Result};
-use hyper::header;
+use hyper::header::{self, HeaderMap};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use tracing::debug;
 
@@ -19,7 +19,7 @@ use super::retry::{Failure, retry};
 use capstan_sdk::Reference;
 use capstan_sdk::oci::media::{self, Kind};
 
-/// The header with the digest of what is sent, by the registry's word.
+/// The header with the digest of what is sent or was taken, by the registry's word.
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// The client, with the connections that it keeps for their next use, and what it was told as whom it comes.
@@ -147,7 +147,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::resolve`]; `Corrupt` also if the size is another one.
     pub(crate) async fn manifest(&self, descriptor: &Descriptor) -> Result<Bytes> {
-        let what = self.name_of("manifest", descriptor);
+        let what = self.name("manifest", &descriptor.digest);
         if descriptor.size > self.config().max_manifest_bytes {
             return Err(self.too_large(&what));
         }
@@ -227,9 +227,9 @@ impl Repository {
         self.pool.config()
     }
 
-    pub(super) fn name_of(&self, kind: &str, descriptor: &Descriptor) -> String {
+    pub(super) fn name(&self, kind: &str, digest: &Digest) -> String {
         let (host, repository) = (self.reference.host(), self.reference.repository());
-        format!("{kind} {} of {host}/{repository}", descriptor.digest)
+        format!("{kind} {digest} of {host}/{repository}")
     }
 
     fn too_large(&self, what: &str) -> Error {
@@ -256,17 +256,23 @@ impl Repository {
         name: &str,
     ) -> Result<Resolved, Failure> {
         let answer = self.get_manifest(&endpoint, what, name).await?;
-        let header = |name: &str| answer.head.headers.get(name)?.to_str().ok();
-        let media_type = header(header::CONTENT_TYPE.as_str()).unwrap_or_default();
-        let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
-        let claimed = header(DOCKER_CONTENT_DIGEST).and_then(|text| Digest::parse(text).ok());
-
+        let media_type = media_type(&answer.head.headers);
         let kind = Kind::of(&media_type).map_err(|error| error.at(what))?;
         if !matches!(kind, Kind::Manifest | Kind::Index) {
             return Err(Failure::from(Error::corrupt(format!(
                 "{what}: the registry calls it {media_type:?}, which is no image"
             ))));
         }
+        Ok(self.received(what, answer).await?)
+    }
+
+    /// The document of an answer, verified by the digest of the reference, else by the one that the registry tells.
+    ///
+    /// # Errors
+    /// `ResourceExhausted`: it is larger than documents may be. `Corrupt`: it has another digest. `Unavailable`: it breaks off.
+    pub(super) async fn received(&self, what: &str, answer: Answer) -> Result<Resolved> {
+        let media_type = media_type(&answer.head.headers);
+        let claimed = claimed_digest(&answer.head.headers);
         let limit = self.config().max_manifest_bytes;
         let bytes = answer.body.read(limit).await.map_err(|error| error.at(what))?;
         let bytes = bytes.ok_or_else(|| self.too_large(what))?;
@@ -309,7 +315,18 @@ impl Repository {
     }
 }
 
-pub(super) fn verify(what: &str, bytes: &[u8], want: &Digest) -> Result<()> {
+/// What the registry calls it, without parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> String {
+    let said = headers.get(header::CONTENT_TYPE).and_then(|said| said.to_str().ok());
+    said.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned()
+}
+
+/// The digest by the registry's word; `None`: it gives none that is one.
+pub(super) fn claimed_digest(headers: &HeaderMap) -> Option<Digest> {
+    Digest::parse(headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?).ok()
+}
+
+fn verify(what: &str, bytes: &[u8], want: &Digest) -> Result<()> {
     let got = hash(want.algorithm(), bytes);
     match got == *want {
         true => Ok(()),

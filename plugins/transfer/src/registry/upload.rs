@@ -25,14 +25,12 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::Repository;
 use super::exchange::{Ask, send};
 use super::pool::{Answer, Sent};
+use super::repository::claimed_digest;
 use super::retry::{Attempts, Failure, retry};
 use super::url::Url;
 
 /// Bytes that are read at once: two such pieces of each upload are in memory.
 const PIECE: u64 = 256 << 10;
-
-/// The header with the digest of what was taken.
-pub(super) const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// The header with the least bytes of a chunk, but for the last.
 const MIN_CHUNK: &str = "oci-chunk-min-length";
@@ -215,11 +213,6 @@ impl Repository {
     pub(crate) async fn has_blob(&self, digest: &Digest) -> Result<bool> {
         let what = self.name("blob", digest);
         self.has(self.ask(&what, &format!("blobs/{digest}"))?).await
-    }
-
-    pub(super) fn name(&self, kind: &str, digest: &Digest) -> String {
-        let (host, repository) = (self.reference.host(), self.reference.repository());
-        format!("{kind} {digest} of {host}/{repository}")
     }
 
     /// Whether there is what is asked for.
@@ -509,8 +502,7 @@ pub(super) async fn finish(answer: Answer) {
 
 /// Refuses the registry's word for another digest.
 pub(super) fn check_digest(what: &str, headers: &HeaderMap, want: &Digest) -> Result<()> {
-    let said = headers.get(DOCKER_CONTENT_DIGEST).and_then(|said| said.to_str().ok());
-    match said.and_then(|said| Digest::parse(said).ok()) {
+    match claimed_digest(headers) {
         // A registry may hash with another algorithm than we do.
         Some(said) if said.algorithm() == want.algorithm() && said != *want => {
             Err(Error::corrupt(format!(
