@@ -19,6 +19,7 @@ mod layer;
 mod login;
 mod object;
 mod plugin;
+mod progress;
 mod pull;
 mod push;
 mod referrers;

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_sdk::contract::Images;
@@ -11,9 +10,7 @@ use capstan_sdk::contract::access::Access;
 use capstan_sdk::contract::images::{
     Image, Manifest, Presence, Put, Resolve, ResolveTarget, Survey,
 };
-use capstan_sdk::contract::transfer::{
-    Item, ItemState, ProgressSender, Pull, Unpack as UnpackImage,
-};
+use capstan_sdk::contract::transfer::{Item, ItemState, Pull, Unpack as UnpackImage};
 use capstan_sdk::oci::media::Kind;
 use capstan_sdk::oci::{Document, checkpoint_manifest, choose};
 use capstan_sdk::{
@@ -25,13 +22,10 @@ use tokio::sync::Semaphore;
 use tracing::info;
 
 use crate::fetch::{Fetch, Fetcher, Offer, item_name, labels_of};
-use crate::refetch;
 use crate::registry::{Registry, Repository, Resolved};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
 use crate::verify::{self, Question, Verifiers};
-
-/// How often progress is told: as often as a person sees.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+use crate::{progress, refetch};
 
 /// Indexes in indexes: nobody makes more than two.
 pub(crate) const MAX_DEPTH: usize = 4;
@@ -87,7 +81,7 @@ impl Puller {
         let outcome = tokio::select! {
             outcome = &mut work => outcome,
             () = pull.progress.closed() => Err(Error::aborted("the pull was cancelled")),
-            never = job.board.show(&pull.progress) => never,
+            never = progress::tell(&pull.progress, || job.board.items()) => never,
         };
         match outcome {
             Ok(image) => {
@@ -609,18 +603,5 @@ impl Board {
             Watched::Layer(layer) => layer.borrow().item(),
         };
         self.0.borrow().iter().map(item).collect()
-    }
-
-    /// Tells progress for ever.
-    async fn show<T>(&self, progress: &ProgressSender) -> T {
-        loop {
-            let items = self.items();
-            progress.send_if_modified(|shown| {
-                let has_changed = *shown != items;
-                *shown = items;
-                has_changed
-            });
-            tokio::time::sleep(PROGRESS_INTERVAL).await;
-        }
     }
 }

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_sdk::contract::content::{Open, OpenBlob, Use};
 use capstan_sdk::contract::images::Get;
-use capstan_sdk::contract::transfer::{Item, ItemState, ProgressSender, Push, Repack};
+use capstan_sdk::contract::transfer::{Item, ItemState, Push, Repack};
 use capstan_sdk::contract::{Content, Images};
 use capstan_sdk::oci::{ImageConfig, choose};
 use capstan_sdk::{
@@ -24,12 +23,9 @@ use tracing::{info, warn};
 use crate::Config;
 use crate::flight::{Flight, Flights};
 use crate::pull::MAX_DEPTH;
-use crate::refetch;
 use crate::registry::{Pushed, Registry, Repository, Source, hash};
 use crate::tree::{Document, Part, Role};
-
-/// How often progress is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+use crate::{progress, refetch};
 
 /// The most bytes of documents of one push, all of which are in memory.
 const MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
@@ -73,7 +69,7 @@ impl Pusher {
         let outcome = tokio::select! {
             outcome = job.run(&reference, &push) => outcome,
             () = push.progress.closed() => Err(Error::aborted("the push was cancelled")),
-            never = job.board.show(&push.progress) => never,
+            never = progress::tell(&push.progress, || job.board.items()) => never,
         };
         match outcome {
             Ok(target) => {
@@ -561,19 +557,6 @@ impl Board {
 
     fn items(&self) -> Vec<Item> {
         self.0.borrow().iter().map(|shown| shown.item()).collect()
-    }
-
-    /// Tells progress for ever.
-    async fn show<T>(&self, progress: &ProgressSender) -> T {
-        loop {
-            let items = self.items();
-            progress.send_if_modified(|shown| {
-                let has_changed = *shown != items;
-                *shown = items;
-                has_changed
-            });
-            tokio::time::sleep(PROGRESS_INTERVAL).await;
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! What stands below a document, as far as it must be known to push it: images, and artifacts of whatever type.
 
 use bytes::Bytes;
+use capstan_sdk::oci::RawDescriptor;
 use capstan_sdk::oci::media::{DOCKER_INDEX, DOCKER_MANIFEST, Kind, OCI_INDEX, OCI_MANIFEST};
-use capstan_sdk::{Descriptor, Digest, Error, Platform, Result};
+use capstan_sdk::{Descriptor, Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -110,38 +111,6 @@ struct Raw {
     subject: Option<RawDescriptor>,
     artifact_type: Option<String>,
     annotations: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawDescriptor {
-    media_type: String,
-    digest: String,
-    size: u64,
-    platform: Option<RawPlatform>,
-}
-
-#[derive(Deserialize)]
-struct RawPlatform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    variant: String,
-}
-
-impl RawDescriptor {
-    fn read(self) -> Result<Descriptor> {
-        let platform = self.platform.map(|raw| {
-            let mut platform =
-                Platform { os: raw.os, architecture: raw.architecture, variant: raw.variant };
-            platform.normalize();
-            platform
-        });
-        let digest = Digest::parse(&self.digest)?;
-        Ok(Descriptor { media_type: self.media_type, digest, size: self.size, platform })
-    }
 }
 
 impl Document {

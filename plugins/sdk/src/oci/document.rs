@@ -36,16 +36,17 @@ struct Raw {
     layers: Option<Vec<RawDescriptor>>,
 }
 
-#[derive(Deserialize)]
+/// A descriptor as documents write it (OCI image-spec, descriptor.md), not checked yet.
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RawDescriptor {
+pub struct RawDescriptor {
     media_type: String,
     digest: String,
     size: u64,
     platform: Option<RawPlatform>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct RawPlatform {
     #[serde(default)]
     os: String,
@@ -56,7 +57,11 @@ struct RawPlatform {
 }
 
 impl RawDescriptor {
-    fn read(self) -> Result<Descriptor> {
+    /// The descriptor that it is.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: its digest is none.
+    pub fn read(self) -> Result<Descriptor> {
         let platform = self.platform.map(|raw| {
             let mut platform =
                 Platform { os: raw.os, architecture: raw.architecture, variant: raw.variant };

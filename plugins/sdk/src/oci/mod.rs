@@ -12,4 +12,4 @@ pub mod media;
 pub use chain::chain_ids;
 pub use checkpoint::{CHECKPOINT, checkpoint_manifest};
 pub use config::ImageConfig;
-pub use document::{Document, choose};
+pub use document::{Document, RawDescriptor, choose};
