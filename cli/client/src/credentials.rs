@@ -227,6 +227,14 @@ impl Keyring {
     }
 }
 
+/// Answers one question of the daemon: a login, that none is known, or why that cannot be said.
+pub fn answer(found: Result<Option<Login>>, mut results: credentials::get_results::Builder<'_>) {
+    match found {
+        Ok(login) => login.unwrap_or_default().write(results.init_login()),
+        Err(error) => error.write(results.reborrow().init_error()),
+    }
+}
+
 /// Answers the daemon's questions.
 impl credentials::Server for Keyring {
     async fn get(
@@ -235,10 +243,7 @@ impl credentials::Server for Keyring {
         mut results: credentials::GetResults,
     ) -> capnp::Result<()> {
         let host = params.get()?.get_host()?.to_str()?;
-        match self.find(host).await {
-            Ok(login) => login.unwrap_or_default().write(results.get().init_login()),
-            Err(error) => error.write(results.get().init_error()),
-        }
+        answer(self.find(host).await, results.get());
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use capstan_client::credentials::{Keyring, Login};
+use capstan_client::credentials::{Keyring, Login, answer};
 use capstan_client::schema::Reference;
 use capstan_client::schema::transfer_capnp::{access, credentials};
 use capstan_client::{Error, Result};
@@ -125,10 +125,7 @@ impl credentials::Server for Answers {
         mut results: credentials::GetResults,
     ) -> capnp::Result<()> {
         let host = params.get()?.get_host()?.to_str()?;
-        match self.login(host).await {
-            Ok(login) => login.unwrap_or_default().write(results.get().init_login()),
-            Err(error) => error.write(results.get().init_error()),
-        }
+        answer(self.login(host).await, results.get());
         Ok(())
     }
 }
