@@ -17,6 +17,20 @@ struct SnapshotInfo {
   labels @5 :List(Common.Label);
 }
 
+struct StackLayer {
+  key @0 :Text;                # while it is active
+  name @1 :Text;               # once it is committed
+}
+
+struct Commit {
+  # The parameters of `Snapshotter.commit`.
+  name @0 :Text;
+  key @1 :Text;
+  labels @2 :List(Common.Label);
+  rebase @3 :Bool;
+  parent @4 :Text;
+}
+
 interface Snapshotter {
   # Copy-on-write file trees. Active keys and committed names share one key space per namespace.
   # NotFound, AlreadyExists and InvalidArgument as one expects for keys.
@@ -48,9 +62,9 @@ interface Snapshotter {
   usage @7 (key :Text) -> (size :UInt64, inodes :UInt64, error :Common.Error);
   # Of the snapshot's own data, without its parents: apparent bytes, each inode counted once.
 
-  abilities @8 () -> (canRebase :Bool, error :Common.Error);
+  abilities @8 () -> (canRebase :Bool, canChain :Bool, error :Common.Error);
   # What it can do beyond the rest. canRebase: a tree that was prepared on nothing and filled with a layer in
-  # overlay form can be put on a parent at commit.
+  # overlay form can be put on a parent at commit. canChain: `stack` and `commitChain`.
 
   label @9 (key :Text, labels :List(Common.Label)) -> (info :SnapshotInfo, error :Common.Error);
   # Sets these and keeps the others; an empty value removes the key. NotFound.
@@ -70,4 +84,13 @@ interface Snapshotter {
 
   ownLayer @14 (key :Text) -> (mounts :List(Common.Mount), error :Common.Error);
   # The snapshot's own layer, writable, whatever its kind. NotFound. Unimplemented: it has none that could be mounted.
+
+  stack @15 (layers :List(StackLayer)) -> (mounts :List(Common.Mount), error :Common.Error);
+  # Layers on each other, topmost first, to be read: active snapshots that were prepared on nothing, in overlay form,
+  # and at the bottom one that is committed, with all that it stands on. What is committed meanwhile counts under its
+  # name. NotFound. InvalidArgument: nothing is named, or an active one stands on something. Unimplemented unless `canChain`.
+
+  commitChain @16 (commits :List(Commit)) -> (error :Common.Error);
+  # As `commit` for each of these in order, with one sync, and all or none of them. One may be put on another
+  # before it. Unimplemented unless `canChain`.
 }

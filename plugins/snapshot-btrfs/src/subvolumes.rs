@@ -91,7 +91,7 @@ impl Driver for Subvolumes {
         requires: &["metadata"],
         rank: -20,
     };
-    const ABILITIES: Abilities = Abilities { can_rebase: false };
+    const ABILITIES: Abilities = Abilities { can_rebase: false, can_chain: false };
     const IS_ATTACHING: bool = true;
     const IS_TIDYING: bool = true;
     type Config = Config;
@@ -146,11 +146,13 @@ impl Driver for Subvolumes {
     }
 
     /// A read-only snapshot, on disk. The active subvolume goes when the record says that this one is what counts.
-    fn sync(&self, id: u64) -> Result<()> {
-        let [from, to] = [&self.active, &self.committed].map(|dir| dir.join(id.to_string()));
-        // Of a commit that did not come to its end.
-        self.btrfs.delete(&to)?;
-        self.btrfs.snapshot(&from, &to, true)?;
+    fn sync(&self, ids: &[u64]) -> Result<()> {
+        for id in ids {
+            let [from, to] = [&self.active, &self.committed].map(|dir| dir.join(id.to_string()));
+            // Of a commit that did not come to its end.
+            self.btrfs.delete(&to)?;
+            self.btrfs.snapshot(&from, &to, true)?;
+        }
         self.sync_all()
     }
 

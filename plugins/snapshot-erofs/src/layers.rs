@@ -79,7 +79,7 @@ impl Driver for Layers {
         requires: &["metadata"],
         rank: -10,
     };
-    const ABILITIES: Abilities = Abilities { can_rebase: true };
+    const ABILITIES: Abilities = Abilities { can_rebase: true, can_chain: false };
     const IS_ATTACHING: bool = true;
     const IS_TIDYING: bool = true;
     type Config = Config;
@@ -123,8 +123,9 @@ impl Driver for Layers {
     }
 
     /// Makes the image. The tree goes when the record says that the image is what counts.
-    fn sync(&self, id: u64) -> Result<()> {
-        self.maker.make(&self.fs(id), &self.image(id), &self.seal(id))
+    fn sync(&self, ids: &[u64]) -> Result<()> {
+        let make = |&id| self.maker.make(&self.fs(id), &self.image(id), &self.seal(id));
+        ids.iter().try_for_each(make)
     }
 
     fn keep(&self, snapshot: &Snapshot) -> Result<()> {

@@ -48,7 +48,7 @@ impl Driver for Trees {
         requires: &["metadata"],
         rank: 0,
     };
-    const ABILITIES: Abilities = Abilities { can_rebase: false };
+    const ABILITIES: Abilities = Abilities { can_rebase: false, can_chain: false };
     type Config = Config;
 
     fn open(_config: Config, root: &Path, _state: &Path) -> Result<Self> {
@@ -88,14 +88,14 @@ impl Driver for Trees {
     }
 
     /// The whole file system: cheaper than file by file.
-    fn sync(&self, _id: u64) -> Result<()> {
+    fn sync(&self, _ids: &[u64]) -> Result<()> {
         let sync = || rustix::fs::syncfs(fs::File::open(&self.dir)?).map_err(std::io::Error::from);
         sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
     }
 
     fn keep(&self, snapshot: &Snapshot) -> Result<()> {
         match snapshot.parent_ids.first() {
-            Some(_) => self.sync(snapshot.id),
+            Some(_) => self.sync(&[snapshot.id]),
             None => tree::sync_dirs([self.path(snapshot.id).as_path(), &self.dir]),
         }
     }

@@ -50,7 +50,7 @@ impl Driver for Layers {
         requires: &["metadata"],
         rank: 10,
     };
-    const ABILITIES: Abilities = Abilities { can_rebase: true };
+    const ABILITIES: Abilities = Abilities { can_rebase: true, can_chain: true };
     type Config = Config;
 
     fn open(_config: Config, root: &Path, _state: &Path) -> Result<Self> {
@@ -103,7 +103,7 @@ impl Driver for Layers {
     }
 
     /// The whole file system: cheaper than file by file, and layers of one image share it.
-    fn sync(&self, _id: u64) -> Result<()> {
+    fn sync(&self, _ids: &[u64]) -> Result<()> {
         let sync = || rustix::fs::syncfs(fs::File::open(&self.dir)?).map_err(std::io::Error::from);
         sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
     }

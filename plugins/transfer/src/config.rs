@@ -11,8 +11,8 @@ use crate::registry;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Layers fetched and unpacked at once, over all pulls. Default: 4 (enough to keep two processors
-    /// and a network busy; each takes about 2 MiB of memory).
+    /// Layers fetched and unpacked at once, over all pulls. Default: 8 (enough to keep processors and a network that is
+    /// far away busy with small layers; each takes about 2 MiB of memory).
     pub concurrency: u32,
     /// How long a connection may take, in seconds. Default: 10.
     pub connect_timeout_seconds: u64,
@@ -63,7 +63,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            concurrency: 4,
+            concurrency: 8,
             connect_timeout_seconds: 10,
             stall_timeout_seconds: 30,
             attempts: 5,

@@ -312,12 +312,6 @@ struct Work {
 
 impl Work {
     async fn run(mut self, state: Rc<FetchState>, mut abandoned: Abandoned) -> Result<()> {
-        let permits = Rc::clone(&self.permits);
-        let _permit = tokio::select! {
-            biased;
-            _ = &mut abandoned => return Err(cancelled()),
-            permit = permits.acquire() => permit.expect("never closed"),
-        };
         let (mut tried, mut is_first) = (Vec::new(), true);
         loop {
             match self.attempt(&state, &mut abandoned, &mut tried).await {
@@ -353,6 +347,13 @@ impl Work {
         abandoned: &mut Abandoned,
         tried: &mut Vec<Repository>,
     ) -> Result<()> {
+        // Only for the way of the bytes: the next one begins while these are synced.
+        let permits = Rc::clone(&self.permits);
+        let permit = tokio::select! {
+            biased;
+            _ = &mut *abandoned => return Err(cancelled()),
+            permit = permits.acquire() => permit.expect("never closed"),
+        };
         let labels = labels_of(&self.from);
         let Some(ingest) = open(&self.content, &self.namespace, &self.descriptor, &labels).await?
         else {
@@ -372,6 +373,7 @@ impl Work {
             };
             let error = match outcome {
                 Ok(()) => {
+                    drop(permit);
                     let digest = self.descriptor.digest.clone();
                     return ingest.commit(Some(digest), self.descriptor.size).await.map(drop);
                 }

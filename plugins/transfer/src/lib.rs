@@ -9,6 +9,7 @@
 //! Invariant: a name appears only when everything under it is verified and on disk.
 
 mod archive;
+mod commits;
 mod config;
 mod convert;
 mod export;

@@ -1,7 +1,7 @@
 //! A pull: resolve, fetch, unpack, name.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -69,6 +69,7 @@ impl Puller {
             repository,
             board: Board::default(),
             stored: RefCell::default(),
+            early: RefCell::default(),
             documents: Cell::new(0),
             is_for_all_platforms: pull.is_for_all_platforms,
             permits: Semaphore::new(match pull.concurrency {
@@ -76,7 +77,12 @@ impl Puller {
                 count => usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS),
             }),
         };
-        let work = job.run(&reference, target);
+        let work = async {
+            let outcome = job.run(&reference, target).await;
+            let (hold, early) = (Hold::default(), job.early.take().into_values());
+            Hold { fetches: early.collect(), ..hold }.leave().await;
+            outcome
+        };
         tokio::pin!(work);
         let outcome = tokio::select! {
             outcome = &mut work => outcome,
@@ -154,6 +160,8 @@ struct Job {
     is_for_all_platforms: bool,
     /// What was stored or found.
     stored: RefCell<Vec<Digest>>,
+    /// Layers that are on their way before the image's configuration is there.
+    early: RefCell<BTreeMap<Digest, Rc<Fetch>>>,
     /// How many documents of other platforms were read.
     documents: Cell<usize>,
 }
@@ -263,14 +271,16 @@ impl Job {
             // Read before it is stored: what is no document never gets into the store.
             let document = Document::parse(&descriptor.media_type, &bytes)?;
             let checkpoint = checkpoint_manifest(&bytes);
-            self.store(&descriptor, bytes).await?;
             match document {
                 Document::Manifest { config, layers, artifact: Some(_) } => {
+                    self.store(&descriptor, bytes).await?;
                     let parts = layers.into_iter().chain([config]).collect();
                     return Ok(Parts::Artifact(parts));
                 }
-                Document::Manifest { config, .. } => {
-                    self.fetch_part(&config, &self.repository).await?;
+                Document::Manifest { config, layers, .. } => {
+                    self.begin(&layers, &bytes);
+                    let config = self.fetch_part(&config, &self.repository);
+                    futures::future::try_join(self.store(&descriptor, bytes), config).await?;
                     return Ok(Parts::Image);
                 }
                 Document::Index(list) => {
@@ -292,12 +302,27 @@ impl Job {
                     } else if let Some(checkpoint) = checkpoint {
                         self.checkpoint(&checkpoint).await?;
                     }
+                    let stored = self.store(&descriptor, bytes);
+                    let next = self.repository.manifest(chosen);
+                    ((), bytes) = futures::future::try_join(stored, next).await?;
                     descriptor = chosen.clone();
-                    bytes = self.repository.manifest(&descriptor).await?;
                 }
             }
         }
         Err(Error::corrupt(format!("more than {MAX_DEPTH} indexes deep")))
+    }
+
+    /// Begins to fetch the layers of an image: all are wanted, unpacked or not. Who limits how many come at once waits.
+    fn begin(&self, layers: &[Descriptor], manifest: &[u8]) {
+        if self.permits.available_permits() < Semaphore::MAX_PERMITS {
+            return;
+        }
+        let mut early = self.early.borrow_mut();
+        for layer in layers {
+            let place = self.place_of(layer, manifest);
+            let begin = || self.puller.fetcher.fetch(&self.namespace, layer, &place);
+            early.entry(layer.digest.clone()).or_insert_with(begin);
+        }
     }
 
     /// Asks whether it may have its name, before anything of it is stored.
@@ -437,8 +462,9 @@ impl Job {
         let (fetcher, namespace) = (self.puller.fetcher.clone(), self.namespace.clone());
         let (descriptor, place) = (descriptor.clone(), place.clone());
         let (watched, hold) = (Rc::clone(watched), Rc::downgrade(hold));
+        let early = self.early.borrow().get(&descriptor.digest).cloned();
         move || {
-            let fetch = fetcher.fetch(&namespace, &descriptor, &place);
+            let fetch = early.unwrap_or_else(|| fetcher.fetch(&namespace, &descriptor, &place));
             watched.borrow_mut().fetch = Some(Rc::clone(&fetch));
             if let Some(hold) = hold.upgrade() {
                 hold.borrow_mut().fetches.push(Rc::clone(&fetch));
@@ -456,8 +482,12 @@ impl Job {
         hold: &RefCell<Hold>,
     ) -> Result<()> {
         let begun = watched.borrow().fetch.clone();
-        let fetch = match begun {
-            Some(fetch) => fetch,
+        let early = || self.early.borrow().get(&descriptor.digest).cloned();
+        let fetch = match begun.or_else(early) {
+            Some(fetch) => {
+                watched.borrow_mut().fetch = Some(Rc::clone(&fetch));
+                fetch
+            }
             None => {
                 let fetcher = &self.puller.fetcher;
                 if fetcher.has(&self.namespace, &descriptor.digest).await? {

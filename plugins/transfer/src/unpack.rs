@@ -2,7 +2,8 @@
 //!
 //! Where the snapshotter can put a layer on its parent at commit, all layers unpack at the same time,
 //! each while its bytes still come; what a layer takes from its parents is settled when they are
-//! there. Else layer follows layer.
+//! there, committed or not, and those that are settled at the same time are committed at once. Else layer
+//! follows layer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -11,7 +12,8 @@ use std::rc::Rc;
 
 use capstan_sdk::contract::differ::{Applied, Apply, LayerStream, Pending, Settle, Whiteouts};
 use capstan_sdk::contract::snapshotter::{
-    Ask, Commit, LABEL_OWNER, LABEL_SCRATCH, Prepare, Remove, Use, View,
+    Abilities, Ask, Commit, LABEL_OWNER, LABEL_SCRATCH, Prepare, Remove, Stack, StackLayer, Use,
+    View,
 };
 use capstan_sdk::contract::{Differ, Snapshotter};
 use capstan_sdk::{
@@ -20,6 +22,7 @@ use capstan_sdk::{
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::{info, warn};
 
+use crate::commits::Commits;
 use crate::fetch::{Fetch, Fetcher};
 use crate::flight::{Abandoned, Flight, Flights};
 
@@ -36,6 +39,25 @@ pub(crate) struct UnpackState {
     pub(crate) has_begun: Cell<bool>,
     /// Whether the chain was there before.
     pub(crate) was_there: Cell<bool>,
+    /// Set when nothing is left to do but the commit: the layer, and those below it that were not committed by then.
+    settled: watch::Sender<Option<Rc<Settled>>>,
+}
+
+/// A layer that waits for its commit, on what is below it.
+#[derive(Debug)]
+struct Settled {
+    layer: StackLayer,
+    below: Option<Rc<Settled>>,
+}
+
+impl Settled {
+    /// Topmost first.
+    fn layers(self: &Rc<Self>) -> Vec<StackLayer> {
+        let below = |settled: &Rc<Self>| settled.below.clone();
+        std::iter::successors(Some(Rc::clone(self)), below)
+            .map(|settled| settled.layer.clone())
+            .collect()
+    }
 }
 
 /// A chain that somebody unpacks.
@@ -62,6 +84,7 @@ pub(crate) struct Unpacker {
     /// Layers that are fetched and unpacked at the same time.
     pub(crate) permits: Rc<Semaphore>,
     flights: Flights<UnpackKey, UnpackState>,
+    commits: Commits,
 }
 
 /// A snapshotter, with its name for the table of flights.
@@ -123,7 +146,8 @@ impl Unpacker {
 
     pub(crate) fn new(fetcher: Fetcher, differ: Link<Differ>, concurrency: usize) -> Self {
         let permits = Rc::new(Semaphore::new(concurrency));
-        Self { fetcher, differ, permits, flights: Flights::default() }
+        let (flights, commits) = (Flights::default(), Commits::default());
+        Self { fetcher, differ, permits, flights, commits }
     }
 
     /// Unpacks a layer, or joins whoever does. `fetch` brings its bytes; without one they are in the
@@ -185,11 +209,16 @@ impl Work {
         let work = async {
             let mut attempt = 1;
             loop {
-                let outcome = if self.target.snapshotter.send(Ask).await?.can_rebase {
-                    self.beside_its_parent(&state, &mut fetch).await
-                } else {
-                    self.on_its_parent(&state, &mut fetch).await
+                let abilities = self.target.snapshotter.send(Ask).await?;
+                let outcome = match abilities {
+                    Abilities { can_chain: true, .. } => self.in_a_chain(&state, &mut fetch).await,
+                    Abilities { can_rebase: true, .. } => {
+                        self.beside_its_parent(&state, &mut fetch).await
+                    }
+                    _ => self.on_its_parent(&state, &mut fetch).await,
                 };
+                // Who stands on it waits for the next attempt.
+                state.settled.send_replace(None);
                 match outcome {
                     // It read along with a fetch that found what it had resumed damaged.
                     Err(_) if was_damaged() => {}
@@ -226,34 +255,91 @@ impl Work {
         self.layer.parent.as_ref().map(ToString::to_string).unwrap_or_default()
     }
 
-    /// The layer apart, in overlay form, and put on its parent at the end.
+    /// The layer apart, in overlay form.
+    async fn apart(
+        &self,
+        state: &UnpackState,
+        fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
+    ) -> Result<(Draft, Applied)> {
+        let permit = self.permit().await?;
+        let fetch = fetch();
+        let draft = Draft::new(&self.target, &self.layer, "").await?;
+        state.has_begun.set(true);
+        let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Overlay).await;
+        drop(permit);
+        let applied = self.verified(applied, fetch.as_deref()).await;
+        draft.keep_if(applied).await
+    }
+
+    /// The layer apart, and put on its parent when that is committed.
     async fn beside_its_parent(
         &self,
         state: &UnpackState,
         fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
     ) -> Result<()> {
-        let (draft, applied) = {
-            let _permit = self.permit().await?;
-            let fetch = fetch();
-            let draft = Draft::new(&self.target, &self.layer, "").await?;
-            state.has_begun.set(true);
-            let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Overlay).await;
-            draft.keep_if(applied).await?
-        };
+        let (draft, applied) = self.apart(state, fetch).await?;
         let settled = async {
             self.parent_is_there().await?;
-            self.settle(&draft, &applied.pending).await
+            self.settle_on_view(&draft, &applied.pending).await
         };
         let settled = settled.await;
-        if let Err(error) = &settled
-            && error.class() == Class::FailedPrecondition
-        {
-            info!(layer = %self.layer.descriptor.digest, %error, "unpacked again, on its parent");
-            draft.discard().await;
-            return self.on_its_parent(state, &mut || None).await;
+        match draft.keep_if_settled(settled).await? {
+            Some(draft) => draft.commit(Some(self.parent_key())).await,
+            None => self.again_on_its_parent(state).await,
         }
-        let (draft, ()) = draft.keep_if(settled).await?;
-        draft.commit(Some(self.parent_key())).await
+    }
+
+    /// The layer apart, and committed together with its parents if they are not yet.
+    async fn in_a_chain(
+        &self,
+        state: &UnpackState,
+        fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
+    ) -> Result<()> {
+        let (draft, applied) = self.apart(state, fetch).await?;
+        let settled = async {
+            let below = self.parent_is_settled().await?;
+            self.settle_on_stack(&draft, &applied.pending, below.as_ref()).await?;
+            Ok(below)
+        };
+        let (draft, below) = match settled.await {
+            Ok(below) => (draft, below),
+            Err(error) => match draft.keep_if_settled(Err(error)).await? {
+                Some(_) => unreachable!("it was an error"),
+                None => return self.again_on_its_parent(state).await,
+            },
+        };
+        let layer = StackLayer { key: draft.key.clone(), name: draft.chain_id.to_string() };
+        // Queued before anybody is told: so what stands on it comes behind it.
+        let committed = draft.commit_with(&self.unpacker.commits, self.parent_key());
+        state.settled.send_replace(Some(Rc::new(Settled { layer, below })));
+        committed.await
+    }
+
+    /// The layer cannot be had in overlay form.
+    async fn again_on_its_parent(&self, state: &UnpackState) -> Result<()> {
+        self.on_its_parent(state, &mut || None).await
+    }
+
+    /// Waits until the trees of the layers below are as they will be. What is below; `None`: nothing.
+    async fn parent_is_settled(&self) -> Result<Option<Rc<Settled>>> {
+        let committed = || {
+            self.layer.parent.as_ref().map(|parent| {
+                let name = parent.to_string();
+                let layer = StackLayer { key: name.clone(), name };
+                Rc::new(Settled { layer, below: None })
+            })
+        };
+        let Some(parent) = &self.parent else { return Ok(committed()) };
+        let mut settled = parent.state.settled.subscribe();
+        self.cancel
+            .or(async {
+                tokio::select! {
+                    biased;
+                    outcome = parent.wait() => outcome.map(|()| committed()),
+                    Ok(settled) = settled.wait_for(Option::is_some) => Ok(settled.clone()),
+                }
+            })
+            .await
     }
 
     /// The layer applied to a copy of its parent.
@@ -264,10 +350,12 @@ impl Work {
     ) -> Result<()> {
         let fetch = fetch();
         self.parent_is_there().await?;
-        let _permit = self.permit().await?;
+        let permit = self.permit().await?;
         let draft = Draft::new(&self.target, &self.layer, &self.parent_key()).await?;
         state.has_begun.set(true);
         let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Remove).await;
+        drop(permit);
+        let applied = self.verified(applied, fetch.as_deref()).await;
         let (draft, _) = draft.keep_if(applied).await?;
         draft.commit(None).await
     }
@@ -277,7 +365,6 @@ impl Work {
         self.cancel.or(permit).await
     }
 
-    /// Applies the layer and checks that it is what the configuration says.
     async fn apply(
         &self,
         draft: &Draft,
@@ -294,7 +381,11 @@ impl Work {
             mounts: draft.mounts.clone(),
             whiteouts,
         };
-        let applied = self.unpacker.differ.send(apply).await;
+        self.unpacker.differ.send(apply).await
+    }
+
+    /// Waits until the blob is verified and stored, and checks that the layer is what the configuration says.
+    async fn verified(&self, applied: Result<Applied>, fetch: Option<&Fetch>) -> Result<Applied> {
         if let Some(fetch) = fetch
             && applied.as_ref().map_or_else(is_about_bytes, |_| true)
         {
@@ -302,30 +393,34 @@ impl Work {
             self.cancel.or(fetch.wait()).await?;
         }
         let applied = applied?;
-        if applied.diff_id != layer.diff_id {
+        if applied.diff_id != self.layer.diff_id {
             return Err(Error::corrupt(format!(
                 "it unpacks to {}, the image's configuration says {}",
-                applied.diff_id, layer.diff_id
+                applied.diff_id, self.layer.diff_id
             )));
         }
         Ok(applied)
     }
 
-    async fn settle(&self, draft: &Draft, pending: &Pending) -> Result<()> {
-        if pending.is_empty() {
-            return Ok(());
-        }
-        let Some(parent) = &self.layer.parent else {
-            // On nothing there is nothing to take: directories keep their defaults, links are wrong.
-            return match pending.links.first() {
-                None => Ok(()),
-                Some((link, target)) => Err(Error::corrupt(format!(
-                    "hard link {} to {}, which no layer has",
-                    link.display(),
-                    target.display()
-                ))),
-            };
-        };
+    /// Takes from the layers below what the layer is owed.
+    async fn settle_on_stack(
+        &self,
+        draft: &Draft,
+        pending: &Pending,
+        below: Option<&Rc<Settled>>,
+    ) -> Result<()> {
+        let Some(below) = below.filter(|_| !pending.is_empty()) else { return on_nothing(pending) };
+        let (namespace, layers) = (self.target.namespace.clone(), below.layers());
+        let parent = self.target.snapshotter.send(Stack { namespace, layers }).await;
+        let parent = parent.map_err(is_begun_anew)?;
+        let settle = Settle { layer: draft.mounts.clone(), parent, pending: pending.clone() };
+        self.unpacker.differ.send(settle).await
+    }
+
+    /// As [`Self::settle_on_stack`], where the parent is committed.
+    async fn settle_on_view(&self, draft: &Draft, pending: &Pending) -> Result<()> {
+        let parent = self.layer.parent.as_ref().filter(|_| !pending.is_empty());
+        let Some(parent) = parent else { return on_nothing(pending) };
         let key = fresh_key("settle", &self.layer.chain_id)?;
         let view = View {
             namespace: self.target.namespace.clone(),
@@ -338,6 +433,27 @@ impl Work {
         let outcome = self.unpacker.differ.send(settle).await;
         self.target.remove(&key).await;
         outcome
+    }
+}
+
+/// A layer below that was there, and is not any more: a plugin broke off, and it is unpacked once more. So is what
+/// stands on it.
+fn is_begun_anew(error: Error) -> Error {
+    match error.class() {
+        Class::NotFound => error.as_class(Class::Unavailable),
+        _ => error,
+    }
+}
+
+/// Of a layer that is owed nothing, or stands on nothing: directories keep their defaults then, links are wrong.
+fn on_nothing(pending: &Pending) -> Result<()> {
+    match pending.links.first() {
+        None => Ok(()),
+        Some((link, target)) => Err(Error::corrupt(format!(
+            "hard link {} to {}, which no layer has",
+            link.display(),
+            target.display()
+        ))),
     }
 }
 
@@ -424,21 +540,52 @@ impl Draft {
         }
     }
 
+    /// As [`Self::keep_if`]; `None`, and it is removed: its layer can only be applied on its parents.
+    async fn keep_if_settled(self, settled: Result<()>) -> Result<Option<Self>> {
+        match settled {
+            Err(error) if error.class() == Class::FailedPrecondition => {
+                info!(layer = %self.layer, %error, "unpacked again, on its parent");
+                self.discard().await;
+                Ok(None)
+            }
+            settled => Ok(Some(self.keep_if(settled).await?.0)),
+        }
+    }
+
     async fn discard(mut self) {
         self.is_done = true;
         self.target.remove(&self.key).await;
     }
 
-    /// Makes it the chain's snapshot. That somebody else made that meanwhile is fine.
-    async fn commit(mut self, rebase: Option<String>) -> Result<()> {
-        let commit = Commit {
+    fn as_commit(&self, rebase: Option<String>) -> Commit {
+        Commit {
             namespace: self.target.namespace.clone(),
             name: self.chain_id.to_string(),
             key: self.key.clone(),
             rebase: rebase.filter(|parent| !parent.is_empty()),
             labels: Labels::from([(LABEL_LAYER.to_owned(), self.layer.to_string())]),
-        };
-        match self.target.snapshotter.send(commit).await {
+        }
+    }
+
+    /// Makes it the chain's snapshot.
+    async fn commit(self, rebase: Option<String>) -> Result<()> {
+        let committed = self.target.snapshotter.send(self.as_commit(rebase)).await;
+        self.end(committed).await
+    }
+
+    /// As [`Self::commit`], with those of others. It is queued when this returns.
+    fn commit_with(
+        self,
+        commits: &Commits,
+        parent: String,
+    ) -> impl Future<Output = Result<()>> + use<> {
+        let committed = commits.queue(&self.target, self.as_commit(Some(parent)));
+        async move { self.end(committed.await.map_err(is_begun_anew)).await }
+    }
+
+    /// After a commit. That somebody else made the snapshot meanwhile is fine.
+    async fn end(mut self, committed: Result<()>) -> Result<()> {
+        match committed {
             Ok(()) => {
                 self.is_done = true;
                 Ok(())

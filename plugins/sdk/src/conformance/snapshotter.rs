@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use capstan_schema::{Class, Labels, Mount, Namespace, Result};
 
 use crate::contract::snapshotter::{
-    Ask, Commit, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo, Stat, View,
+    Ask, Commit, CommitChain, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo, Stack,
+    StackLayer, Stat, View,
 };
 use crate::contract::{Page, Snapshotter};
 use crate::{Link, mount};
@@ -49,6 +50,7 @@ pub async fn run(link: &Link<Snapshotter>, place: &Path) {
     suite("pages").pages().await;
     suite("race").one_winner_per_key().await;
     suite("rebase").rebase().await;
+    suite("chained").chained().await;
     suite("labels").labels_of_a_key_end_with_it().await;
     suite("seven").seven().await;
     suite("chain").a_chain().await;
@@ -411,6 +413,68 @@ impl Suite {
         self.prepare("child", "base").await.expect("prepare");
         let again = Commit { name: "again".into(), key: "child".into(), ..onto("top") };
         assert_eq!(class(self.link.send(again).await), Class::InvalidArgument);
+    }
+
+    /// Layers that are not committed are seen on each other, and committed on each other at once.
+    async fn chained(self) {
+        self.layer("base", "", &[("one", "1"), ("two", "1")]).await;
+        for (key, file) in [("key-mid", "two"), ("key-top", "three")] {
+            let mounts = self.prepare(key, "").await.expect("prepare");
+            self.write(&mounts, &[(file, key)]);
+        }
+        self.prepare("child", "base").await.expect("prepare");
+        let stack = |layers: &[(&str, &str)]| {
+            let layer =
+                |&(key, name): &(&str, &str)| StackLayer { key: key.into(), name: name.into() };
+            let layers = layers.iter().map(layer).collect();
+            self.link.send(Stack { namespace: self.namespace.clone(), layers })
+        };
+        let onto = |name: &str, key: &str, parent: &str| Commit {
+            namespace: self.namespace.clone(),
+            name: name.into(),
+            key: key.into(),
+            rebase: Some(parent.into()),
+            labels: Labels::new(),
+        };
+        let chain = |commits: &[Commit]| self.link.send(CommitChain(commits.to_vec()));
+        let layers = [("key-top", "top"), ("key-mid", "mid"), ("base", "base")];
+        let commits = [onto("mid", "key-mid", "base"), onto("top", "key-top", "mid")];
+        if !self.link.send(Ask).await.expect("ask").can_chain {
+            assert_eq!(class(stack(&layers).await), Class::Unimplemented);
+            assert_eq!(class(chain(&commits).await), Class::Unimplemented);
+            return;
+        }
+        assert_eq!(class(stack(&[]).await), Class::InvalidArgument);
+        assert_eq!(class(stack(&[("nothing", "neither")]).await), Class::NotFound);
+        assert_eq!(class(stack(&[("child", "child")]).await), Class::InvalidArgument);
+        let all = "one=1 three=key-top two=key-mid";
+        assert_eq!(self.read(&stack(&layers).await.expect("stack")), all);
+        assert_eq!(self.read(&stack(&layers[2..]).await.expect("stack")), "one=1 two=1");
+
+        let wrong = [commits[0].clone(), onto("top", "key-top", "nothing")];
+        assert_eq!(class(chain(&wrong).await), Class::NotFound);
+        let upwards = [commits[1].clone(), commits[0].clone()];
+        assert_eq!(class(chain(&upwards).await), Class::NotFound);
+        let twice = [commits[0].clone(), onto("mid", "key-top", "base")];
+        assert_eq!(class(chain(&twice).await), Class::AlreadyExists);
+        let again = [commits[0].clone(), onto("top", "key-mid", "mid")];
+        assert_eq!(class(chain(&again).await), Class::FailedPrecondition);
+        let other = Commit {
+            namespace: Namespace::parse("elsewhere").expect("a name"),
+            ..commits[1].clone()
+        };
+        assert_eq!(class(chain(&[commits[0].clone(), other]).await), Class::InvalidArgument);
+        assert_eq!(self.keys().await, "base child key-mid key-top", "all or none");
+
+        chain(&[]).await.expect("nothing");
+        chain(&commits).await.expect("commit");
+        assert_eq!(self.keys().await, "base child mid top");
+        assert_eq!(self.info("top").await.expect("stat").parent, "mid");
+        assert_eq!(self.info("mid").await.expect("stat").parent, "base");
+        let view = self.view("view", "top").await.expect("view");
+        assert_eq!(self.read(&view), all);
+        assert_eq!(self.read(&stack(&layers).await.expect("by its name now")), all);
+        assert_eq!(class(self.remove("mid").await), Class::FailedPrecondition);
     }
 }
 

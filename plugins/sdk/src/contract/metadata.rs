@@ -46,7 +46,8 @@ pub enum Expect {
     Equals(Vec<u8>),
 }
 
-/// A step of a commit. Steps are taken in order; the first guard that fails undoes all.
+/// A step of a commit. All guards are looked at before anything is written, and the first that fails ends it; then the
+/// rest is done in order.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Fails the commit with `error` unless the record is as expected.

@@ -4,7 +4,7 @@
 //! (immutable, able to be a parent). Active keys and committed names share one key space per
 //! namespace. A snapshotter makes mounts, it does not mount: that is for the differ and the shim.
 
-use capstan_schema::{Labels, Mount, Namespace};
+use capstan_schema::{Error, Labels, Mount, Namespace, Result};
 
 use crate::contract::graph::{Collected, Finding, Node};
 use crate::contract::{Listed, Page};
@@ -170,6 +170,51 @@ pub struct Abilities {
     /// the layer in overlay form (whiteouts as device nodes), and put on its parent at commit.
     /// So the layers of an image can be unpacked at the same time.
     pub can_rebase: bool,
+    /// It takes [`Stack`] and [`CommitChain`]: layers that were prepared on nothing can be looked at on each other, and
+    /// committed on each other with one sync. Only together with `can_rebase`.
+    pub can_chain: bool,
+}
+
+/// A layer of a [`Stack`].
+#[derive(Clone, Debug)]
+pub struct StackLayer {
+    /// While it is active.
+    pub key: String,
+    /// Once it is committed.
+    pub name: String,
+}
+
+/// Asks for mounts that show layers on each other, to be read: active snapshots that were prepared on nothing and filled in
+/// overlay form, and at the bottom one that is committed, with all that it stands on. One that was committed
+/// meanwhile is found under its name, and what is said of the layers below it is not looked at.
+///
+/// `NotFound`. `InvalidArgument`: nothing is named, or an active one stands on something. `Unimplemented`: without
+/// [`Abilities::can_chain`].
+#[derive(Clone, Debug)]
+pub struct Stack {
+    /// Where.
+    pub namespace: Namespace,
+    /// Topmost first.
+    pub layers: Vec<StackLayer>,
+}
+
+/// Takes commits in order, with one sync, all or none of them. One may be put on another before it.
+///
+/// Errors as of [`Commit`]. `InvalidArgument`: they are of several namespaces. `Unimplemented`: without
+/// [`Abilities::can_chain`].
+#[derive(Clone, Debug)]
+pub struct CommitChain(pub Vec<Commit>);
+
+/// The namespace of all commits of a chain; `None` if there are none.
+///
+/// # Errors
+/// `InvalidArgument`: they are of several.
+pub fn one_namespace(commits: &[Commit]) -> Result<Option<&Namespace>> {
+    let first = commits.first().map(|commit| &commit.namespace);
+    if commits.iter().any(|commit| Some(&commit.namespace) != first) {
+        return Err(Error::invalid("a chain of commits of several namespaces: send one for each"));
+    }
+    Ok(first)
 }
 
 /// Sets labels and keeps the others; an empty value removes the key. `NotFound`.
@@ -248,5 +293,7 @@ crate::contract! {
         nodes: Nodes => Vec<Node> [again],
         audit: Audit => Vec<Finding> [again],
         own_layer: OwnLayer => Vec<Mount> [again],
+        stack: Stack => Vec<Mount> [again],
+        commit_chain: CommitChain => (),
     }
 }

@@ -7,8 +7,8 @@ use capstan_schema::{Mount, Result, read_labels, read_texts, write_texts};
 use super::{all_pages, graph, labels, mounts, write_page};
 use crate::contract::graph::{Collected, Finding, Node};
 use crate::contract::snapshotter::{
-    Abilities, Ask, Audit, Collect, Commit, Kind, Label, List, Measure, Mounts, Nodes, OwnLayer,
-    Prepare, Remove, SnapshotInfo, Stat, Usage, Use, View,
+    Abilities, Ask, Audit, Collect, Commit, CommitChain, Kind, Label, List, Measure, Mounts, Nodes,
+    OwnLayer, Prepare, Remove, SnapshotInfo, Stack, Stat, Usage, Use, View, one_namespace,
 };
 use crate::contract::{Listed, Page, Snapshotter};
 use crate::outside::{Far, Proxy, call};
@@ -166,7 +166,10 @@ impl Handler<Ask> for This {
             let namespace = capstan_schema::Namespace::parse("default")?;
             let client: Client = far.open(Some(&namespace)).await?;
             let request = client.abilities_request();
-            call!(far, request, |results| Ok(Abilities { can_rebase: results.get_can_rebase() }))
+            call!(far, request, |results| Ok(Abilities {
+                can_rebase: results.get_can_rebase(),
+                can_chain: results.get_can_chain(),
+            }))
         })
     }
 }
@@ -262,6 +265,46 @@ impl Handler<OwnLayer> for This {
             let mut request = client.own_layer_request();
             request.get().set_key(&own.key);
             call!(far, request, |results| mounts(results.get_mounts()))
+        })
+    }
+}
+
+impl Handler<Stack> for This {
+    type Result = ResponseFuture<Result<Vec<Mount>>>;
+    fn handle(&mut self, stack: Stack, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let client: Client = far.open(Some(&stack.namespace)).await?;
+            let mut request = client.stack_request();
+            let mut layers = request.get().init_layers(length(&stack.layers));
+            for (index, layer) in (0..).zip(&stack.layers) {
+                let mut out = layers.reborrow().get(index);
+                out.set_key(&layer.key);
+                out.set_name(&layer.name);
+            }
+            call!(far, request, |results| mounts(results.get_mounts()))
+        })
+    }
+}
+
+impl Handler<CommitChain> for This {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, CommitChain(commits): CommitChain, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            let Some(namespace) = one_namespace(&commits)? else { return Ok(()) };
+            let client: Client = far.open(Some(namespace)).await?;
+            let mut request = client.commit_chain_request();
+            let mut list = request.get().init_commits(length(&commits));
+            for (index, commit) in (0..).zip(&commits) {
+                let mut out = list.reborrow().get(index);
+                out.set_name(&commit.name);
+                out.set_key(&commit.key);
+                out.set_rebase(commit.rebase.is_some());
+                out.set_parent(commit.rebase.as_deref().unwrap_or_default());
+                labels(&commit.labels, |count| out.init_labels(count));
+            }
+            call!(far, request)
         })
     }
 }

@@ -4,15 +4,16 @@ use std::rc::Rc;
 
 use capnp::capability::Client;
 use capstan_schema::{
-    Mount, Namespace, read_labels, read_texts, snapshot_capnp as wire, write_labels, write_texts,
+    Mount, Namespace, Result, read_labels, read_texts, snapshot_capnp as wire, write_labels,
+    write_texts,
 };
 
 use super::{answer, graph, length, page, text};
 use crate::Link;
 use crate::contract::Snapshotter;
 use crate::contract::snapshotter::{
-    Ask, Audit, Collect, Commit, Kind, Label, List, Measure, Mounts, Nodes, OwnLayer, Prepare,
-    Remove, SnapshotInfo, Stat, Use, View,
+    Ask, Audit, Collect, Commit, CommitChain, Kind, Label, List, Measure, Mounts, Nodes, OwnLayer,
+    Prepare, Remove, SnapshotInfo, Stack, StackLayer, Stat, Use, View,
 };
 
 struct Server {
@@ -191,7 +192,10 @@ impl wire::snapshotter::Server for Server {
         mut results: wire::snapshotter::AbilitiesResults,
     ) -> capnp::Result<()> {
         let work = self.link.send(Ask);
-        answer!(results, work, |out, abilities| out.set_can_rebase(abilities.can_rebase))
+        answer!(results, work, |out, abilities| {
+            out.set_can_rebase(abilities.can_rebase);
+            out.set_can_chain(abilities.can_chain);
+        })
     }
 
     async fn label(
@@ -276,5 +280,47 @@ impl wire::snapshotter::Server for Server {
             &mounts,
             out.init_mounts(length(&mounts))
         ))
+    }
+
+    async fn stack(
+        self: Rc<Self>,
+        params: wire::snapshotter::StackParams,
+        mut results: wire::snapshotter::StackResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let layer = |layer: wire::stack_layer::Reader<'_>| -> Result<StackLayer> {
+                Ok(StackLayer { key: text(layer.get_key())?, name: text(layer.get_name())? })
+            };
+            let layers = params.get()?.get_layers()?.iter().map(layer).collect::<Result<_>>()?;
+            self.link.send(Stack { namespace: self.namespace.clone(), layers }).await
+        };
+        answer!(results, work, |out, mounts| write_mounts(
+            &mounts,
+            out.init_mounts(length(&mounts))
+        ))
+    }
+
+    async fn commit_chain(
+        self: Rc<Self>,
+        params: wire::snapshotter::CommitChainParams,
+        mut results: wire::snapshotter::CommitChainResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let commit = |commit: wire::commit::Reader<'_>| -> Result<Commit> {
+                Ok(Commit {
+                    namespace: self.namespace.clone(),
+                    name: text(commit.get_name())?,
+                    key: text(commit.get_key())?,
+                    rebase: match commit.get_rebase() {
+                        true => Some(text(commit.get_parent())?),
+                        false => None,
+                    },
+                    labels: read_labels(commit.get_labels()?)?,
+                })
+            };
+            let commits = params.get()?.get_commits()?.iter().map(commit).collect::<Result<_>>()?;
+            self.link.send(CommitChain(commits)).await
+        };
+        answer!(results, work)
     }
 }

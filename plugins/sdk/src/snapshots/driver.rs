@@ -14,9 +14,9 @@ use tracing::{debug, info, warn};
 use super::ledger::{Ledger, Snapshot};
 use crate::contract::graph::{Collected, Finding, Flaw, Node};
 use crate::contract::snapshotter::{
-    Abilities, Ask, Audit, Collect, Commit, Kind, LABEL_EPHEMERAL, LABEL_SCRATCH, Label, List,
-    Measure, Mounts, Nodes, OwnLayer, Prepare, Remove, SnapshotInfo, SnapshotterAddr, Stat, Usage,
-    Use, View,
+    Abilities, Ask, Audit, Collect, Commit, CommitChain, Kind, LABEL_EPHEMERAL, LABEL_SCRATCH,
+    Label, List, Measure, Mounts, Nodes, OwnLayer, Prepare, Remove, SnapshotInfo, SnapshotterAddr,
+    Stack, Stat, Usage, Use, View, one_namespace,
 };
 use crate::contract::{Listed, Metadata, Snapshotter};
 use crate::{Context, Exports, Info, Plugin, blocking, failpoint, rpc, tree};
@@ -58,11 +58,11 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// What the system says.
     fn remove(&self, id: u64) -> Result<()>;
 
-    /// Writes a snapshot to disk, so that it survives a power cut.
+    /// Writes snapshots to disk, so that they survive a power cut: one, but for a driver that can chain.
     ///
     /// # Errors
     /// What the system says.
-    fn sync(&self, id: u64) -> Result<()>;
+    fn sync(&self, ids: &[u64]) -> Result<()>;
 
     /// Makes the directories of a new active snapshot survive a power cut; what is written into it later is not
     /// meant.
@@ -180,6 +180,16 @@ pub fn strays(dir: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+fn can_chain<D: Driver>() -> Result<()> {
+    match D::ABILITIES.can_chain {
+        true => Ok(()),
+        false => Err(Error::unimplemented(format!(
+            "{} commits layers one after the other; ask it for its abilities",
+            D::INFO.id
+        ))),
+    }
 }
 
 /// Whether who has the key of a snapshot expects it to be there after a power cut.
@@ -331,30 +341,51 @@ impl<D: Driver> DriverPlugin<D> {
         }
     }
 
-    async fn commit(self, commit: Commit) -> Result<()> {
-        let Commit { namespace, name, key, rebase, labels } = commit;
-        if rebase.is_some() && !D::ABILITIES.can_rebase {
-            return Err(Error::unimplemented(format!(
-                "{} cannot put a snapshot on another parent; prepare it on its parent",
-                D::INFO.id
-            )));
+    /// Commits snapshots in order, each of which may stand on one before it.
+    async fn commit(self, commits: Vec<Commit>) -> Result<()> {
+        let mut ids = Vec::with_capacity(commits.len());
+        for Commit { namespace, name, key, rebase, .. } in &commits {
+            if rebase.is_some() && !D::ABILITIES.can_rebase {
+                return Err(Error::unimplemented(format!(
+                    "{} cannot put a snapshot on another parent; prepare it on its parent",
+                    D::INFO.id
+                )));
+            }
+            ids.push(self.ledger.check_commit(namespace, name, key).await?.id);
         }
-        let snapshot = self.ledger.check_commit(&namespace, &name, &key).await?;
-        let driver = Arc::clone(&self.driver);
+        let ids: Arc<[u64]> = ids.into();
+        let (driver, synced) = (Arc::clone(&self.driver), Arc::clone(&ids));
         // Data first, then the name (DESIGN.md, section 6).
-        let id = snapshot.id;
         failpoint::at("snapshot:filled");
-        blocking::run("sync a snapshot", move || driver.sync(id)).await?;
+        blocking::run("sync snapshots", move || driver.sync(&synced)).await?;
         failpoint::at("snapshot:synced");
-        self.ledger.commit(&namespace, &name, &key, rebase.as_deref(), labels).await?;
+        self.ledger.commit(&commits).await?;
         if !D::IS_TIDYING {
             return Ok(());
         }
         let driver = Arc::clone(&self.driver);
-        if let Err(error) = blocking::run("tidy a snapshot", move || driver.committed(id)).await {
-            warn!(plugin = D::INFO.id, id, %error, "what only an active one needs is still there");
+        let tidied = blocking::run("tidy snapshots", move || {
+            ids.iter().try_for_each(|&id| driver.committed(id))
+        });
+        if let Err(error) = tidied.await {
+            warn!(plugin = D::INFO.id, %error, "what only an active one needs is still there");
         }
         Ok(())
+    }
+
+    /// As [`Commit`] for several, where the driver can.
+    async fn commit_chain(self, commits: Vec<Commit>) -> Result<()> {
+        can_chain::<D>()?;
+        match one_namespace(&commits)? {
+            Some(_) => self.commit(commits).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn stack(self, stack: Stack) -> Result<Vec<Mount>> {
+        can_chain::<D>()?;
+        let snapshot = self.ledger.stack(&stack.namespace, &stack.layers).await?;
+        Ok(self.driver.mounts(&snapshot))
     }
 
     async fn mounts(self, mounts: Mounts) -> Result<Vec<Mount>> {
@@ -414,7 +445,21 @@ impl<D: Driver> Handler<Mounts> for DriverPlugin<D> {
 impl<D: Driver> Handler<Commit> for DriverPlugin<D> {
     type Result = ResponseFuture<Result<()>>;
     fn handle(&mut self, commit: Commit, _: &mut Cell<Self>) -> Self::Result {
-        Box::pin(self.clone().commit(commit))
+        Box::pin(self.clone().commit(vec![commit]))
+    }
+}
+
+impl<D: Driver> Handler<CommitChain> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<()>>;
+    fn handle(&mut self, CommitChain(commits): CommitChain, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().commit_chain(commits))
+    }
+}
+
+impl<D: Driver> Handler<Stack> for DriverPlugin<D> {
+    type Result = ResponseFuture<Result<Vec<Mount>>>;
+    fn handle(&mut self, stack: Stack, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().stack(stack))
     }
 }
 

@@ -15,7 +15,7 @@ use capstan_schema::{Class, Error, Labels, Namespace, Result, merge_labels};
 
 use crate::contract::events::NewEvent;
 use crate::contract::metadata::{Commit, Get, Key, Scan, ScanAll, Step};
-use crate::contract::snapshotter::{Kind, SnapshotInfo, Usage};
+use crate::contract::snapshotter::{self, Kind, SnapshotInfo, StackLayer, Usage};
 use crate::contract::{Listed, Metadata, Page};
 use crate::uses::Uses;
 use crate::{Link, clock};
@@ -263,78 +263,116 @@ impl Ledger {
         Ok(snapshot)
     }
 
-    /// Turns an active snapshot, whose tree is on disk, into a committed one.
+    /// Turns active snapshots, whose trees are on disk, into committed ones, in order, all or none. Each may be put on one
+    /// before it.
     ///
     /// # Errors
     /// Those of `snapshotter::Commit`.
-    pub(super) async fn commit(
-        &self,
-        namespace: &Namespace,
-        name: &str,
-        key: &str,
-        rebase: Option<&str>,
-        labels: Labels,
-    ) -> Result<()> {
+    pub(super) async fn commit(&self, commits: &[snapshotter::Commit]) -> Result<()> {
         loop {
-            match self.try_commit(namespace, name, key, rebase, labels.clone()).await {
-                // Its label or its time of last use was written meanwhile.
+            match self.try_commit(commits).await {
+                // A label or a time of last use was written meanwhile.
                 Err(error) if error.class() == Class::Aborted => {}
                 outcome => return outcome,
             }
         }
     }
 
-    async fn try_commit(
-        &self,
-        namespace: &Namespace,
-        name: &str,
-        key: &str,
-        rebase: Option<&str>,
-        labels: Labels,
-    ) -> Result<()> {
+    async fn try_commit(&self, commits: &[snapshotter::Commit]) -> Result<()> {
         let _shared = self.uses.shared().await;
-        let (mut snapshot, old) = self.find(namespace, key).await?;
-        self.check_commit(namespace, name, key).await?;
-        let mut steps = vec![Step::unchanged(self.key(namespace, key), old)];
-        let rebase = rebase.filter(|parent| !parent.is_empty());
-        if let Some(parent) = rebase {
-            if !snapshot.parent_ids.is_empty() {
-                return Err(Error::invalid(format!(
-                    "snapshot {key:?} stands on {:?} and cannot be put on another",
-                    snapshot.info.parent
-                )));
+        let (mut steps, mut events) = (Vec::new(), Vec::new());
+        // By their names.
+        let mut done: HashMap<&str, Snapshot> = HashMap::new();
+        for commit in commits {
+            let snapshotter::Commit { namespace, name, key, .. } = commit;
+            let (active, old) = self.find(namespace, key).await?;
+            self.check_commit(namespace, name, key).await?;
+            if done.values().any(|done| done.id == active.id) {
+                return Err(Error::precondition(format!("snapshot {key:?} is committed already")));
             }
-            let below = self.get(namespace, parent).await?;
-            if below.info.kind != Kind::Committed {
-                return Err(not_committed(parent));
+            steps.push(Step::unchanged(self.key(namespace, key), old));
+            let below = match commit.rebase.as_deref().filter(|parent| !parent.is_empty()) {
+                None => None,
+                Some(parent) => {
+                    if let Some(below) = done.get(parent) {
+                        Some(below.clone())
+                    } else {
+                        let below = self.get(namespace, parent).await?;
+                        self.uses.note(namespace, parent);
+                        let key = self.key(namespace, parent);
+                        steps.push(Step::present(key, self.missing(parent)));
+                        Some(below)
+                    }
+                }
+            };
+            let snapshot = committed(active, commit, below)?;
+            if name != key {
+                steps.push(Step::absent(self.key(namespace, name), self.taken(name)));
+                steps.push(Step::Delete(self.key(namespace, key)));
             }
-            self.uses.note(namespace, parent);
-            steps.push(Step::present(self.key(namespace, parent), self.missing(parent)));
-            snapshot.info.parent = parent.into();
-            snapshot.parent_ids = vec![below.id];
-            snapshot.parent_ids.extend(below.parent_ids);
+            steps.push(Step::Put { key: self.key(namespace, name), value: write(&snapshot) });
+            let event = NewEvent::new(namespace, "/snapshot/commit")
+                .with("key", key)
+                .with("name", name)
+                .with("snapshotter", self.bucket);
+            events.push(event);
+            if done.insert(name, snapshot).is_some() {
+                return Err(self.taken(name));
+            }
         }
-        let now = clock::now_unix_ns();
-        snapshot.info.key = name.into();
-        snapshot.info.kind = Kind::Committed;
-        snapshot.info.updated_at_unix_ns = now;
-        snapshot.info.labels = labels;
-        snapshot.used_at_unix_ns = now;
-        if name != key {
-            steps.push(Step::absent(self.key(namespace, name), self.taken(name)));
-            steps.push(Step::Delete(self.key(namespace, key)));
-        }
-        steps.push(Step::Put { key: self.key(namespace, name), value: write(&snapshot) });
-        let event = NewEvent::new(namespace, "/snapshot/commit")
-            .with("key", key)
-            .with("name", name)
-            .with("snapshotter", self.bucket);
-        self.metadata.send(Commit { steps, events: vec![event] }).await?;
-        self.uses.forget(namespace, key);
-        if rebase.is_some() {
-            self.counts.count(&snapshot.parent_ids, true);
+        self.metadata.send(Commit { steps, events }).await?;
+        for snapshotter::Commit { namespace, name, key, rebase, .. } in commits {
+            self.uses.forget(namespace, key);
+            if rebase.is_some() {
+                self.counts.count(&done[name.as_str()].parent_ids, true);
+            }
         }
         Ok(())
+    }
+
+    /// What a view of layers on each other would be.
+    ///
+    /// # Errors
+    /// Those of `snapshotter::Stack`.
+    pub(super) async fn stack(
+        &self,
+        namespace: &Namespace,
+        layers: &[StackLayer],
+    ) -> Result<Snapshot> {
+        let _shared = self.uses.shared().await;
+        let mut ids = Vec::with_capacity(layers.len());
+        for StackLayer { key, name } in layers {
+            let found = match self.get(namespace, key).await {
+                Err(error) if error.class() == Class::NotFound => self.get(namespace, name).await?,
+                found => found?,
+            };
+            ids.push(found.id);
+            if found.info.kind == Kind::Committed {
+                self.uses.note(namespace, &found.info.key);
+                ids.extend(found.parent_ids);
+                break;
+            }
+            if !found.parent_ids.is_empty() {
+                return Err(Error::invalid(format!(
+                    "snapshot {key:?} stands on {:?}: it is no layer of its own",
+                    found.info.parent
+                )));
+            }
+        }
+        if ids.is_empty() {
+            return Err(Error::invalid("a stack needs a layer"));
+        }
+        let now = clock::now_unix_ns();
+        let info = SnapshotInfo {
+            key: String::new(),
+            parent: String::new(),
+            kind: Kind::View,
+            created_at_unix_ns: now,
+            updated_at_unix_ns: now,
+            labels: Labels::new(),
+        };
+        // It has no directory, and needs none: it stands on something.
+        Ok(Snapshot { info, id: 0, parent_ids: ids, used_at_unix_ns: now, usage: None })
     }
 
     /// Removes a record. The driver removes the directories afterwards, and drops the answer then.
@@ -539,6 +577,36 @@ impl Drop for Going {
     fn drop(&mut self) {
         self.counts.lock(&self.counts.making).remove(&self.snapshot.id);
     }
+}
+
+/// What an active snapshot becomes, put on another one if that is wanted.
+fn committed(
+    active: Snapshot,
+    commit: &snapshotter::Commit,
+    below: Option<Snapshot>,
+) -> Result<Snapshot> {
+    let mut snapshot = active;
+    if let Some(below) = below {
+        if !snapshot.parent_ids.is_empty() {
+            return Err(Error::invalid(format!(
+                "snapshot {:?} stands on {:?} and cannot be put on another",
+                commit.key, snapshot.info.parent
+            )));
+        }
+        if below.info.kind != Kind::Committed {
+            return Err(not_committed(&below.info.key));
+        }
+        snapshot.info.parent = below.info.key;
+        snapshot.parent_ids = vec![below.id];
+        snapshot.parent_ids.extend(below.parent_ids);
+    }
+    let now = clock::now_unix_ns();
+    snapshot.info.key.clone_from(&commit.name);
+    snapshot.info.kind = Kind::Committed;
+    snapshot.info.updated_at_unix_ns = now;
+    snapshot.info.labels.clone_from(&commit.labels);
+    snapshot.used_at_unix_ns = now;
+    Ok(snapshot)
 }
 
 fn not_committed(parent: &str) -> Error {
