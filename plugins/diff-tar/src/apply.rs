@@ -9,6 +9,7 @@ use rustix::fs::{FileType, Stat, ftruncate, makedev};
 use rustix::io::Errno;
 
 use crate::Config;
+use crate::ahead::Ahead;
 use crate::archive::{Archive, Entry, Kind, Source};
 use crate::attributes::{Attributes, set_opaque};
 use crate::beneath::{Dir, Keep, Removed, Tree};
@@ -38,12 +39,14 @@ pub fn apply(
     config: &Config,
 ) -> Result<Applied> {
     let stream = Stream::open(layer, media_type, config)?;
+    let ahead = Ahead::new(root.try_clone().ok());
     let mut applier = Applier {
         tree: Tree::new(root)?,
         form: Form::new(whiteouts, config),
         config,
         entries: 0,
         plinks: Plinks::default(),
+        ahead,
     };
     let (pending, diff_id, size) = with_pipe(stream, |pipe| {
         let mut archive = Archive::new(pipe, config);
@@ -74,6 +77,7 @@ struct Applier<'a> {
     /// Entries, and directories without one.
     entries: u64,
     plinks: Plinks,
+    ahead: Ahead,
 }
 
 impl Applier<'_> {
@@ -185,8 +189,12 @@ impl Applier<'_> {
     ) -> Result<()> {
         let file = self.replacing(dir, name, || dir.make_file(name.base()))?;
         self.form.describe(name);
-        archive
-            .copy(|offset, bytes| write_all(&file, bytes, offset).map_err(failed("write", name)))?;
+        let mut written = 0;
+        archive.copy(|offset, bytes| {
+            written += bytes.len() as u64;
+            write_all(&file, bytes, offset).map_err(failed("write", name))
+        })?;
+        self.ahead.wrote(written);
         if let Some(size) = holes_up_to {
             ftruncate(&file, size).map_err(failed("set the size of", name))?;
         }

@@ -30,6 +30,7 @@
 
 #[cfg(test)]
 mod agreement;
+mod ahead;
 mod apply;
 mod archive;
 mod attributes;
