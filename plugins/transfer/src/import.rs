@@ -159,7 +159,7 @@ impl Job {
                     info!(%error, "signatures of an image get no name of their own");
                     name.clear();
                 }
-                outcome => outcome?,
+                outcome => outcome.map_err(|error| error.at(&name))?,
             }
         }
         if let Some(target) = &target {

@@ -63,8 +63,9 @@ impl Verifiers {
     /// Asks all of them. `evidence` is looked for only if somebody wants it.
     ///
     /// # Errors
-    /// `PermissionDenied`: one refuses. `FailedPrecondition`: one should run and does not. Else the error of the one that
-    /// could not say anything, or that of looking for evidence.
+    /// They do not say of which image. `PermissionDenied`: one refuses. `FailedPrecondition`: one should run and does not.
+    /// Else the error of the one that could not say anything, `Unavailable` if it took too long, or that of looking for
+    /// evidence.
     pub(crate) async fn check(
         &self,
         question: &Question<'_>,
@@ -74,7 +75,7 @@ impl Verifiers {
         let verifiers = self.all()?;
         let wants = verifiers.iter().map(async |(id, verifier)| {
             let ask = Ask { namespace: question.namespace.clone(), name: name.into() };
-            self.ask(verifier, ask).await.map_err(|error| silent(name, id, error))
+            self.ask(verifier, ask).await.map_err(|error| silent(id, error))
         });
         let is_wanted = try_join_all(wants).await?.contains(&true);
         let evidence = match is_wanted {
@@ -93,9 +94,9 @@ impl Verifiers {
                 Ok(Verdict::Accepted) => Ok(()),
                 Ok(Verdict::Refused(reason)) => {
                     let reason = one_line(&reason);
-                    Err(Error::denied(format!("{name}: {id} refuses it: {reason}")))
+                    Err(Error::denied(format!("{id} refuses it: {reason}")))
                 }
-                Err(error) => Err(silent(name, id, error)),
+                Err(error) => Err(silent(id, error)),
             }
         });
         try_join_all(verdicts).await.map(drop)
@@ -151,8 +152,8 @@ impl Verifiers {
 }
 
 /// The error of a verifier that says nothing.
-fn silent(name: &str, id: &str, error: Error) -> Error {
-    error.at(format_args!("{name}: {id} could not be asked, so it is refused"))
+fn silent(id: &str, error: Error) -> Error {
+    error.at(format_args!("{id} could not be asked, so it is refused"))
 }
 
 fn one_line(reason: &str) -> String {

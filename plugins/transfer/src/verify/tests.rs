@@ -228,7 +228,7 @@ fn all_are_asked_and_each_may_refuse() {
         }
         let no = Scripted::new(Says::Refused(" it is\nold\u{1b}[2J "));
         let verifiers = world().with("verifier.no", &no).verifiers(&[]);
-        let parts = [NAME, "verifier.no refuses it: it is old [2J"];
+        let parts = ["verifier.no refuses it: it is old [2J"];
         fails(&verifiers, Class::PermissionDenied, &parts).await;
     });
 }
@@ -271,13 +271,13 @@ fn what_cannot_be_asked_refuses() {
         let with = |says| World::new().with("verifier.a", &fine).with("verifier.b", &says);
         for class in [Class::Unavailable, Class::NotFound, Class::Internal] {
             let verifiers = with(Scripted::new(Says::Fails(class))).verifiers(&[]);
-            let parts = [NAME, "verifier.b could not be asked, so it is refused", "out of order"];
+            let parts = ["verifier.b could not be asked, so it is refused", "out of order"];
             fails(&verifiers, class, &parts).await;
         }
         let verifiers = with(Scripted::wanting(Says::FailsToAsk)).verifiers(&[]);
-        fails(&verifiers, Class::Internal, &[NAME, "verifier.b could not be asked"]).await;
+        fails(&verifiers, Class::Internal, &["verifier.b could not be asked"]).await;
         let verifiers = with(Scripted::new(Says::Nothing)).verifiers(&[]);
-        let parts = [NAME, "verifier.b could not be asked", "no answer within 50ms"];
+        let parts = ["verifier.b could not be asked", "no answer within 50ms"];
         fails(&verifiers, Class::Unavailable, &parts).await;
     });
 }
