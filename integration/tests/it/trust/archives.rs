@@ -1,12 +1,14 @@
 //! Archives: what no verifier lets gets no name, and signatures may come along.
 
-use capstan_integration::{Host, Image};
+use std::collections::BTreeSet;
+
+use capstan_integration::{Host, Image, architecture};
 use serde_json::{Value, json};
 
 use super::signer::{Signer, tag_of};
 use super::{host, image};
-use crate::archive::digest_of;
 use crate::archive::hostile::{Archive, index};
+use crate::archive::{digest_of, succeed};
 use crate::pull::assert_nothing_half_made;
 
 const REPOSITORY: &str = "registry.example/app";
@@ -15,18 +17,18 @@ const NAME: &str = "registry.example/app:1";
 /// An archive of these, each with its annotations in the index.
 fn archive(entries: &[(&Image, Value)]) -> Vec<u8> {
     let mut archive = Archive::new();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut manifests = Vec::new();
     for (image, annotations) in entries {
+        manifests.push(json!({
+            "mediaType": image.media_type(),
+            "digest": image.manifest,
+            "size": image.blobs[&image.manifest].len(),
+            "annotations": annotations,
+        }));
         // What two of them have is in it once.
         let mut image = (*image).clone();
         image.blobs.retain(|digest, _| seen.insert(digest.clone()));
-        manifests.push(json!({
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "digest": image.manifest,
-            "size": entries.iter().find_map(|(one, _)| one.blobs.get(&image.manifest)).unwrap().len(),
-            "annotations": annotations,
-        }));
         archive = archive.blobs(&image, "");
     }
     archive.json("index.json", &index(&manifests)).bytes()
@@ -140,23 +142,32 @@ fn the_name_of_a_signature_lets_nothing_in() {
     assert_nothing_half_made(&host);
 }
 
-/// As `cosign save` writes it: entries without names, which say what they are.
+/// As `cosign save` writes it: a directory of entries without names, which say what they are.
 #[test]
 fn what_cosign_saved_is_let_in() {
     let (right, wrong) = (Signer::new(), Signer::new());
     let good = image("good");
-    let saved = |signer: &Signer| {
-        let signature = signer.signature(&good, REPOSITORY);
-        archive(&[(&good, kind("image")), (&signature, kind("sigs"))])
+    let both = Image::index(&[(architecture(), &good), ("s390x", &image("other"))]);
+    let dir = tempfile::tempdir().unwrap();
+    let saved = |image: &Image, what: &str, signer: &Signer| {
+        let signature = signer.signature(image, REPOSITORY);
+        let archive = archive(&[(image, kind(what)), (&signature, kind("sigs"))]);
+        let place = dir.path().join(&image.manifest);
+        let _ = std::fs::remove_dir_all(&place);
+        tar::Archive::new(archive.as_slice()).unpack(&place).unwrap();
+        place.display().to_string()
     };
-    let host = host("cosign", &right.rule("registry.example/**"));
     let name = ["--name", NAME];
-    assert_refused(&host, &archive(&[(&good, kind("image"))]), &name, "nobody signed");
-    assert_refused(&host, &saved(&wrong), &name, "no trusted key");
-    import(&host, &saved(&right), &name);
-    assert_eq!(host.ids(&["images", "ls"]), [NAME]);
-    assert_eq!(digest_of(&host, NAME), good.manifest);
-    assert_runs(&host);
+    for (image, what) in [(&good, "image"), (&both, "imageIndex")] {
+        let host = host("cosign", &right.rule("registry.example/**"));
+        assert_refused(&host, &archive(&[(image, kind(what))]), &name, "nobody signed");
+        let archived = succeed("tar", &["-cC", &saved(image, what, &wrong), "."]);
+        assert_refused(&host, &archived, &name, "no trusted key");
+        host.ok(&["images", "import", "--name", NAME, &saved(image, what, &right)]);
+        assert_eq!(host.ids(&["images", "ls"]), [NAME]);
+        assert_eq!(digest_of(&host, NAME), image.manifest);
+        assert_runs(&host);
+    }
 }
 
 /// As tools have it that copy what refers to an image.
