@@ -13,7 +13,7 @@ use crate::outside::third_party::{build, place};
 
 const ID: &str = "verifier.misbehaved";
 
-/// A daemon that must ask the verifier, which may take a second.
+/// A daemon that must ask the verifier.
 struct Ward {
     host: Host,
     registry: FakeRegistry,
@@ -29,7 +29,7 @@ impl Ward {
         let mut host = Host::without_daemon(1024);
         let library = place(&host, &build("misbehaved").join("examples/libverifier.so"));
         let load = format!("{supervision}[load.{ID:?}]\nlibrary = {library:?}\n{more}");
-        host.configure(&section(&load, "behave", 1));
+        host.configure(&section(&load, "behave", 30));
         host.start();
         let daemon = host.daemon_pid();
         Self { host, registry: FakeRegistry::start(), load, pulls: Cell::new(0), daemon }
@@ -93,7 +93,7 @@ impl Ward {
         self.host.fails(&["images", "pull", "--plain-http", &name], code, class, &all);
         assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {:?}", begun.elapsed());
         self.assert_nothing_came(&image);
-        self.tell("behave", 1);
+        self.tell("behave", 30);
         self.lets(&name, &image);
     }
 
@@ -192,7 +192,7 @@ fn a_process_that_is_killed_refuses_what_it_was_asked() {
     signal(second, Signal::KILL);
     assert_fails(pull, "Unavailable", &[&name, ID, SILENT, BROKE_OFF]);
     ward.assert_nothing_came(&image);
-    ward.tell("behave", 1);
+    ward.tell("behave", 30);
     ward.lets(&name, &image);
 
     // One that is killed between two questions is there again for the next one: nobody is refused for that.
