@@ -1,7 +1,7 @@
 //! Images from archives and into them, against skopeo, umoci and ctr; archives that lie; layers out of snapshots and
 //! into them.
 
-mod hostile;
+pub(crate) mod hostile;
 pub(crate) mod peers;
 
 use std::fs;

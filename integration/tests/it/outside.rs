@@ -5,7 +5,7 @@ mod misbehaved;
 mod new_plugin;
 mod other_compiler;
 mod reflink;
-mod third_party;
+pub(crate) mod third_party;
 
 use capstan_integration::{DockerRegistry, Host};
 

@@ -1,7 +1,9 @@
-//! Patterns of image names, for rules that are about some images and not about others.
+//! Patterns of image names, for rules that are about some images and not about others, and what holds for the others.
 
 use capstan_schema::{Error, Reference, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::contract::verifier::Verdict;
 
 /// The most characters of a pattern.
 const MAX_CHARS: usize = 512;
@@ -61,6 +63,29 @@ impl Pattern {
     fn has_tag(&self) -> bool {
         let last = self.0.rsplit('/').next().unwrap_or_default();
         last.contains([':', '@'])
+    }
+}
+
+/// What becomes of an image that no rule is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Otherwise {
+    /// It gets its name.
+    #[default]
+    Accept,
+    /// It does not.
+    Refuse,
+}
+
+impl Otherwise {
+    /// What a verifier says of an image that no rule is about.
+    pub fn verdict(self, name: &Reference) -> Verdict {
+        match self {
+            Self::Accept => Verdict::Accepted,
+            Self::Refuse => {
+                Verdict::Refused(format!("no rule is about {name}, and the default is to refuse"))
+            }
+        }
     }
 }
 
@@ -156,6 +181,20 @@ mod tests {
             &format!("h.example/{}", "a".repeat(240)),
             false,
         );
+    }
+
+    #[test]
+    fn what_no_rule_is_about_is_accepted_or_refused() {
+        let name = Reference::parse("registry.example/app:1").unwrap();
+        assert_eq!(Otherwise::default().verdict(&name), Verdict::Accepted);
+        let Verdict::Refused(reason) = Otherwise::Refuse.verdict(&name) else {
+            panic!("it is accepted");
+        };
+        assert!(reason.contains("registry.example/app:1"), "{reason}");
+        for (word, want) in [("accept", Otherwise::Accept), ("refuse", Otherwise::Refuse)] {
+            assert_eq!(serde_json::from_value::<Otherwise>(word.into()).unwrap(), want);
+        }
+        assert!(serde_json::from_value::<Otherwise>("Accept".into()).is_err());
     }
 
     #[test]

@@ -31,12 +31,17 @@ pub(crate) const FULL_NAME: &str = "io.containerd.image.name";
 /// Its name in the index (OCI image-spec, annotations.md): mostly a tag.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
+/// What an entry is, in cosign's words.
+const KIND: &str = "kind";
+
 /// An image of an archive.
 #[derive(Clone, Debug)]
 struct Candidate {
     target: Descriptor,
     /// What the archive calls it.
     names: Vec<String>,
+    /// Whether it is none, but signatures or the like that came along with one.
+    is_about_an_image: bool,
 }
 
 #[derive(Deserialize)]
@@ -136,12 +141,26 @@ impl Job {
                 ));
             }
         };
+        let (beside, candidates): (Vec<_>, Vec<_>) =
+            candidates.into_iter().partition(|candidate| candidate.is_about_an_image);
         for candidate in &candidates {
             self.check(&candidate.target, 0).await?;
         }
-        let chosen = self.choose(&candidates, names).await?;
-        for (name, image) in &chosen {
-            self.verify(&candidates, name, image).await?;
+        let is_all = !matches!(names, Names::Only(_));
+        let mut chosen = self.choose(&candidates, names).await?;
+        for (name, image) in &mut chosen {
+            match self.verify(&candidates, &beside, name, image).await {
+                // A signature has nobody's signature itself: where that must be it comes without a name.
+                Err(error)
+                    if is_all
+                        && error.class() == Class::PermissionDenied
+                        && is_of_signatures(&candidates, name) =>
+                {
+                    info!(%error, "signatures of an image get no name of their own");
+                    name.clear();
+                }
+                outcome => outcome.map_err(|error| error.at(&name))?,
+            }
         }
         if let Some(target) = &target {
             for (_, image) in &chosen {
@@ -210,7 +229,7 @@ impl Job {
             fetcher.store(&self.namespace, &target, bytes.into(), &labels).await?;
             let names = image.repo_tags.unwrap_or_default();
             let names = names.iter().map(|name| full(name)).collect::<Result<_>>()?;
-            candidates.push(Candidate { target, names });
+            candidates.push(Candidate { target, names, is_about_an_image: false });
         }
         Ok(candidates)
     }
@@ -365,8 +384,15 @@ impl Job {
         }
     }
 
-    /// Asks whether an image may have its name. Signatures may come along in the archive, as cosign names them.
-    async fn verify(&self, candidates: &[Candidate], name: &str, image: &Descriptor) -> Result<()> {
+    /// Asks whether an image may have its name. Signatures may come along in the archive: as cosign names them, as
+    /// `cosign save` puts them `beside` the image, or as what refers to the image.
+    async fn verify(
+        &self,
+        candidates: &[Candidate],
+        beside: &[Candidate],
+        name: &str,
+        image: &Descriptor,
+    ) -> Result<()> {
         if name.is_empty() {
             return Ok(());
         }
@@ -378,15 +404,26 @@ impl Job {
             let mut findings = Findings::default();
             let tag = verify::cosign_tag(&Reference::parse(name)?, &image.digest);
             let tag = tag.map(|tag| tag.to_string()).unwrap_or_default();
-            for signature in candidates.iter().filter(|other| other.names.contains(&tag)) {
-                let Some(manifest) = self.bytes(&signature.target).await? else { continue };
+            for other in candidates.iter().chain(beside) {
+                let is_named = other.is_about_an_image || other.names.contains(&tag);
+                if !is_named && !other.names.is_empty() {
+                    continue;
+                }
+                let Some(manifest) = self.bytes(&other.target).await? else { continue };
+                let kind = match is_named {
+                    true => String::new(),
+                    false => match verify::artifact_type_of(&manifest, &image.digest) {
+                        Some(kind) => kind,
+                        None => continue,
+                    },
+                };
                 let read = async |blob: &Descriptor| {
                     let bytes = self.bytes(blob).await?;
                     bytes.map(Bytes::from).ok_or_else(|| {
                         Error::corrupt(format!("the archive lacks the signature {}", blob.digest))
                     })
                 };
-                findings.add(&signature.target, &manifest, "", read).await?;
+                findings.add(&other.target, &manifest, &kind, read).await?;
             }
             Ok(findings.into_evidence())
         };
@@ -410,6 +447,15 @@ impl Job {
     }
 }
 
+/// Whether a name is that of the signatures of one of these images.
+fn is_of_signatures(candidates: &[Candidate], name: &str) -> bool {
+    candidates.iter().any(|signed| {
+        let tag =
+            |of: &String| verify::cosign_tag(&Reference::parse(of).ok()?, &signed.target.digest);
+        signed.names.iter().filter_map(tag).any(|tag| tag.to_string() == name)
+    })
+}
+
 fn describe(media_type: String, file: &Stored) -> NewDescriptor {
     NewDescriptor { media_type, digest: file.digest.to_string(), size: file.size }
 }
@@ -430,10 +476,18 @@ fn of_index(bytes: &[u8]) -> Result<Vec<Candidate>> {
             (None, Some(name)) if name.contains(['/', ':', '@']) => Some(full(name)?),
             (None, _) => None,
         };
+        let kind = entry.annotations.get(KIND);
+        let is_about_an_image = kind.is_some_and(|kind| verify::is_about_an_image(kind));
+        let is_same = |other: &&mut Candidate| {
+            other.target.digest == target.digest && other.is_about_an_image == is_about_an_image
+        };
         // An image with several names stands there several times.
-        match candidates.iter_mut().find(|candidate| candidate.target.digest == target.digest) {
+        match candidates.iter_mut().find(is_same) {
             Some(candidate) => candidate.names.extend(name),
-            None => candidates.push(Candidate { target, names: name.into_iter().collect() }),
+            None => {
+                let names = name.into_iter().collect();
+                candidates.push(Candidate { target, names, is_about_an_image });
+            }
         }
     }
     Ok(candidates)

@@ -94,7 +94,7 @@ impl Plugin for LocalTransfer {
         let content = context.link::<Content>()?;
         let fetcher = Fetcher::new(content.clone(), concurrency);
         let unpacker = Unpacker::new(fetcher.clone(), context.link::<Differ>()?, concurrency);
-        let verifiers = Verifiers::new(context.clone(), config.verifiers.clone());
+        let verifiers = Verifiers::new(context.clone(), &config);
         let puller = Puller { images: context.link::<Images>()?, fetcher, unpacker, verifiers };
         let snapshotters = snapshotters(&context)?;
         let leftovers = sweep::find(&snapshotters, &context.link::<Namespaces>()?).await?;

@@ -1,7 +1,10 @@
 //! Whether an image may get its name: all verifiers are asked, and each may refuse.
 //!
 //! Invariant: what cannot be asked refuses. A verifier that did not start or gave up, one that the configuration names
-//! and that is not there, and one that answers with an error all keep an image from its name.
+//! and that is not there, one that answers with an error, and one that does not answer in time all keep an image from its
+//! name.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_sdk::contract::Verifier;
@@ -12,15 +15,15 @@ use capstan_sdk::contract::verifier::{
 };
 use capstan_sdk::oci::Document;
 use capstan_sdk::{
-    Class, Context, Contract as _, Descriptor, Digest, Error, Labels, Link, Namespace, PluginState,
-    Reference, Result,
+    Call, Carries, Class, Context, Contract as _, Descriptor, Digest, Error, Labels, Link,
+    Namespace, PluginState, Reference, Result,
 };
 use futures::future::try_join_all;
 use serde::Deserialize;
 use tracing::debug;
 
-use crate::referrers;
 use crate::registry::{Registry, hash};
+use crate::{Config, referrers};
 
 /// The most characters of a reason that an error repeats.
 const MAX_REASON_CHARS: usize = 300;
@@ -38,6 +41,8 @@ pub(crate) struct Verifiers {
     context: Context,
     /// Ids of those that must be there.
     required: Vec<String>,
+    /// How long an answer may take.
+    deadline: Duration,
 }
 
 /// What is asked, but for the evidence.
@@ -50,15 +55,17 @@ pub(crate) struct Question<'a> {
 }
 
 impl Verifiers {
-    pub(crate) fn new(context: Context, required: Vec<String>) -> Self {
-        Self { context, required }
+    pub(crate) fn new(context: Context, config: &Config) -> Self {
+        let deadline = Duration::from_secs(config.verifier_timeout_seconds);
+        Self { context, required: config.verifiers.clone(), deadline }
     }
 
     /// Asks all of them. `evidence` is looked for only if somebody wants it.
     ///
     /// # Errors
-    /// `PermissionDenied`: one refuses. `FailedPrecondition`: one should run and does not. Else the error of the one that
-    /// could not say anything, or that of looking for evidence.
+    /// They do not say of which image. `PermissionDenied`: one refuses. `FailedPrecondition`: one should run and does not.
+    /// Else the error of the one that could not say anything, `Unavailable` if it took too long, or that of looking for
+    /// evidence.
     pub(crate) async fn check(
         &self,
         question: &Question<'_>,
@@ -68,7 +75,7 @@ impl Verifiers {
         let verifiers = self.all()?;
         let wants = verifiers.iter().map(async |(id, verifier)| {
             let ask = Ask { namespace: question.namespace.clone(), name: name.into() };
-            verifier.send(ask).await.map_err(|error| silent(name, id, error))
+            self.ask(verifier, ask).await.map_err(|error| silent(id, error))
         });
         let is_wanted = try_join_all(wants).await?.contains(&true);
         let evidence = match is_wanted {
@@ -83,16 +90,31 @@ impl Verifiers {
                 document: question.document.to_vec(),
                 evidence: evidence.clone(),
             };
-            match verifier.send(verify).await {
+            match self.ask(verifier, verify).await {
                 Ok(Verdict::Accepted) => Ok(()),
                 Ok(Verdict::Refused(reason)) => {
                     let reason = one_line(&reason);
-                    Err(Error::denied(format!("{name}: {id} refuses it: {reason}")))
+                    Err(Error::denied(format!("{id} refuses it: {reason}")))
                 }
-                Err(error) => Err(silent(name, id, error)),
+                Err(error) => Err(silent(id, error)),
             }
         });
         try_join_all(verdicts).await.map(drop)
+    }
+
+    /// Sends one question; no answer in time is an error.
+    async fn ask<M: Call>(&self, verifier: &Link<Verifier>, question: M) -> Result<M::Reply>
+    where
+        Verifier: Carries<M>,
+    {
+        let late = |_| {
+            Err(Error::unavailable(format!(
+                "no answer within {:?}; restart it, or give it longer by verifier_timeout_seconds in \
+                 [plugins.\"transfer.local\"]",
+                self.deadline
+            )))
+        };
+        tokio::time::timeout(self.deadline, verifier.send(question)).await.unwrap_or_else(late)
     }
 
     /// All that there are, by id.
@@ -130,8 +152,8 @@ impl Verifiers {
 }
 
 /// The error of a verifier that says nothing.
-fn silent(name: &str, id: &str, error: Error) -> Error {
-    error.at(format_args!("{name}: {id} could not be asked, so it is refused"))
+fn silent(id: &str, error: Error) -> Error {
+    error.at(format_args!("{id} could not be asked, so it is refused"))
 }
 
 fn one_line(reason: &str) -> String {
@@ -225,6 +247,42 @@ impl Findings {
     }
 }
 
+/// Whether an entry of an archive's index is about an image and none itself, by its annotation `kind`: signatures,
+/// attestations and bills of materials, as `cosign save` puts them beside the image (cosign, pkg/oci/layout).
+pub(crate) fn is_about_an_image(kind: &str) -> bool {
+    let kind = kind.strip_prefix("dev.cosignproject.cosign/");
+    kind.is_some_and(|kind| !matches!(kind, "image" | "imageIndex"))
+}
+
+/// What a manifest is of, if it is that of signatures and refers to this image.
+pub(crate) fn artifact_type_of(manifest: &[u8], image: &Digest) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Referrer {
+        #[serde(default)]
+        artifact_type: Option<String>,
+        config: Config,
+        subject: Subject,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Config {
+        media_type: String,
+    }
+    #[derive(Deserialize)]
+    struct Subject {
+        digest: String,
+    }
+    let Referrer { artifact_type, config, subject } = serde_json::from_slice(manifest).ok()?;
+    // OCI image-spec, manifest.md: without a type of its own it is that of its configuration.
+    let kind = artifact_type.unwrap_or(config.media_type);
+    (subject.digest == image.as_str() && is_signature(&kind)).then_some(kind)
+}
+
+fn is_signature(artifact_type: &str) -> bool {
+    SIGNATURES.iter().any(|signature| artifact_type.starts_with(signature))
+}
+
 /// The name under which cosign keeps the signatures of an image; `None`: it would be too long for a tag.
 pub(crate) fn cosign_tag(name: &Reference, digest: &Digest) -> Option<Reference> {
     let (host, repository) = (name.host(), name.repository());
@@ -268,7 +326,7 @@ pub(crate) async fn in_registry(
     let referrers = there_is(referrers::list(registry.clone(), list).await)?.unwrap_or_default();
     for referrer in referrers {
         let kind = &referrer.artifact_type;
-        if SIGNATURES.iter().any(|signature| kind.starts_with(signature))
+        if is_signature(kind)
             && let Some(bytes) = there_is(repository.manifest(&referrer.manifest).await)?
         {
             findings.add(&referrer.manifest, &bytes, kind, read).await?;
@@ -290,3 +348,6 @@ fn there_is<T>(found: Result<T>) -> Result<Option<T>> {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,27 +1,16 @@
 //! `[plugins."verifier.cosign"]`.
 
-use capstan_sdk::pattern::Pattern;
+use capstan_sdk::pattern::{Otherwise, Pattern};
 use serde::{Deserialize, Serialize};
 
 /// The section.
-#[derive(Clone, Debug, std::default::Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What becomes of an image that no rule is about. Default: `accept`.
-    pub default: Default,
+    pub default: Otherwise,
     /// In the order in which they are asked. Default: none.
     pub rules: Vec<Rule>,
-}
-
-/// What becomes of an image that no rule is about.
-#[derive(Clone, Copy, Debug, std::default::Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Default {
-    /// It gets its name.
-    #[default]
-    Accept,
-    /// It does not.
-    Refuse,
 }
 
 /// Who must have signed certain images.

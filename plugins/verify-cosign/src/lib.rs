@@ -27,5 +27,5 @@ mod key;
 mod plugin;
 mod simple;
 
-pub use config::{Config, Default, Rule};
+pub use config::{Config, Rule};
 pub use plugin::CosignVerifier;

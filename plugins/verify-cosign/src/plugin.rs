@@ -5,18 +5,18 @@ use std::rc::Rc;
 use actix::{Actor, Addr, Context as Cell, Handler};
 use capstan_sdk::contract::Verifier;
 use capstan_sdk::contract::verifier::{Ask, Evidence, Verdict, VerifierAddr, Verify};
-use capstan_sdk::pattern::Pattern;
+use capstan_sdk::pattern::{Otherwise, Pattern};
 use capstan_sdk::{
     Context, Digest, Error, Exports, Info, Plugin, Reference, Result, blocking, export_plugin, rpc,
 };
 
 use crate::key::Key;
-use crate::{Config, Default, bundle, simple};
+use crate::{Config, bundle, simple};
 
 /// verifier.cosign.
 #[derive(Debug)]
 pub struct CosignVerifier {
-    default: Default,
+    default: Otherwise,
     rules: Rc<[Rule]>,
 }
 
@@ -151,12 +151,9 @@ impl Handler<Verify> for CosignVerifier {
     type Result = Result<Verdict>;
     fn handle(&mut self, question: Verify, _: &mut Cell<Self>) -> Self::Result {
         let name = Reference::parse(&question.name)?;
-        Ok(match (self.rule(&name), self.default) {
-            (Some(rule), _) => rule.verdict(&name, &question.target.digest, &question.evidence),
-            (None, Default::Accept) => Verdict::Accepted,
-            (None, Default::Refuse) => {
-                Verdict::Refused(format!("no rule is about {name}, and the default is to refuse"))
-            }
+        Ok(match self.rule(&name) {
+            Some(rule) => rule.verdict(&name, &question.target.digest, &question.evidence),
+            None => self.default.verdict(&name),
         })
     }
 }

@@ -14,5 +14,5 @@ mod config;
 mod list;
 mod plugin;
 
-pub use config::{Config, Default, Rule};
+pub use config::{Config, Rule};
 pub use plugin::DigestVerifier;

@@ -7,7 +7,7 @@ use capstan_sdk::{
     Context, Error, Exports, Info, Plugin, Reference, Result, blocking, export_plugin, rpc,
 };
 
-use crate::{Config, Default, list};
+use crate::{Config, list};
 
 /// verifier.digest.
 #[derive(Debug)]
@@ -68,12 +68,7 @@ impl Handler<Verify> for DigestVerifier {
             let name = name?;
             let digest = question.target.digest;
             let Some(rule) = rule else {
-                return Ok(match default {
-                    Default::Accept => Verdict::Accepted,
-                    Default::Refuse => Verdict::Refused(format!(
-                        "no rule is about {name}, and the default is to refuse"
-                    )),
-                });
+                return Ok(default.verdict(&name));
             };
             let mut is_listed = rule.digests.iter().any(|listed| listed.0 == digest);
             if let (false, Some(file)) = (is_listed, rule.file) {

@@ -10,10 +10,10 @@ use crate::pull::assert_nothing_half_made;
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// An archive under construction: names go in as they are.
-struct Archive(tar::Builder<Vec<u8>>);
+pub(crate) struct Archive(tar::Builder<Vec<u8>>);
 
 impl Archive {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tar::Builder::new(Vec::new())).file("oci-layout", LAYOUT.as_bytes())
     }
 
@@ -44,12 +44,12 @@ impl Archive {
         self.add(tar::EntryType::Symlink, name, target, b"", 0)
     }
 
-    fn json(self, name: &str, value: &Value) -> Self {
+    pub(crate) fn json(self, name: &str, value: &Value) -> Self {
         self.file(name, &serde_json::to_vec(value).unwrap())
     }
 
     /// All blobs of an image but one.
-    fn blobs(mut self, image: &Image, but: &str) -> Self {
+    pub(crate) fn blobs(mut self, image: &Image, but: &str) -> Self {
         for (name, bytes) in &image.blobs {
             if name != but {
                 self = self.file(&format!("blobs/{}", name.replace(':', "/")), bytes);
@@ -58,7 +58,7 @@ impl Archive {
         self
     }
 
-    fn bytes(self) -> Vec<u8> {
+    pub(crate) fn bytes(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }
 }
@@ -72,7 +72,7 @@ fn descriptor(image: &Image) -> Value {
     })
 }
 
-fn index(manifests: &[Value]) -> Value {
+pub(crate) fn index(manifests: &[Value]) -> Value {
     json!({ "schemaVersion": 2, "manifests": manifests })
 }
 

@@ -34,14 +34,14 @@ pub(super) fn cargo(dir: &Path, args: &[&str]) -> String {
 }
 
 /// Builds one of `integration/third-party`; answers the directory with what was built.
-pub(super) fn build(name: &str) -> PathBuf {
+pub(crate) fn build(name: &str) -> PathBuf {
     let dir = root().join("integration/third-party").join(name);
     cargo(&dir, &["build", "--locked", "--quiet", "--lib", "--bins", "--examples"]);
     target().join("debug")
 }
 
 /// A copy on the host's disk, where only root can write.
-pub(super) fn place(host: &Host, file: &Path) -> String {
+pub(crate) fn place(host: &Host, file: &Path) -> String {
     let to = host.path(&file.file_name().expect("a file").to_string_lossy());
     fs::copy(file, &to).unwrap_or_else(|error| panic!("copy {}: {error}", file.display()));
     fs::set_permissions(&to, Permissions::from_mode(0o755)).expect("set a mode");
