@@ -3,7 +3,9 @@
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use capstan_integration::{DockerRegistry, FaultProxy, Guard, Host, PASSWORD, Trouble, USER};
+use capstan_integration::{
+    DockerRegistry, FaultProxy, Guard, Host, PASSWORD, TokenServer, Trouble, USER,
+};
 
 use super::{ALWAYS, Front, hasty, noisy};
 use crate::archive::digest_of;
@@ -103,6 +105,72 @@ fn a_fetch_goes_on_when_who_began_it_is_killed() {
     assert_eq!(proxy.count("GET", &layer), 2);
     assert_eq!(host.ids(&["snapshots", "ls"]), image.chain_ids());
     assert_eq!(host.ids(&["content", "active"]), Vec::<String>::new());
+}
+
+/// The credentials with which a fetch was begun are gone with their client, and the registry wants to see some again:
+/// another client's do.
+#[test]
+fn a_fetch_goes_on_with_the_credentials_of_who_is_left() {
+    let open = DockerRegistry::empty();
+    let image = noisy(2_000_000, 96);
+    image.push_to(&open.address(), "app", "latest");
+    let tokens = TokenServer::start();
+    let guarded = DockerRegistry::guarded(open.storage(), &Guard::new().tokens(&tokens));
+    let proxy = FaultProxy::before(&guarded.address());
+    let layer = image.layers[0].clone();
+    slow(&proxy, &layer);
+    proxy.make(1, "GET", &layer, Trouble::CutEvery(1_200_000));
+    let host = hasty("");
+    let name = proxy.reference("app");
+    let login = format!("{USER}:{PASSWORD}");
+    let pull = ["images", "pull", "--plain-http", "--user", &login, &name];
+    let mut first = begin(&host, &proxy, &layer, &pull);
+    let granted = || tokens.asked().len();
+    let before = granted();
+    let mut second = host.command(&pull).stderr(Stdio::inherit()).spawn().unwrap();
+    host.until("the second one has its token", || granted() > before);
+    std::thread::sleep(Duration::from_millis(100));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let challenge = format!(
+        "Bearer realm=\"{}\",service=\"{}\",scope=\"repository:app:pull\",error=\"invalid_token\"",
+        tokens.realm(),
+        TokenServer::SERVICE
+    );
+    let headers = vec![("WWW-Authenticate".to_owned(), challenge)];
+    proxy.make(1, "GET", &layer, Trouble::Answer(401, headers, Vec::new()));
+    assert!(proxy.sent_of(&layer) < 1_200_000, "it was not slow enough");
+    assert!(second.wait().unwrap().success());
+    assert_eq!(digest_of(&host, &name), image.manifest);
+    let layers = proxy.exchanges().into_iter().filter(|one| one.target.contains(&layer));
+    let statuses: Vec<u16> = layers.map(|one| one.status).collect();
+    assert_eq!(statuses, [200, 401, 206]);
+    let (sent, size) = (proxy.sent_of(&layer), image.blobs[&layer].len() as u64);
+    assert!(sent <= size + size / 10, "{sent} bytes of {size}");
+}
+
+/// Who is let in does not fail because somebody else, who is not, began to fetch the same.
+#[test]
+fn a_fetch_that_is_denied_is_begun_again_by_who_is_let_in() {
+    let front = Front::new(noisy(300_000, 97));
+    let layer = front.image.layers[0].clone();
+    let closed = FaultProxy::before(&front.registry.address());
+    closed.make(ALWAYS, "GET", &layer, Trouble::Delay(Duration::from_millis(800)));
+    closed.make(ALWAYS, "GET", &layer, Trouble::Answer(403, Vec::new(), Vec::new()));
+    let host = hasty("");
+    let (denied, name) = (closed.reference("app"), front.name());
+    let pull = |name| ["images", "pull", "--plain-http", "--no-unpack", name];
+    let mut command = host.command(&pull(&denied));
+    let mut first = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    host.until("it asks for the layer", || closed.count("GET", &layer) == 1);
+    front.pull(&host);
+    front.assert_each_byte_once();
+    assert_eq!(closed.sent_of(&layer), 0);
+    // In one namespace, what one may have all have.
+    assert!(first.wait().unwrap().success());
+    host.ok(&["content", "rm", &layer]);
+    host.ok(&["images", "rm", &denied, &name]);
+    host.fails(&pull(&denied), 8, "PermissionDenied", &["403"]);
 }
 
 /// The registry from which a fetch comes dies, and so does the client that named it: another client's registry has the

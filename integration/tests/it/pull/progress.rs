@@ -1,7 +1,7 @@
 //! What a pull shows while it goes on: to a person, to a program, and to neither.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capstan_integration::{FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, noise, program};
 use serde_json::Value;
@@ -17,7 +17,7 @@ struct World {
     host: Host,
     image: Image,
     name: String,
-    _proxy: FaultProxy,
+    proxy: FaultProxy,
 }
 
 impl World {
@@ -30,7 +30,7 @@ impl World {
         let slow = Trouble::Drip(400_000, Duration::from_millis(300));
         proxy.make(usize::MAX, "GET", &image.layers[1], slow);
         let name = proxy.reference("app");
-        Self { host: Host::new(), image, name, _proxy: proxy }
+        Self { host: Host::new(), image, name, proxy }
     }
 
     /// What is pulled, by kind and digest.
@@ -101,6 +101,57 @@ fn a_terminal_shows_a_line_for_each_layer_and_what_it_took() {
     tmux.sees(&world.host, "failed=3");
     let screen = tmux.screen();
     assert!(screen.contains("capstan: NotFound: ") && !screen.contains("elapsed"), "{screen}");
+}
+
+/// While a registry says nothing, the clock goes on. A pull that fails leaves what is done, and says why below it.
+#[test]
+fn a_terminal_shows_what_stands_still_and_what_fails() {
+    let world = World::new(154);
+    let layer = &world.image.layers[1];
+    let tmux = Tmux::new(&world.host, "stall");
+    tmux.run(&["resize-window", "-x", "180", "-y", "40"]);
+    let pull = format!("{} images pull --plain-http {}", program("capstan").display(), world.name);
+    world.proxy.behave();
+    world.proxy.make(usize::MAX, "GET", layer, Trouble::Stall(2 << 20));
+    tmux.type_line(&format!("clear; {pull}"));
+    let sum = || {
+        let screen = tmux.screen();
+        let line = screen.lines().find(|line| line.contains("in all"))?;
+        let seconds = line.split_whitespace().last()?.strip_suffix('s')?.parse::<u64>().ok()?;
+        let mib = line.split_once(" MiB/")?.0.split_whitespace().last()?.parse::<f64>().ok()?;
+        Some((mib, seconds))
+    };
+    // All that came is counted.
+    let come = world.image.blobs[&world.image.layers[0]].len() + (2 << 20);
+    let come = f64::from(u32::try_from(come).unwrap()) / f64::from(1 << 20);
+    let stands = |(mib, _): (f64, u64)| (mib - come).abs() < 0.02;
+    world.host.until("it stands still", || sum().is_some_and(stands));
+    let (begin, (_, before)) = (Instant::now(), sum().unwrap());
+    world.host.until("the clock goes on", || sum().is_some_and(|(_, now)| now >= before + 3));
+    assert!(begin.elapsed() < Duration::from_secs(15), "it went on with the pull only");
+    tmux.run(&["send-keys", "C-c"]);
+    tmux.type_line("echo end=$?");
+    world.host.until("it was interrupted", || tmux.screen().contains("end=130"));
+    assert!(!tmux.screen().contains("elapsed"), "{}", tmux.screen());
+
+    world.proxy.behave();
+    world.proxy.make(usize::MAX, "GET", layer, Trouble::Delay(Duration::from_secs(2)));
+    world.proxy.make(usize::MAX, "GET", layer, Trouble::Answer(403, Vec::new(), Vec::new()));
+    tmux.type_line(&format!("clear; {pull}; echo failed=$?"));
+    let bar = short("layer", layer);
+    world
+        .host
+        .until("it has a bar", || tmux.screen().contains(&format!("{bar}       downloading")));
+    tmux.sees(&world.host, "failed=8");
+    let screen = tmux.screen();
+    let lines: Vec<&str> = screen.lines().map(str::trim_end).collect();
+    let at = lines.iter().position(|line| line.starts_with("capstan: PermissionDenied: "));
+    let above = &lines[..at.unwrap_or_else(|| panic!("{screen}"))];
+    assert!(!above.is_empty(), "{screen}");
+    for line in above {
+        assert!(line.contains(" done ") || line.contains(" exists "), "{screen}");
+    }
+    assert!(!screen.contains(&bar) && !screen.contains("in all"), "{screen}");
 }
 
 #[test]
