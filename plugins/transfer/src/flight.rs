@@ -38,6 +38,11 @@ impl<S> Flight<S> {
         landed(self.outcome.clone()).await
     }
 
+    /// For somebody who works with what comes, and does not want it for himself.
+    pub(crate) fn watched(&self) -> Watched<S> {
+        Watched { state: Rc::clone(&self.state), outcome: self.outcome.clone() }
+    }
+
     /// Lets go of it. If nobody else wants it, this waits until it has cleaned up.
     pub(crate) async fn leave(self: Rc<Self>) {
         if let Some(last) = Rc::into_inner(self) {
@@ -45,6 +50,20 @@ impl<S> Flight<S> {
             drop(_wanted);
             let _ = landed(outcome).await;
         }
+    }
+}
+
+/// A flight as it is seen by who does not keep it on its way.
+pub(crate) struct Watched<S> {
+    /// What the work shows of itself meanwhile.
+    pub(crate) state: Rc<S>,
+    outcome: watch::Receiver<Option<Result<()>>>,
+}
+
+impl<S> Watched<S> {
+    /// Waits for the outcome.
+    pub(crate) async fn wait(&self) -> Result<()> {
+        landed(self.outcome.clone()).await
     }
 }
 
@@ -166,6 +185,20 @@ mod tests {
             assert!(!state.get());
             two.leave().await;
             assert!(state.get(), "leaving waits for the cleaning");
+        });
+    }
+
+    #[test]
+    fn who_only_watches_does_not_keep_it_on_its_way() {
+        run(async {
+            let flights: Flights<u32, ()> = Flights::default();
+            let flight = flights.join(&1, |_, abandoned| async move {
+                let _ = abandoned.await;
+                Err(Error::aborted("x"))
+            });
+            let watched = flight.watched();
+            drop(flight);
+            assert_eq!(watched.wait().await, Err(Error::aborted("x")));
         });
     }
 }

@@ -20,7 +20,7 @@ use capstan_sdk::{
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::{info, warn};
 
-use crate::fetch::{Fetch, Fetcher};
+use crate::fetch::{Fetch, Fetcher, WatchedFetch};
 use crate::flight::{Abandoned, Flight, Flights};
 
 /// Of a snapshot that was made of a layer: the digest of that blob.
@@ -178,7 +178,7 @@ impl Work {
             if let Some(begin) = begin.take() {
                 begun.replace(begin());
             }
-            begun.borrow().clone()
+            begun.borrow().as_deref().map(Fetch::watched)
         };
         let was_damaged =
             || begun.borrow().as_ref().is_some_and(|fetch| fetch.state.is_anew.take());
@@ -209,6 +209,8 @@ impl Work {
             _ = abandoned => {
                 // Not dropped: a thread may be writing, and what it writes must be removed after it.
                 self.cancel.set();
+                // That thread may also be waiting for bytes, and nobody may want these any more.
+                begun.take();
                 work.await
             }
         };
@@ -230,14 +232,14 @@ impl Work {
     async fn beside_its_parent(
         &self,
         state: &UnpackState,
-        fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
+        fetch: &mut impl FnMut() -> Option<WatchedFetch>,
     ) -> Result<()> {
         let (draft, applied) = {
             let _permit = self.permit().await?;
             let fetch = fetch();
             let draft = Draft::new(&self.target, &self.layer, "").await?;
             state.has_begun.set(true);
-            let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Overlay).await;
+            let applied = self.apply(&draft, fetch.as_ref(), Whiteouts::Overlay).await;
             draft.keep_if(applied).await?
         };
         let settled = async {
@@ -260,14 +262,14 @@ impl Work {
     async fn on_its_parent(
         &self,
         state: &UnpackState,
-        fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
+        fetch: &mut impl FnMut() -> Option<WatchedFetch>,
     ) -> Result<()> {
         let fetch = fetch();
         self.parent_is_there().await?;
         let _permit = self.permit().await?;
         let draft = Draft::new(&self.target, &self.layer, &self.parent_key()).await?;
         state.has_begun.set(true);
-        let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Remove).await;
+        let applied = self.apply(&draft, fetch.as_ref(), Whiteouts::Remove).await;
         let (draft, _) = draft.keep_if(applied).await?;
         draft.commit(None).await
     }
@@ -281,7 +283,7 @@ impl Work {
     async fn apply(
         &self,
         draft: &Draft,
-        fetch: Option<&Fetch>,
+        fetch: Option<&WatchedFetch>,
         whiteouts: Whiteouts,
     ) -> Result<Applied> {
         let layer = &self.layer;

@@ -1,7 +1,7 @@
 //! Pulls that meet: what one fetches serves the other, as far as its own registry lets it in, and outlives who began.
 
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capstan_integration::{
     DockerRegistry, FaultProxy, Guard, Host, PASSWORD, TokenServer, Trouble, USER,
@@ -147,6 +147,31 @@ fn a_fetch_goes_on_with_the_credentials_of_who_is_left() {
     assert_eq!(statuses, [200, 401, 206]);
     let (sent, size) = (proxy.sent_of(&layer), image.blobs[&layer].len() as u64);
     assert!(sent <= size + size / 10, "{sent} bytes of {size}");
+}
+
+/// A pull that is cancelled while nothing comes is over at once, also where it is unpacked meanwhile: the next one asks
+/// anew, for what is missing, and does not wait with the first for what never comes.
+#[test]
+fn a_cancelled_pull_does_not_wait_for_bytes() {
+    let front = Front::new(noisy(2_000_000, 98));
+    let layer = front.image.layers[0].clone();
+    let host = Host::new();
+    let name = front.name();
+    let pull = ["images", "pull", "--plain-http", &name];
+    front.proxy.make(1, "GET", &layer, Trouble::Stall(1_000_000));
+    let mut child = begin(&host, &front.proxy, &layer, &pull);
+    host.until("it stands still", || front.proxy.sent_of(&layer) == 1_000_000);
+    // The unpack waits for bytes by now.
+    std::thread::sleep(Duration::from_millis(300));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let begun = Instant::now();
+    host.ok(&pull);
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    assert_eq!(front.proxy.count("GET", &layer), 2);
+    front.assert_each_byte_once();
+    assert_eq!(host.ids(&["snapshots", "ls"]), front.image.chain_ids());
+    assert_eq!(host.ids(&["content", "active"]), Vec::<String>::new());
 }
 
 /// Who is let in does not fail because somebody else, who is not, began to fetch the same.
