@@ -5,10 +5,12 @@ use std::process::Command;
 
 use capstan_integration::{
     DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, digest, find, noise,
+    program,
 };
 use serde_json::{Value, json};
 
 use crate::archive::{digest_of, succeed};
+use crate::terminal::Tmux;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -338,6 +340,46 @@ fn a_push_that_is_cancelled_names_nothing() {
     self::push(&host, &name, &source);
     assert_eq!(tags(&to, "app"), ["1"]);
     copy(&to, "app:1", &host);
+}
+
+/// On a terminal a line for each thing and what it came to; what is there already says so; elsewhere the result alone.
+#[test]
+fn a_terminal_shows_what_is_sent() {
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let host = Host::new();
+    let image = image(9, 3_000_000);
+    let source = from.offer("app", &image);
+    pull(&host, &source);
+    let tmux = Tmux::new(&host, "push");
+    tmux.run(&["resize-window", "-x", "180", "-y", "40"]);
+    let short = |kind: &str, digest: &str| format!("{kind} {}", &digest[7..19]);
+    let mut blobs: Vec<String> = image.layers.iter().map(|layer| short("layer", layer)).collect();
+    blobs.push(short("config", &image.config()));
+    let manifest = short("manifest", &image.manifest);
+    let name = format!("{}/app:1", to.address());
+    let capstan = program("capstan");
+    let capstan = capstan.display();
+    for (round, word) in [(1, "done"), (2, "exists")] {
+        tmux.type_line(&format!(
+            "clear; {capstan} images push --plain-http {name} {source}; echo {round}=$?"
+        ));
+        tmux.sees(&host, &format!("{round}=0"));
+        let screen = tmux.screen();
+        let lines: Vec<&str> = screen.lines().map(str::trim_end).collect();
+        let end = lines.iter().position(|line| line.starts_with("elapsed: "));
+        let end = end.unwrap_or_else(|| panic!("no summary: {screen}"));
+        for blob in &blobs {
+            let line = lines[..end].iter().find(|line| line.starts_with(blob));
+            let line = line.unwrap_or_else(|| panic!("no {blob}: {screen}"));
+            assert!(line.contains(&format!(" {word} ")), "{screen}");
+        }
+        assert!(lines[..end].iter().any(|line| line.starts_with(&manifest)), "{screen}");
+        assert_eq!(lines[end + 1], format!("{name}  {}", image.manifest), "{screen}");
+        assert!(!screen.contains("in all"), "{screen}");
+    }
+    let output = host.capstan(&["images", "push", "--plain-http", &name, &source]);
+    assert_eq!((output.code, &*output.stderr), (0, ""));
+    assert_eq!(output.stdout, format!("{name}  {}\n", image.manifest));
 }
 
 /// Two at once send each blob once.
