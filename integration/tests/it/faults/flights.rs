@@ -174,6 +174,28 @@ fn a_cancelled_pull_does_not_wait_for_bytes() {
     assert_eq!(host.ids(&["content", "active"]), Vec::<String>::new());
 }
 
+/// Nor does a restart of the plugin: the pull goes on in the next instance, from where it was.
+#[test]
+fn a_restart_does_not_wait_for_bytes() {
+    let front = Front::new(noisy(2_000_000, 99));
+    let layer = front.image.layers[0].clone();
+    let host = Host::new();
+    let name = front.name();
+    front.proxy.make(1, "GET", &layer, Trouble::Stall(1_000_000));
+    let pull = ["images", "pull", "--plain-http", &name];
+    let mut child = begin(&host, &front.proxy, &layer, &pull);
+    host.until("it stands still", || front.proxy.sent_of(&layer) == 1_000_000);
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    host.ok(&["plugins", "restart", "transfer.local"]);
+    assert!(child.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    assert_eq!(digest_of(&host, &name), front.image.manifest);
+    assert_eq!(front.proxy.count("GET", &layer), 2);
+    front.assert_each_byte_once();
+    assert_eq!(host.ids(&["snapshots", "ls"]), front.image.chain_ids());
+}
+
 /// Who is let in does not fail because somebody else, who is not, began to fetch the same.
 #[test]
 fn a_fetch_that_is_denied_is_begun_again_by_who_is_let_in() {
