@@ -15,7 +15,7 @@ use capstan_sdk::{Class, Descriptor, Digest, Error, Labels, Link, Namespace, Res
 use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
-use crate::flight::{Abandoned, Flight, Flights, Watched};
+use crate::flight::{Abandoned, Flight, Flights};
 use crate::registry::Repository;
 
 /// How long an ingest that has another writer is waited for, at first and at most: the ladder of
@@ -58,9 +58,6 @@ type FetchKey = (Namespace, Digest);
 
 /// A blob that somebody fetches.
 pub(crate) type Fetch = Flight<FetchState>;
-
-/// The same, seen by who reads along.
-pub(crate) type WatchedFetch = Watched<FetchState>;
 
 /// Brings blobs into the content store.
 #[derive(Clone)]
@@ -212,7 +209,7 @@ impl Fetcher {
         &self,
         namespace: &Namespace,
         descriptor: &Descriptor,
-        fetch: Option<&WatchedFetch>,
+        fetch: Option<&Fetch>,
     ) -> Result<LayerStream> {
         if let Some(fetch) = fetch {
             let mut follow = fetch.state.follow.subscribe();

@@ -23,7 +23,8 @@ pub(crate) struct Flight<S> {
     /// What the work shows of itself meanwhile.
     pub(crate) state: Rc<S>,
     outcome: watch::Receiver<Option<Result<()>>>,
-    _wanted: oneshot::Sender<Infallible>,
+    /// `None`: it is only watched.
+    _wanted: Option<oneshot::Sender<Infallible>>,
 }
 
 impl<S> fmt::Debug for Flight<S> {
@@ -38,9 +39,10 @@ impl<S> Flight<S> {
         landed(self.outcome.clone()).await
     }
 
-    /// For somebody who works with what comes, and does not want it for himself.
-    pub(crate) fn watched(&self) -> Watched<S> {
-        Watched { state: Rc::clone(&self.state), outcome: self.outcome.clone() }
+    /// The same for who works with what comes, and does not keep it on its way.
+    pub(crate) fn watched(&self) -> Rc<Self> {
+        let (state, outcome) = (Rc::clone(&self.state), self.outcome.clone());
+        Rc::new(Self { state, outcome, _wanted: None })
     }
 
     /// Lets go of it. If nobody else wants it, this waits until it has cleaned up.
@@ -50,20 +52,6 @@ impl<S> Flight<S> {
             drop(_wanted);
             let _ = landed(outcome).await;
         }
-    }
-}
-
-/// A flight as it is seen by who does not keep it on its way.
-pub(crate) struct Watched<S> {
-    /// What the work shows of itself meanwhile.
-    pub(crate) state: Rc<S>,
-    outcome: watch::Receiver<Option<Result<()>>>,
-}
-
-impl<S> Watched<S> {
-    /// Waits for the outcome.
-    pub(crate) async fn wait(&self) -> Result<()> {
-        landed(self.outcome.clone()).await
     }
 }
 
@@ -114,7 +102,7 @@ impl<K: Hash + Eq + Clone + 'static, S: Default + 'static> Flights<K, S> {
         let state = Rc::new(S::default());
         let (land, outcome) = watch::channel(None);
         let (wanted, abandoned) = oneshot::channel();
-        let flight = Rc::new(Flight { state: Rc::clone(&state), outcome, _wanted: wanted });
+        let flight = Rc::new(Flight { state: Rc::clone(&state), outcome, _wanted: Some(wanted) });
         self.table.borrow_mut().insert(key.clone(), Rc::downgrade(&flight));
         let work = start(state, abandoned);
         let (table, key) = (Rc::clone(&self.table), key.clone());

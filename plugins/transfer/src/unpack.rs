@@ -20,7 +20,7 @@ use capstan_sdk::{
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::{info, warn};
 
-use crate::fetch::{Fetch, Fetcher, WatchedFetch};
+use crate::fetch::{Fetch, Fetcher};
 use crate::flight::{Abandoned, Flight, Flights};
 
 /// Of a snapshot that was made of a layer: the digest of that blob.
@@ -232,14 +232,14 @@ impl Work {
     async fn beside_its_parent(
         &self,
         state: &UnpackState,
-        fetch: &mut impl FnMut() -> Option<WatchedFetch>,
+        fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
     ) -> Result<()> {
         let (draft, applied) = {
             let _permit = self.permit().await?;
             let fetch = fetch();
             let draft = Draft::new(&self.target, &self.layer, "").await?;
             state.has_begun.set(true);
-            let applied = self.apply(&draft, fetch.as_ref(), Whiteouts::Overlay).await;
+            let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Overlay).await;
             draft.keep_if(applied).await?
         };
         let settled = async {
@@ -262,14 +262,14 @@ impl Work {
     async fn on_its_parent(
         &self,
         state: &UnpackState,
-        fetch: &mut impl FnMut() -> Option<WatchedFetch>,
+        fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
     ) -> Result<()> {
         let fetch = fetch();
         self.parent_is_there().await?;
         let _permit = self.permit().await?;
         let draft = Draft::new(&self.target, &self.layer, &self.parent_key()).await?;
         state.has_begun.set(true);
-        let applied = self.apply(&draft, fetch.as_ref(), Whiteouts::Remove).await;
+        let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Remove).await;
         let (draft, _) = draft.keep_if(applied).await?;
         draft.commit(None).await
     }
@@ -283,7 +283,7 @@ impl Work {
     async fn apply(
         &self,
         draft: &Draft,
-        fetch: Option<&WatchedFetch>,
+        fetch: Option<&Fetch>,
         whiteouts: Whiteouts,
     ) -> Result<Applied> {
         let layer = &self.layer;
