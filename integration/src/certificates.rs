@@ -12,6 +12,9 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
 
+/// How servers of tests are called; the last by those only who reach it through a proxy.
+pub(crate) const SERVER_NAMES: &[&str] = &["127.0.0.1", "localhost", "registry.example"];
+
 /// A root, with what it vouches for: servers on this machine, and one client.
 #[derive(Debug)]
 pub struct Authority {
@@ -72,9 +75,8 @@ impl Authority {
     /// What a server of our own needs to be reached by https at the loopback.
     pub(crate) fn tls(&self) -> Arc<ServerConfig> {
         let key = key();
-        let certificate = params("server", &["127.0.0.1", "localhost"])
-            .signed_by(&key, &self.root)
-            .expect("sign a certificate");
+        let certificate =
+            params("server", SERVER_NAMES).signed_by(&key, &self.root).expect("sign a certificate");
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let config = ServerConfig::builder()
             .with_no_client_auth()

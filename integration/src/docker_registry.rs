@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::certificates::{Authority, Identity};
+use crate::certificates::{Authority, Identity, SERVER_NAMES};
 use crate::token_server::{ISSUER, SERVICE};
 use crate::{TokenServer, find, fixtures};
 
@@ -99,12 +99,23 @@ pub struct DockerRegistry {
     process: Child,
     port: u16,
     _dir: TempDir,
+    /// Where its images are, if it is its own.
+    storage: Option<TempDir>,
 }
 
 impl DockerRegistry {
     /// With the images of [`fixtures`] that are named here, made first if they are not there yet.
     pub fn with(images: &[&str]) -> Self {
         Self::serve(&fixtures::storage(images))
+    }
+
+    /// With nothing in it, for everybody, and with a storage of its own.
+    pub fn empty() -> Self {
+        let storage = tempfile::Builder::new().prefix("storage-").tempdir();
+        let storage = storage.expect("make a directory");
+        let mut registry = Self::serve(storage.path());
+        registry.storage = Some(storage);
+        registry
     }
 
     /// With a storage directory, for everybody.
@@ -115,7 +126,7 @@ impl DockerRegistry {
     /// With a storage directory, for those who may.
     pub fn guarded(storage: &Path, guard: &Guard<'_>) -> Self {
         let dir = tempfile::Builder::new().prefix("registry-").tempdir().expect("make a directory");
-        let server = guard.authority.map(|root| root.server(&["127.0.0.1", "localhost"]));
+        let server = guard.authority.map(|root| root.server(SERVER_NAMES));
         let guard = guard.write(dir.path(), server.as_ref());
         for _ in 0..20 {
             let port = free_port();
@@ -137,10 +148,15 @@ impl DockerRegistry {
                 .spawn()
                 .expect("start docker-registry");
             if is_up(&mut process, port) {
-                return Self { process, port, _dir: dir };
+                return Self { process, port, _dir: dir, storage: None };
             }
         }
         panic!("docker-registry does not come up");
+    }
+
+    /// Its storage, for another registry, if it is one of its own.
+    pub fn storage(&self) -> &Path {
+        self.storage.as_ref().expect("it is somebody else's").path()
     }
 
     /// `127.0.0.1:PORT`.

@@ -72,7 +72,12 @@ impl FakeRegistry {
     /// Offers an image as `NAME:TAG`; answers its reference.
     pub fn offer_as(&self, name: &str, tag: &str, image: &Image) -> String {
         self.shelf().images.insert((name.into(), tag.into()), image.clone());
-        format!("127.0.0.1:{}/{name}:{tag}", self.port)
+        format!("{}/{name}:{tag}", self.address())
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Offers nothing any more.

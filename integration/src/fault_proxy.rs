@@ -2,7 +2,7 @@
 //!
 //! Clients see it as the registry itself: what they are told to come back to is its own address.
 
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
@@ -47,6 +47,21 @@ pub enum Trouble {
     Redirect(String),
     /// A range is answered with all of it.
     NoRanges,
+    /// The connection breaks when so many bytes of a request's body went to the registry, of the next one that has more.
+    CutRequest(u64),
+    /// So many bytes of a request's body go to the registry, of the next one that has more, and no more until the client
+    /// has gone.
+    HoldRequest(u64),
+}
+
+impl Trouble {
+    /// How many bytes of a request's body go through, if it is about these.
+    fn of_request(&self) -> Option<u64> {
+        match self {
+            Self::CutRequest(at) | Self::HoldRequest(at) => Some(*at),
+            _ => None,
+        }
+    }
 }
 
 /// A trouble for some requests.
@@ -74,16 +89,17 @@ pub struct Exchange {
     pub status: u16,
     /// How many bytes of the body were sent back.
     pub sent: u64,
-    /// How many bytes the request brought.
+    /// How many bytes of the request's body came to the registry.
     pub brought: u64,
+    /// Whether it is over: all was answered (the last bytes are about to be), or it broke off.
+    pub is_over: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     rules: Vec<Rule>,
     exchanges: Vec<Exchange>,
-    most_at_once: usize,
-    at_once: usize,
+    most_blobs_at_once: usize,
 }
 
 /// A running one. Its threads end with the process.
@@ -153,7 +169,14 @@ impl FaultProxy {
     pub fn forget(&self) {
         let mut state = self.state();
         state.exchanges.clear();
-        state.most_at_once = 0;
+        state.most_blobs_at_once = 0;
+    }
+
+    /// All that was asked since this was last called: `METHOD PATH`. The rest is forgotten.
+    pub fn take_asked(&self) -> Vec<String> {
+        let all = self.exchanges();
+        self.forget();
+        all.into_iter().map(|one| format!("{} {}", one.method, one.target)).collect()
     }
 
     /// How often a method was used on paths with `part` in them.
@@ -170,9 +193,14 @@ impl FaultProxy {
         state.exchanges.iter().filter(fits).map(|one| one.sent).sum()
     }
 
-    /// How many requests were under way at the same time, at most.
-    pub fn most_at_once(&self) -> usize {
-        self.state().most_at_once
+    /// How many bytes came to the registry in the bodies of requests.
+    pub fn brought(&self) -> u64 {
+        self.state().exchanges.iter().map(|one| one.brought).sum()
+    }
+
+    /// How many requests for blobs were under way at the same time, at most.
+    pub fn most_blobs_at_once(&self) -> usize {
+        self.state().most_blobs_at_once
     }
 }
 
@@ -182,15 +210,53 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 fn serve(client: &mut Stream, upstream: &str, state: &Mutex<State>) -> io::Result<()> {
     let mut kept: Option<Stream> = None;
-    while let Some(request) = Message::read(client)? {
+    while let Some(mut request) = Message::read_head(client)? {
         let (index, troubles) = begin(state, &request);
-        let outcome = exchange(client, &mut kept, upstream, state, index, request, &troubles);
-        lock(state).at_once -= 1;
+        let outcome = match troubles.iter().find(|trouble| trouble.of_request().is_some()) {
+            Some(trouble) => break_request(client, upstream, state, index, &request, trouble),
+            None => request.read_body(client).and_then(|()| {
+                lock(state).exchanges[index].brought = request.body.len() as u64;
+                exchange(client, &mut kept, upstream, state, index, request, &troubles)
+            }),
+        };
+        lock(state).exchanges[index].is_over = true;
         if !outcome? {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// Passes a request on as far as the trouble lets it. The connection does not go on.
+fn break_request(
+    client: &mut Stream,
+    upstream: &str,
+    state: &Mutex<State>,
+    index: usize,
+    request: &Message,
+    trouble: &Trouble,
+) -> io::Result<bool> {
+    let mut to = connect(upstream)?;
+    let to = to.get_mut();
+    to.write_all(&request.head())?;
+    let mut left = trouble.of_request().unwrap_or(0);
+    while left > 0 {
+        let bytes = client.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(false);
+        }
+        let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        to.write_all(&bytes[..count])?;
+        client.consume(count);
+        left -= count as u64;
+        lock(state).exchanges[index].brought += count as u64;
+    }
+    to.flush()?;
+    if let Trouble::HoldRequest(_) = trouble {
+        // A client's end comes behind its bytes.
+        io::copy(client, &mut io::sink())?;
+    }
+    Ok(false)
 }
 
 /// Notes a request; answers its number and what goes wrong with it.
@@ -204,15 +270,21 @@ fn begin(state: &Mutex<State>, request: &Message) -> (usize, Vec<Trouble>) {
         range: own("range"),
         status: 0,
         sent: 0,
-        brought: request.body.len() as u64,
+        brought: 0,
+        is_over: false,
     });
-    state.at_once += 1;
-    state.most_at_once = state.most_at_once.max(state.at_once);
-    let mut troubles = Vec::new();
+    let is_blob = |one: &&Exchange| !one.is_over && one.target.contains("/blobs/");
+    let blobs = state.exchanges.iter().filter(is_blob).count();
+    state.most_blobs_at_once = state.most_blobs_at_once.max(blobs);
+    let mut troubles: Vec<Trouble> = Vec::new();
     for rule in &mut state.rules {
         let fits = (rule.method.is_empty() || rule.method == request.method())
             && request.target().contains(&rule.part);
-        if !fits || rule.left == 0 {
+        // Of these, one at a time.
+        let is_due = rule.trouble.of_request().is_none_or(|at| {
+            request.length() > at && troubles.iter().all(|other| other.of_request().is_none())
+        });
+        if !fits || rule.left == 0 || !is_due {
             continue;
         }
         match &mut rule.trouble {
@@ -369,7 +441,7 @@ fn send(
             sleep(time);
         }
         let piece = drip.map_or(left, |(bytes, _)| left.min(bytes));
-        copy(client, source, piece, state, index)?;
+        copy(client, source, piece, state, index, length)?;
         left -= piece;
     }
     client.get_mut().flush()?;
@@ -385,6 +457,7 @@ fn copy(
     mut left: u64,
     state: &Mutex<State>,
     index: usize,
+    length: u64,
 ) -> io::Result<()> {
     while left > 0 {
         let bytes = source.fill_buf()?;
@@ -392,6 +465,11 @@ fn copy(
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        {
+            // Before they go: with the last of them the client may ask for the next thing.
+            let exchange = &mut lock(state).exchanges[index];
+            exchange.is_over = exchange.sent + count as u64 == length;
+        }
         client.get_mut().write_all(&bytes[..count])?;
         source.consume(count);
         left -= count as u64;

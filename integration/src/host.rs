@@ -43,6 +43,8 @@ fn code(status: ExitStatus) -> i32 {
 #[derive(Debug)]
 pub struct Host {
     daemon: Option<Child>,
+    /// Of the daemon, besides the test's own.
+    variables: Vec<(String, String)>,
     cgroup: String,
     // Last, so that it is unmounted when all else is gone.
     disk: Disk,
@@ -71,7 +73,7 @@ impl Host {
     pub fn on(disk: Disk) -> Self {
         let unique = disk.path().parent().and_then(Path::file_name).expect("a directory of ours");
         let cgroup = format!("/{}", unique.to_string_lossy().to_lowercase());
-        let host = Self { daemon: None, cgroup, disk };
+        let host = Self { daemon: None, variables: Vec::new(), cgroup, disk };
         host.configure("");
         host
     }
@@ -107,6 +109,11 @@ impl Host {
             self.cgroup,
         );
         fs::write(self.config(), text).expect("write the configuration");
+    }
+
+    /// Sets a variable of the daemon, from its next start on.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// The configuration file.
@@ -203,6 +210,7 @@ impl Host {
             .arg(self.config())
             .env("NOTIFY_SOCKET", &notify)
             .env("CAPSTAN_FAILPOINTS", self.failpoints())
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second descriptor"))
             .stderr(log)

@@ -148,7 +148,7 @@ impl Image {
         Self::of_layers(layers, architecture(), &OCI)
     }
 
-    /// The same, of another architecture: its files are what they are.
+    /// The same, of another architecture, maybe with a variant (`arm/v7`): its files are what they are.
     pub fn of_architecture(layers: Vec<Layer>, architecture: &str) -> Self {
         Self::of_layers(layers, architecture, &OCI)
     }
@@ -176,12 +176,9 @@ impl Image {
         architecture: &str,
         kinds: &Kinds,
     ) -> Self {
-        let config = json!({
-            "architecture": architecture,
-            "os": "linux",
-            "config": { "Cmd": ["/bin/sh"], "Env": ["PATH=/bin"] },
-            "rootfs": { "type": "layers", "diff_ids": diff_ids },
-        });
+        let mut config = platform(architecture);
+        config["config"] = json!({ "Cmd": ["/bin/sh"], "Env": ["PATH=/bin"] });
+        config["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
         let mut image = Self::empty();
         let descriptors = image.put_layers(kinds.layer, layers);
         let config = image.put(kinds.config, bytes(&config));
@@ -194,7 +191,22 @@ impl Image {
         image
     }
 
-    /// An index of images, each with its architecture. The layers are those of the first.
+    /// The same image, whose top layer its registry must not pass on: it is at a URL, which is made of its digest, and is
+    /// not among the blobs.
+    #[must_use]
+    pub fn foreign(mut self, url: impl FnOnce(&str) -> String) -> Self {
+        let mut manifest = self.document(&self.manifest);
+        self.blobs.remove(&self.manifest);
+        let layer = self.layers.last().expect("it has layers");
+        let top = &mut manifest["layers"][self.layers.len() - 1];
+        top["mediaType"] = FOREIGN_LAYER.into();
+        top["urls"] = json!([url(layer)]);
+        self.blobs.remove(layer);
+        self.name(&manifest);
+        self
+    }
+
+    /// An index of images, each with its architecture, maybe with a variant (`arm/v7`). The layers are those of the first.
     pub fn index(images: &[(&str, &Self)]) -> Self {
         let mut index = Self::empty();
         let mut manifests = Vec::new();
@@ -202,7 +214,7 @@ impl Image {
             index.blobs.extend(image.blobs.clone());
             let manifest = image.blobs[&image.manifest].clone();
             let mut descriptor = index.put(image.media_type(), manifest);
-            descriptor["platform"] = json!({ "os": "linux", "architecture": architecture });
+            descriptor["platform"] = platform(architecture);
             manifests.push(descriptor);
         }
         index.layers = images.first().map(|(_, image)| image.layers.clone()).unwrap_or_default();
@@ -271,6 +283,20 @@ impl Image {
         document["config"]["digest"].as_str().expect("it is no index").to_owned()
     }
 
+    /// What the snapshots of its layers are called, from the bottom (OCI image-spec, config.md).
+    pub fn chain_ids(&self) -> Vec<String> {
+        let config = self.document(&self.config());
+        let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("we made it");
+        let mut chain_ids: Vec<String> = Vec::new();
+        for diff_id in diff_ids.iter().filter_map(Value::as_str) {
+            chain_ids.push(match chain_ids.last() {
+                None => diff_id.to_owned(),
+                Some(parent) => digest(format!("{parent} {diff_id}").as_bytes()),
+            });
+        }
+        chain_ids
+    }
+
     fn document(&self, digest: &str) -> Value {
         serde_json::from_slice(&self.blobs[digest]).expect("we made it")
     }
@@ -317,6 +343,8 @@ pub(crate) fn media_type_of(document: &[u8]) -> &'static str {
     known.into_iter().find(|known| *known == said).unwrap_or(MANIFEST)
 }
 
+const FOREIGN_LAYER: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -326,6 +354,16 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 fn bytes(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).expect("a value is JSON")
+}
+
+/// `amd64`, or `arm/v7`, in its parts.
+fn platform(architecture: &str) -> Value {
+    match architecture.split_once('/') {
+        None => json!({ "os": "linux", "architecture": architecture }),
+        Some((architecture, variant)) => {
+            json!({ "os": "linux", "architecture": architecture, "variant": variant })
+        }
+    }
 }
 
 /// This machine's, as the image specification names it.

@@ -2,7 +2,7 @@
 //!
 //! A [`Host`] is a throw-away place on a disk of its own with a daemon in it; [`DockerRegistry`] is
 //! Debian's registry with the images of [`fixtures`], [`Guard`]ed or not, with a [`TokenServer`] beside it
-//! and a [`FaultProxy`] in front of it; [`FakeRegistry`] is one of ours that can be wrong in every way, with
+//! and a [`FaultProxy`] or a [`Tunnel`] in front of it; [`FakeRegistry`] is one of ours that can be wrong in every way, with
 //! [`Image`]s made by hand.
 //!
 //! It drives programs and never links them. What cannot be done is a panic that says what and why:
@@ -24,6 +24,7 @@ mod remains;
 mod rootfs;
 mod seclusion;
 mod token_server;
+mod tunnel;
 
 pub use certificates::{Authority, Identity};
 pub use disk::Disk;
@@ -38,3 +39,4 @@ pub use remains::Remains;
 pub use rootfs::make_rootfs;
 pub use seclusion::{secluded, secluded_from_networks};
 pub use token_server::{Asked, REFRESH_TOKEN, TokenServer};
+pub use tunnel::{Passed, Tunnel};

@@ -298,8 +298,6 @@ mod tests {
         assert_eq!(Reference::parse(&reference.to_string()).unwrap(), reference, "{text}");
     }
 
-    /// The thirteen cases of the parser of 2017, with what a strict one makes of them: it dropped
-    /// queries, took short digests, and let schemes and missing objects through.
     #[test]
     fn the_familiar_host_has_other_names() {
         assert_eq!(registry_host("docker.io"), "registry-1.docker.io");
@@ -310,6 +308,8 @@ mod tests {
         assert_eq!(reference_host("registry.example:5000"), "registry.example:5000");
     }
 
+    /// The thirteen cases of the parser of 2017, with what a strict one makes of them: it dropped
+    /// queries, took short digests, and let schemes and missing objects through.
     #[test]
     fn cases_of_2017() {
         let check = check_parts;

@@ -18,6 +18,9 @@ const BAR: &str = "{prefix:24} {msg:11} [{bar:30}] {bytes:>10}/{total_bytes:<10}
 /// The last line, while things are under way.
 const SUM: &str = "{prefix:24} {msg:11} [{bar:30}] {bytes:>10}/{total_bytes:<10} {elapsed}";
 
+/// How often the last line is drawn.
+const TICK: Duration = Duration::from_millis(250);
+
 /// Shows what the daemon tells of one transfer.
 pub(crate) struct TransferProgress(Rc<Screen>);
 
@@ -42,11 +45,22 @@ impl TransferProgress {
     }
 
     /// It worked: says how long it took, and how much it was.
-    pub(crate) fn finish(&self) {
+    pub(crate) fn finish(self) {
         if let Some(sum) = self.0.sum.take() {
             sum.finish_and_clear();
             let moved = self.0.things.borrow().values().map(|thing| thing.moved).sum();
             let _ = self.0.lines.println(summary(self.0.begun.elapsed(), moved));
+        }
+    }
+}
+
+impl Drop for TransferProgress {
+    /// Leaves the lines of what is done, and makes room for what is said of the rest.
+    fn drop(&mut self) {
+        let mut things = self.0.things.borrow_mut();
+        let bars = things.values_mut().filter_map(|thing| thing.bar.take());
+        for bar in bars.chain(self.0.sum.take()) {
+            bar.finish_and_clear();
         }
     }
 }
@@ -137,7 +151,14 @@ impl Screen {
         let over = things.values().filter(|thing| thing.is_over).count();
         let done = |thing: &Thing| if thing.is_over { thing.total } else { thing.moved };
         let mut sum = self.sum.borrow_mut();
-        let sum = sum.get_or_insert_with(|| self.lines.add(bar(SUM, 0)));
+        let sum = sum.get_or_insert_with(|| {
+            let sum = self.lines.add(bar(SUM, 0));
+            // The clock goes on while nothing comes, and what was told too quickly to be drawn is drawn.
+            if !self.lines.is_hidden() {
+                sum.enable_steady_tick(TICK);
+            }
+            sum
+        });
         sum.set_prefix(format!("{over} of {}", things.len()));
         sum.set_message("in all");
         sum.set_length(things.values().map(|thing| thing.total).sum());

@@ -1,6 +1,7 @@
 //! Registries as they are guarded: every way to be let in, pulled from and pushed to, with all that can have a name.
 
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use capstan_integration::{
     Authority, DockerRegistry, FaultProxy, Guard, Host, Identity, Image, Layer, PASSWORD,
     REFRESH_TOKEN, TokenServer, Trouble, USER, architecture, digest, find, http, noise,
 };
+use flate2::read::GzDecoder;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::archive::digest_of;
 
@@ -38,14 +39,12 @@ struct World {
     tls: Tls,
     has_login: bool,
     certs: PathBuf,
-    _storage: TempDir,
     _authority: Authority,
 }
 
 impl World {
     fn new(auth: Auth, tls: Tls) -> Self {
-        let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
-        let open = DockerRegistry::serve(storage.path());
+        let open = DockerRegistry::empty();
         let authority = Authority::new();
         let tokens = (auth == Auth::Token).then(|| match tls {
             Tls::Off => TokenServer::start(),
@@ -63,7 +62,7 @@ impl World {
             (_, Some(tokens)) => guard.tokens(tokens),
             _ => guard,
         };
-        let guarded = DockerRegistry::guarded(storage.path(), &guard);
+        let guarded = DockerRegistry::guarded(open.storage(), &guard);
 
         let mut host = Host::without_daemon(4096);
         let client = (tls == Tls::ClientCertificate).then(|| authority.client());
@@ -71,7 +70,7 @@ impl World {
         authority.write_certs_dir(&certs, client.as_ref());
         let hosts = host.path("certs.d");
         if tls != Tls::Off {
-            write_hosts(&hosts.join(guarded.address()), &guarded, &authority, client.as_ref());
+            write_hosts(&hosts, &guarded.address(), &authority, client.as_ref());
         }
         host.configure(&transfer_section(&hosts, ""));
         host.start();
@@ -83,7 +82,6 @@ impl World {
             tls,
             has_login: auth != Auth::None,
             certs,
-            _storage: storage,
             _authority: authority,
         }
     }
@@ -127,14 +125,15 @@ impl World {
     }
 }
 
-fn write_hosts(
-    dir: &std::path::Path,
-    registry: &DockerRegistry,
+/// Writes into the directory of hosts whose root a host at an address has, and as whom to come to it.
+pub(crate) fn write_hosts(
+    hosts: &Path,
+    address: &str,
     authority: &Authority,
     client: Option<&Identity>,
 ) {
-    std::fs::create_dir_all(dir).unwrap();
-    let address = registry.address();
+    let dir = hosts.join(address);
+    std::fs::create_dir_all(&dir).unwrap();
     let mut text = format!(
         "server = \"https://{address}\"\n[host.\"https://{address}\"]\nca = {:?}\n",
         authority.root()
@@ -146,7 +145,7 @@ fn write_hosts(
 }
 
 /// `[plugins."transfer.local"]` with the directory of hosts, and nothing of this machine's own.
-pub(crate) fn transfer_section(hosts: &std::path::Path, more: &str) -> String {
+pub(crate) fn transfer_section(hosts: &Path, more: &str) -> String {
     format!(
         "[plugins.\"transfer.local\"]\nhosts_dir = {hosts:?}\ncredentials_file = {:?}\n{more}\n",
         hosts.join("auth.json")
@@ -164,6 +163,34 @@ pub(crate) fn assert_here<'a>(
         assert!(output.status.success(), "{name} is not here");
         assert!(output.stdout == image.blobs[name], "{name} has other bytes");
     }
+}
+
+/// The snapshots of an image's layers are here, and a mount of it has each file of [`layers`] with its bytes.
+fn assert_unpacked(host: &Host, name: &str, image: &Image) {
+    let snapshots = host.ids(&["snapshots", "ls"]);
+    for chain_id in image.chain_ids() {
+        assert!(snapshots.contains(&chain_id), "{name}: {chain_id} is not among {snapshots:?}");
+    }
+    let dir = host.path("unpacked");
+    std::fs::create_dir_all(&dir).unwrap();
+    let dir_name = dir.to_str().unwrap();
+    host.ok(&["images", "mount", name, dir_name]);
+    for layer in &image.layers {
+        let mut tar = Vec::new();
+        GzDecoder::new(&image.blobs[layer][..]).read_to_end(&mut tar).unwrap();
+        for entry in tar::Archive::new(&tar[..]).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = dir.join(entry.path().unwrap());
+            if entry.header().entry_type().is_file() {
+                let mut want = Vec::new();
+                entry.read_to_end(&mut want).unwrap();
+                assert!(std::fs::read(&path).unwrap() == want, "{}", path.display());
+            } else {
+                assert!(path.is_dir(), "{}", path.display());
+            }
+        }
+    }
+    host.ok(&["images", "umount", dir_name]);
 }
 
 /// Whether a registry that is open to all has the blobs of an image in a repository.
@@ -214,8 +241,13 @@ pub(crate) fn artifact(seed: u32) -> Image {
 /// All six of a registry: pull and push of an image, an index, an artifact.
 fn six(auth: Auth, tls: Tls) {
     let world = World::new(auth, tls);
-    let kinds = [("image", small(1)), ("index", index(2)), ("artifact", artifact(3))];
-    for (kind, image) in &kinds {
+    // With what of it is unpacked.
+    let kinds = [
+        ("image", small(1), Some(small(1))),
+        ("index", index(2), Some(small(2))),
+        ("artifact", artifact(3), None),
+    ];
+    for (kind, image, unpacked) in &kinds {
         let what = format!("{kind}, {auth:?}, {tls:?}");
         image.push_to(&world.open.address(), kind, "latest");
         let name = world.guarded.reference(kind);
@@ -229,6 +261,9 @@ fn six(auth: Auth, tls: Tls) {
         assert_eq!(line, format!("{name}  {}\n", image.manifest), "{what}: pull");
         assert_eq!(digest_of(&world.host, &name), image.manifest, "{what}: pull");
         assert_here(&world.host, image, image.blobs.keys());
+        if let Some(unpacked) = unpacked {
+            assert_unpacked(&world.host, &name, unpacked);
+        }
 
         let repository = format!("pushed/{kind}");
         let pushed = format!("{}/{repository}:1", world.guarded.address());
@@ -336,13 +371,12 @@ matrix! {
 #[test]
 fn certificates_that_are_not_right_are_refused() {
     let authority = Authority::new();
-    let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
-    let open = DockerRegistry::serve(storage.path());
+    let open = DockerRegistry::empty();
     let image = small(4);
     image.push_to(&open.address(), "app", "latest");
-    let guarded = DockerRegistry::guarded(storage.path(), &Guard::new().https(&authority));
+    let guarded = DockerRegistry::guarded(open.storage(), &Guard::new().https(&authority));
     let wants = Guard::new().https(&authority).client_certificate();
-    let wants = DockerRegistry::guarded(storage.path(), &wants);
+    let wants = DockerRegistry::guarded(open.storage(), &wants);
     let mut host = Host::without_daemon(1024);
     let hosts = host.path("certs.d");
     host.configure(&transfer_section(&hosts, ""));
@@ -355,20 +389,20 @@ fn certificates_that_are_not_right_are_refused() {
     assert_eq!(digest_of(&host, &name), image.manifest);
     host.ok(&["images", "rm", &name]);
     // Files are read at each use.
-    write_hosts(&hosts.join(guarded.address()), &guarded, &authority, None);
+    write_hosts(&hosts, &guarded.address(), &authority, None);
     host.ok(&["images", "pull", "--no-unpack", &name]);
     // Another root than the right one.
     let other = Authority::new();
-    write_hosts(&hosts.join(guarded.address()), &guarded, &other, None);
+    write_hosts(&hosts, &guarded.address(), &other, None);
     host.fails(&["images", "pull", &name], 6, "FailedPrecondition", &["certificate"]);
 
     let name = wants.reference("app");
-    write_hosts(&hosts.join(wants.address()), &wants, &authority, None);
+    write_hosts(&hosts, &wants.address(), &authority, None);
     let output = host.capstan(&["images", "pull", "--no-unpack", &name]);
     assert_ne!(output.code, 0, "{}", output.stdout);
     assert!(output.stderr.contains("certificate"), "{}", output.stderr);
     let client = authority.client();
-    write_hosts(&hosts.join(wants.address()), &wants, &authority, Some(&client));
+    write_hosts(&hosts, &wants.address(), &authority, Some(&client));
     host.ok(&["images", "pull", "--no-unpack", &name]);
     assert_eq!(digest_of(&host, &name), image.manifest);
 }
@@ -377,10 +411,9 @@ fn certificates_that_are_not_right_are_refused() {
 /// anew; and there is an end to that.
 #[test]
 fn tokens_are_fetched_anew_when_they_end() {
-    let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
-    let open = DockerRegistry::serve(storage.path());
+    let open = DockerRegistry::empty();
     let tokens = TokenServer::start();
-    let guarded = DockerRegistry::guarded(storage.path(), &Guard::new().tokens(&tokens));
+    let guarded = DockerRegistry::guarded(open.storage(), &Guard::new().tokens(&tokens));
     let proxy = FaultProxy::before(&guarded.address());
     let image = small(5);
     image.push_to(&open.address(), "app", "latest");
@@ -439,9 +472,8 @@ fn tokens_are_fetched_anew_when_they_end() {
 /// The daemon's own file has credentials for those who bring none, if nobody else can read it.
 #[test]
 fn the_daemon_has_credentials_of_its_own() {
-    let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
-    let open = DockerRegistry::serve(storage.path());
-    let guarded = DockerRegistry::guarded(storage.path(), &Guard::new().password());
+    let open = DockerRegistry::empty();
+    let guarded = DockerRegistry::guarded(open.storage(), &Guard::new().password());
     let image = small(6);
     image.push_to(&open.address(), "app", "latest");
     let mut host = Host::without_daemon(1024);

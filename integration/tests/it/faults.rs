@@ -1,13 +1,14 @@
 //! Registries, mirrors and ways to them that fail or lie, in front of Debian's registry.
 
+mod flights;
 mod hostile;
+mod proxies;
 
 use std::time::{Duration, Instant};
 
 use capstan_integration::{
     DockerRegistry, FaultProxy, Host, Image, Layer, PASSWORD, Random, Trouble, USER, noise,
 };
-use tempfile::TempDir;
 
 use crate::archive::digest_of;
 use crate::distribution::{assert_quiet, small, transfer_section};
@@ -19,17 +20,15 @@ const ALWAYS: usize = usize::MAX;
 struct Front {
     proxy: FaultProxy,
     image: Image,
-    storage: TempDir,
-    _registry: DockerRegistry,
+    registry: DockerRegistry,
 }
 
 impl Front {
     fn new(image: Image) -> Self {
-        let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
-        let registry = DockerRegistry::serve(storage.path());
+        let registry = DockerRegistry::empty();
         image.push_to(&registry.address(), "app", "latest");
         let proxy = FaultProxy::before(&registry.address());
-        Self { proxy, image, storage, _registry: registry }
+        Self { proxy, image, registry }
     }
 
     fn name(&self) -> String {
@@ -71,14 +70,8 @@ fn hasty(more: &str) -> Host {
     host
 }
 
-/// Large layers too, which come in several pieces at once.
-#[test]
-fn layers_that_are_cut_at_random_bytes_come_once() {
-    let sizes = [40 << 20, 3 << 20, 700_000];
-    let layers = (1..).zip(sizes).map(|(number, size)| {
-        Layer::new().file(&format!("noise-{number}"), 0o644, &noise(size, number))
-    });
-    let front = Front::new(Image::new(layers.collect()));
+/// Orders cuts of each layer at 20 random bytes; answers how many.
+fn cut_at_random(front: &Front) -> usize {
     let mut random = Random::new();
     let mut cuts = 0;
     for layer in &front.image.layers {
@@ -88,11 +81,43 @@ fn layers_that_are_cut_at_random_bytes_come_once() {
         cuts += at.len();
         front.proxy.make(1, "GET", layer, Trouble::CutAt(at));
     }
+    cuts
+}
+
+#[test]
+fn layers_that_are_cut_at_random_bytes_come_once() {
+    let sizes = [40 << 20, 3 << 20, 700_000];
+    let layers = (1..).zip(sizes).map(|(number, size)| {
+        Layer::new().file(&format!("noise-{number}"), 0o644, &noise(size, number))
+    });
+    let front = Front::new(Image::new(layers.collect()));
+    let cuts = cut_at_random(&front);
     let host = Host::new();
     front.pull(&host);
     front.assert_each_byte_once();
     let requests = front.proxy.count("GET", "/blobs/");
     assert!(requests >= cuts, "{requests} requests for {cuts} cuts");
+}
+
+/// A layer that comes by several ranges at once, each of 8 MiB; what breaks off goes on within its range.
+#[test]
+fn layers_that_come_by_ranges_are_cut_and_come_once() {
+    let front = Front::new(noisy(45 << 20, 40));
+    let layer = front.image.layers[0].clone();
+    let cuts = cut_at_random(&front);
+    let host = hasty("range_threshold_bytes = 1048576\nrange_connections = 3\n");
+    front.pull(&host);
+    front.assert_each_byte_once();
+    crate::distribution::assert_here(&host, &front.image, front.image.layers.iter());
+
+    let exchanges = front.proxy.exchanges();
+    let ranges = exchanges.iter().filter(|one| one.target.contains(&layer));
+    let ranges: Vec<_> = ranges.map(|one| one.range.clone().expect("a range")).collect();
+    // Each piece has its end, and is asked for anew only from where it broke off.
+    let pieces = front.image.blobs[&layer].len().div_ceil(8 << 20);
+    assert!(ranges.iter().all(|range| !range.ends_with('-')), "{ranges:?}");
+    assert!((cuts..=cuts + pieces).contains(&ranges.len()), "{} ranges", ranges.len());
+    assert!(front.proxy.most_blobs_at_once() > 1, "one after the other");
 }
 
 #[test]
@@ -269,7 +294,7 @@ fn parts_of_two_versions_never_mix() {
 #[test]
 fn a_mirror_that_dies_is_left_for_the_registry() {
     let front = Front::new(noisy(2_000_000, 46));
-    let mirror_registry = DockerRegistry::serve(front.storage.path());
+    let mirror_registry = DockerRegistry::serve(front.registry.storage());
     let mirror = FaultProxy::before(&mirror_registry.address());
     let mut host = Host::without_daemon(1024);
     let hosts = host.path("certs.d");
@@ -319,11 +344,10 @@ fn a_mirror_that_dies_is_left_for_the_registry() {
 #[test]
 fn credentials_do_not_follow_redirects() {
     let image = small(47);
-    let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
-    let open = DockerRegistry::serve(storage.path());
+    let open = DockerRegistry::empty();
     image.push_to(&open.address(), "app", "latest");
     let guard = capstan_integration::Guard::new().password();
-    let guarded = DockerRegistry::guarded(storage.path(), &guard);
+    let guarded = DockerRegistry::guarded(open.storage(), &guard);
     let proxy = FaultProxy::before(&guarded.address());
     // Another host, which has the blobs and lets everybody in; and one that asks for a password itself.
     let other = FaultProxy::before(&open.address());

@@ -14,7 +14,6 @@ use capstan_integration::{
     Trouble, USER,
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::archive::digest_of;
 use crate::distribution::{small, transfer_section};
@@ -28,19 +27,19 @@ struct World {
     host: Host,
     registry: DockerRegistry,
     manifest: String,
-    _storage: TempDir,
+    _open: DockerRegistry,
 }
 
 impl World {
     fn new(guard: &Guard<'_>) -> Self {
-        let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
+        let open = DockerRegistry::empty();
         let image = small(70);
-        image.push_to(&DockerRegistry::serve(storage.path()).address(), "app", "latest");
-        let registry = DockerRegistry::guarded(storage.path(), guard);
+        image.push_to(&open.address(), "app", "latest");
+        let registry = DockerRegistry::guarded(open.storage(), guard);
         let mut host = Host::without_daemon(1024);
         host.configure(&transfer_section(&host.path("certs.d"), ""));
         host.start();
-        Self { host, registry, manifest: image.manifest, _storage: storage }
+        Self { host, registry, manifest: image.manifest, _open: open }
     }
 
     fn name(&self) -> String {

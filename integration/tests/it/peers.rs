@@ -3,32 +3,10 @@
 
 use capstan_integration::{DockerRegistry, Host, Image};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::archive::peers::Containerd;
 use crate::archive::{digest_of, succeed};
 use crate::distribution::{artifact, assert_here, assert_there, index, layers, small};
-
-/// An empty registry.
-struct Empty {
-    registry: DockerRegistry,
-    _storage: TempDir,
-}
-
-impl Empty {
-    fn new() -> Self {
-        let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
-        Self { registry: DockerRegistry::serve(storage.path()), _storage: storage }
-    }
-
-    fn name(&self, image: &str) -> String {
-        self.registry.reference(image)
-    }
-
-    fn assert_has(&self, repository: &str, image: &Image) {
-        assert_there(&self.registry.address(), repository, image);
-    }
-}
 
 /// What can be pushed, and pulled.
 fn images() -> [(&'static str, Image); 4] {
@@ -57,23 +35,24 @@ fn skopeo(from: &str, to: &str) {
 
 #[test]
 fn skopeo_and_we_push_and_pull() {
-    let (one, two, three) = (Empty::new(), Empty::new(), Empty::new());
+    let (one, two, three) =
+        (DockerRegistry::empty(), DockerRegistry::empty(), DockerRegistry::empty());
     let host = Host::new();
     for (kind, image) in images() {
-        image.push_to(&one.registry.address(), kind, "latest");
+        image.push_to(&one.address(), kind, "latest");
         // It pushes and we pull; skopeo 1.9 knows no artifacts.
         let pushed = if kind == "artifact" { &one } else { &two };
         if kind != "artifact" {
-            skopeo(&one.name(kind), &two.name(kind));
+            skopeo(&one.reference(kind), &two.reference(kind));
         }
-        let name = pushed.name(kind);
+        let name = pushed.reference(kind);
         pull_all(&host, &name);
         assert_eq!(digest_of(&host, &name), image.manifest, "{kind}");
         assert_here(&host, &image, image.blobs.keys());
         // We push and it pulls: all there is, verified.
-        push(&host, &three.name(kind), &name);
-        three.assert_has(kind, &image);
-        let target = format!("docker://{}", three.name(kind));
+        push(&host, &three.reference(kind), &name);
+        assert_there(&three.address(), kind, &image);
+        let target = format!("docker://{}", three.reference(kind));
         let raw = succeed("skopeo", &["inspect", "--raw", "--tls-verify=false", &target]);
         assert_eq!(capstan_integration::digest(&raw), image.manifest, "{kind}");
         if kind != "artifact" {
@@ -86,24 +65,25 @@ fn skopeo_and_we_push_and_pull() {
 
 #[test]
 fn ctr_and_we_push_and_pull() {
-    let (one, two, three) = (Empty::new(), Empty::new(), Empty::new());
+    let (one, two, three) =
+        (DockerRegistry::empty(), DockerRegistry::empty(), DockerRegistry::empty());
     let host = Host::new();
     let peer = Containerd::start(&host);
     for (kind, image) in images() {
-        image.push_to(&one.registry.address(), kind, "latest");
+        image.push_to(&one.address(), kind, "latest");
         // It pulls, pushes, and we pull that.
-        let name = one.name(kind);
+        let name = one.reference(kind);
         peer.of("content", &["fetch", "--plain-http", "--all-platforms", &name]);
-        peer.of("images", &["push", "--plain-http", &two.name(kind), &name]);
-        pull_all(&host, &two.name(kind));
-        assert_eq!(digest_of(&host, &two.name(kind)), image.manifest, "{kind}");
+        peer.of("images", &["push", "--plain-http", &two.reference(kind), &name]);
+        pull_all(&host, &two.reference(kind));
+        assert_eq!(digest_of(&host, &two.reference(kind)), image.manifest, "{kind}");
         assert_here(&host, &image, image.blobs.keys());
         // We push, and it pulls that.
-        push(&host, &three.name(kind), &two.name(kind));
-        three.assert_has(kind, &image);
-        peer.of("content", &["fetch", "--plain-http", "--all-platforms", &three.name(kind)]);
+        push(&host, &three.reference(kind), &two.reference(kind));
+        assert_there(&three.address(), kind, &image);
+        peer.of("content", &["fetch", "--plain-http", "--all-platforms", &three.reference(kind)]);
         let list = peer.of("images", &["ls"]);
-        let line = list.lines().find(|line| line.starts_with(&three.name(kind)));
+        let line = list.lines().find(|line| line.starts_with(&three.reference(kind)));
         assert!(line.expect("it has the name").contains(&image.manifest), "{kind}: {list}");
     }
 }
@@ -111,22 +91,17 @@ fn ctr_and_we_push_and_pull() {
 /// What we pushed is what the registry lists, and only that.
 #[test]
 fn tags_are_those_that_were_pushed() {
-    let (one, two) = (Empty::new(), Empty::new());
+    let (one, two) = (DockerRegistry::empty(), DockerRegistry::empty());
     let host = Host::new();
     let image = small(65);
-    image.push_to(&one.registry.address(), "app", "latest");
-    pull_all(&host, &one.name("app"));
+    image.push_to(&one.address(), "app", "latest");
+    pull_all(&host, &one.reference("app"));
     for tag in ["a", "b", "a"] {
-        let name = two.name("app").replace(":latest", &format!(":{tag}"));
-        push(&host, &name, &one.name("app"));
+        let name = two.reference("app").replace(":latest", &format!(":{tag}"));
+        push(&host, &name, &one.reference("app"));
     }
-    let answer = capstan_integration::http::ask(
-        &two.registry.address(),
-        "GET",
-        "/v2/app/tags/list",
-        &[],
-        b"",
-    );
+    let answer =
+        capstan_integration::http::ask(&two.address(), "GET", "/v2/app/tags/list", &[], b"");
     let list: Value = serde_json::from_slice(&answer.body).unwrap();
     // In whichever order.
     let mut tags: Vec<&str> =
@@ -138,23 +113,23 @@ fn tags_are_those_that_were_pushed() {
 /// What is about an image is found, in a registry that has no list of it: by the tag that a push keeps.
 #[test]
 fn what_refers_to_an_image_is_found() {
-    let (one, two) = (Empty::new(), Empty::new());
+    let (one, two) = (DockerRegistry::empty(), DockerRegistry::empty());
     let host = Host::new();
     let image = small(66);
     let kinds = ["application/vnd.example.bill.v1", "application/vnd.example.signature.v1"];
     let about = kinds.map(|kind| Image::artifact(kind, vec![kind.into()], Some(&image)));
-    image.push_to(&one.registry.address(), "app", "latest");
-    pull_all(&host, &one.name("app"));
-    push(&host, &two.name("app"), &one.name("app"));
+    image.push_to(&one.address(), "app", "latest");
+    pull_all(&host, &one.reference("app"));
+    push(&host, &two.reference("app"), &one.reference("app"));
     for (number, artifact) in about.iter().enumerate() {
         let tag = format!("about-{number}");
-        artifact.push_to(&one.registry.address(), "app", &tag);
-        let name = one.name("app").replace(":latest", &format!(":{tag}"));
+        artifact.push_to(&one.address(), "app", &tag);
+        let name = one.reference("app").replace(":latest", &format!(":{tag}"));
         pull_all(&host, &name);
-        push(&host, &two.name("app").replace(":latest", &format!(":{tag}")), &name);
+        push(&host, &two.reference("app").replace(":latest", &format!(":{tag}")), &name);
     }
     let list = |more: &[&str]| -> Vec<String> {
-        let name = two.name("app");
+        let name = two.reference("app");
         host.ids(&[&["images", "referrers", "--plain-http", &name], more].concat())
     };
     assert_eq!(list(&[]), about.each_ref().map(|artifact| artifact.manifest.clone()));

@@ -1,5 +1,8 @@
 //! Pulls from Debian's registry, and from one that counts.
 
+mod choice;
+mod progress;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -126,22 +129,6 @@ fn a_broken_fetch_resumes() {
     let size = image.blobs[&blob].len();
     assert!(sent < size + size / 10, "{sent} bytes were sent for {size}");
     assert_content_is_whole(&host);
-}
-
-/// Progress is only for a terminal; JSON is a stream of it.
-#[test]
-fn progress_as_json_is_one_object_a_line() {
-    let registry = DockerRegistry::with(&["busybox"]);
-    let host = Host::new();
-    let image = registry.reference("busybox");
-    let output = host.capstan(&["--format", "json", "images", "pull", "--plain-http", &image]);
-    assert_eq!(output.code, 0, "{}", output.stderr);
-    assert!(output.stdout.lines().count() >= 2);
-    for line in output.stdout.lines() {
-        let value: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert!(value.is_object(), "{line}");
-    }
-    assert_eq!(output.stderr, "");
 }
 
 /// What is in an image stays inside it, however its names are written.

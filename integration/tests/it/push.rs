@@ -1,64 +1,47 @@
 //! Pushes to Debian's registry: images, indexes and artifacts that others can pull, nothing sent twice, and no name for
 //! what is not complete.
 
-mod tap;
-
 use std::process::Command;
 
-use capstan_integration::{DockerRegistry, FakeRegistry, Host, Image, Layer, digest, find, noise};
+use capstan_integration::{
+    DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, digest, find, noise,
+    program,
+};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::archive::{digest_of, succeed};
-use tap::{Tap, Trouble};
+use crate::terminal::Tmux;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
-/// An empty registry.
-struct Empty {
-    registry: DockerRegistry,
-    _storage: TempDir,
+/// The manifest behind a name in a registry, as skopeo sees it.
+fn raw(registry: &DockerRegistry, name: &str) -> Vec<u8> {
+    let image = format!("docker://{}/{name}", registry.address());
+    succeed("skopeo", &["inspect", "--raw", "--tls-verify=false", &image])
 }
 
-impl Empty {
-    fn new() -> Self {
-        let storage = tempfile::Builder::new().prefix("storage-").tempdir().unwrap();
-        Self { registry: DockerRegistry::serve(storage.path()), _storage: storage }
+fn tags(registry: &DockerRegistry, repository: &str) -> Vec<String> {
+    let image = format!("docker://{}/{repository}", registry.address());
+    let output = Command::new(find("skopeo"))
+        .args(["list-tags", "--tls-verify=false", &image])
+        .output()
+        .unwrap();
+    if !output.status.success() {
+        return Vec::new();
     }
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tags = list["Tags"].as_array().unwrap();
+    tags.iter().map(|tag| tag.as_str().unwrap().to_owned()).collect()
+}
 
-    fn address(&self) -> String {
-        self.registry.address()
-    }
-
-    /// The manifest behind a name, as skopeo sees it.
-    fn raw(&self, name: &str) -> Vec<u8> {
-        let image = format!("docker://{}/{name}", self.address());
-        succeed("skopeo", &["inspect", "--raw", "--tls-verify=false", &image])
-    }
-
-    fn tags(&self, repository: &str) -> Vec<String> {
-        let image = format!("docker://{}/{repository}", self.address());
-        let output = Command::new(find("skopeo"))
-            .args(["list-tags", "--tls-verify=false", &image])
-            .output()
-            .unwrap();
-        if !output.status.success() {
-            return Vec::new();
-        }
-        let list: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let tags = list["Tags"].as_array().unwrap();
-        tags.iter().map(|tag| tag.as_str().unwrap().to_owned()).collect()
-    }
-
-    /// skopeo copies all that is behind a name, and verifies it.
-    fn copy(&self, name: &str, to: &Host) {
-        let image = format!("docker://{}/{name}", self.address());
-        let layout = format!("oci:{}:copy", to.path("copy").display());
-        succeed("skopeo", &["copy", "-q", "--all", "--src-tls-verify=false", &image, &layout]);
-    }
+/// skopeo copies all that is behind a name, and verifies it.
+fn copy(registry: &DockerRegistry, name: &str, to: &Host) {
+    let image = format!("docker://{}/{name}", registry.address());
+    let layout = format!("oci:{}:copy", to.path("copy").display());
+    succeed("skopeo", &["copy", "-q", "--all", "--src-tls-verify=false", &image, &layout]);
 }
 
 /// An image of two layers, the upper of which is as large as it says.
@@ -109,29 +92,29 @@ fn import(host: &Host, archive: &[u8]) {
 
 #[test]
 fn what_is_pushed_is_what_was_pulled() {
-    let (from, to) = (DockerRegistry::with(&["busybox"]), Empty::new());
-    let tap = Tap::before(&to.address());
+    let (from, to) = (DockerRegistry::with(&["busybox"]), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
     let host = Host::new();
     let source = from.reference("busybox");
     pull(&host, &source);
     let want = digest_of(&host, &source);
-    let name = format!("{}/some/app:1", tap.address());
+    let name = format!("{}/some/app:1", proxy.address());
     let line = push(&host, &name, &source);
     assert_eq!(line, format!("{name}  {want}\n"));
-    assert_eq!(digest(&to.raw("some/app:1")), want);
-    to.copy("some/app:1", &host);
-    let asked = tap.take_asked();
+    assert_eq!(digest(&raw(&to, "some/app:1")), want);
+    copy(&to, "some/app:1", &host);
+    let asked = proxy.take_asked();
     let last = asked.last().unwrap();
     assert_eq!(last, "PUT /v2/some/app/manifests/1", "the name is the last: {asked:?}");
     assert_eq!(asked.iter().filter(|line| line.starts_with("POST ")).count(), 2, "{asked:?}");
 
     // Nothing is sent twice but the name.
     push(&host, &name, &source);
-    let asked = tap.take_asked();
+    let asked = proxy.take_asked();
     assert!(asked.iter().all(|line| line.starts_with("HEAD ") || line == last), "{asked:?}");
     // A name more for what is there (defect D68 of the old daemon).
-    push(&host, &format!("{}/some/app:two", tap.address()), &source);
-    let mut tags = to.tags("some/app");
+    push(&host, &format!("{}/some/app:two", proxy.address()), &source);
+    let mut tags = tags(&to, "some/app");
     tags.sort();
     assert_eq!(tags, ["1", "two"]);
 
@@ -144,31 +127,31 @@ fn what_is_pushed_is_what_was_pulled() {
 
 #[test]
 fn what_another_repository_has_is_mounted() {
-    let (from, to) = (FakeRegistry::start(), Empty::new());
-    let tap = Tap::before(&to.address());
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
     let host = Host::new();
     let source = from.offer("app", &image(1, 2_000_000));
     pull(&host, &source);
-    let at = |name: &str| format!("{}/{name}:1", tap.address());
+    let at = |name: &str| format!("{}/{name}:1", proxy.address());
     push(&host, &at("one"), &source);
-    assert!(tap.take_sent() > 2_000_000);
-    tap.take_asked();
+    assert!(proxy.brought() > 2_000_000);
+    proxy.forget();
     let output =
         host.capstan(&["--format", "json", "images", "push", "--plain-http", &at("two"), &source]);
     assert_eq!(output.code, 0, "{}", output.stderr);
     assert!(output.stdout.contains("\"mounted\""), "{}", output.stdout);
-    let asked = tap.take_asked();
+    assert!(proxy.brought() < 20_000);
+    let asked = proxy.take_asked();
     let posts: Vec<&String> = asked.iter().filter(|line| line.starts_with("POST ")).collect();
     assert_eq!(posts.len(), 3, "{asked:?}");
     assert!(posts.iter().all(|line| line.contains("?mount=sha256:")), "{asked:?}");
     assert_eq!(asked.iter().filter(|line| line.starts_with("PUT ")).count(), 1, "{asked:?}");
-    assert!(tap.take_sent() < 20_000);
-    to.copy("two:1", &host);
+    copy(&to, "two:1", &host);
 }
 
 #[test]
 fn an_index_goes_with_all_that_it_names() {
-    let to = Empty::new();
+    let to = DockerRegistry::empty();
     let host = Host::new();
     let (one, two) = (image(1, 100), image(2, 100));
     let mut blobs: Vec<Vec<u8>> = Vec::new();
@@ -188,10 +171,10 @@ fn an_index_goes_with_all_that_it_names() {
 
     let at = |name: &str| format!("{}/{name}", to.address());
     push(&host, &at("outer:1"), "h.example/outer:1");
-    assert_eq!(to.raw("outer:1"), outer);
+    assert_eq!(raw(&to, "outer:1"), outer);
     push(&host, &at("app:1"), "h.example/app:1");
-    assert_eq!(to.raw("app:1"), inner);
-    to.copy("app:1", &host);
+    assert_eq!(raw(&to, "app:1"), inner);
+    copy(&to, "app:1", &host);
     let other = Host::new();
     let args = ["images", "pull", "--plain-http", "--no-unpack", "--platform", "linux/arm64"];
     other.ok(&[&args[..], &[at("app:1").as_str()]].concat());
@@ -200,10 +183,10 @@ fn an_index_goes_with_all_that_it_names() {
     // One platform of it, and one document of it.
     let platform = ["images", "push", "--plain-http", "--platform"];
     host.ok(&[&platform[..], &["linux/arm64", &at("arm:1"), "h.example/outer:1"]].concat());
-    assert_eq!(digest(&to.raw("arm:1")), two.manifest);
+    assert_eq!(digest(&raw(&to, "arm:1")), two.manifest);
     let below = format!("h.example/outer:1@{}", one.manifest);
     push(&host, &at("below:1"), &below);
-    assert_eq!(digest(&to.raw("below:1")), one.manifest);
+    assert_eq!(digest(&raw(&to, "below:1")), one.manifest);
     let layer = format!("h.example/outer:1@{}", one.layers[0]);
     let refuse = |code: i32, class: &str, args: &[&str], parts: &[&str]| {
         host.fails(&[&["images", "push", "--plain-http"], args].concat(), code, class, parts);
@@ -227,13 +210,13 @@ fn an_index_goes_with_all_that_it_names() {
     host.ok(&["content", "rm", &two.manifest]);
     refuse(6, "FailedPrecondition", &arm, &["linux/arm64", &two.manifest]);
     host.ok(&[&platform[..], &["linux/amd64", &at("amd:1"), "h.example/app:1"]].concat());
-    assert_eq!(digest(&to.raw("amd:1")), one.manifest);
-    assert_eq!(to.tags("x"), Vec::<String>::new());
+    assert_eq!(digest(&raw(&to, "amd:1")), one.manifest);
+    assert_eq!(tags(&to, "x"), Vec::<String>::new());
 }
 
 #[test]
 fn artifacts_go_as_they_are() {
-    let to = Empty::new();
+    let to = DockerRegistry::empty();
     let host = Host::new();
     let at = |name: &str| format!("{}/{name}", to.address());
     let (empty, text) = (b"{}".to_vec(), b"a text of no image".to_vec());
@@ -252,7 +235,7 @@ fn artifacts_go_as_they_are() {
     let blobs = [empty.clone(), text.clone(), manifest.clone(), index.clone()];
     import(&host, &layout(&blobs, INDEX, "h.example/text:1"));
     push(&host, &at("text:1"), &format!("h.example/text:1@{}", digest(&manifest)));
-    assert_eq!(to.raw("text:1"), manifest);
+    assert_eq!(raw(&to, "text:1"), manifest);
 
     // Debian's registry knows nothing of subjects: the list of what refers to it is kept under a tag.
     let list = format!("text:sha256-{}", subject.manifest.trim_start_matches("sha256:"));
@@ -263,7 +246,7 @@ fn artifacts_go_as_they_are() {
         })
     };
     let referrers =
-        || serde_json::from_slice::<Value>(&to.raw(&list)).unwrap()["manifests"].clone();
+        || serde_json::from_slice::<Value>(&raw(&to, &list)).unwrap()["manifests"].clone();
     assert_eq!(referrers(), json!([entry(&digest(&manifest), manifest.len())]));
 
     // One by one, and back again.
@@ -314,83 +297,127 @@ fn artifacts_go_as_they_are() {
     refuse(10, "Corrupt", &[&at("x:1"), &digest(&text), MANIFEST]);
     let config = bytes(&json!({ "config": 1 }));
     object(&at("x:1"), &config, CONFIG);
-    assert_eq!(to.tags("x"), Vec::<String>::new(), "a blob gets no name");
+    assert_eq!(tags(&to, "x"), Vec::<String>::new(), "a blob gets no name");
 }
 
 #[test]
 fn a_push_outlives_breaks() {
-    let (from, to) = (FakeRegistry::start(), Empty::new());
-    let tap = Tap::before(&to.address());
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
     let host = Host::with_config("[plugins.\"transfer.local\"]\npush_chunk_bytes = 1000000\n");
     let image = image(4, 3_000_000);
     let source = from.offer("app", &image);
     pull(&host, &source);
-    tap.trouble(&[Trouble::Cut(300_000), Trouble::Cut(1_500_000), Trouble::Cut(600_000)]);
-    push(&host, &format!("{}/app:1", tap.address()), &source);
-    assert_eq!(tap.hits(), 3);
-    assert_eq!(digest(&to.raw("app:1")), image.manifest);
-    to.copy("app:1", &host);
+    for at in [300_000, 900_000, 600_000] {
+        proxy.make(1, "", "/uploads/", Trouble::CutRequest(at));
+    }
+    push(&host, &format!("{}/app:1", proxy.address()), &source);
+    let broken = proxy.exchanges().into_iter().filter(|one| one.status == 0);
+    let at: Vec<u64> = broken.map(|one| one.brought).collect();
+    assert_eq!(at, [300_000, 900_000, 600_000]);
+    assert_eq!(digest(&raw(&to, "app:1")), image.manifest);
+    copy(&to, "app:1", &host);
 }
 
 #[test]
 fn a_push_that_is_cancelled_names_nothing() {
-    let (from, to) = (FakeRegistry::start(), Empty::new());
-    let tap = Tap::before(&to.address());
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
     let host = Host::new();
     let image = image(5, 6_000_000);
     let source = from.offer("app", &image);
     pull(&host, &source);
-    tap.trouble(&[Trouble::Hold(3_000_000)]);
-    let name = format!("{}/app:1", tap.address());
+    proxy.make(1, "", "/uploads/", Trouble::HoldRequest(3_000_000));
+    let name = format!("{}/app:1", proxy.address());
     let mut push =
         host.command(&["images", "push", "--plain-http", &name, &source]).spawn().unwrap();
-    host.until("the upload stands still", || tap.hits() == 1);
+    let held = || proxy.exchanges().into_iter().find(|one| one.brought == 3_000_000);
+    host.until("the upload stands still", || held().is_some_and(|one| !one.is_over));
     push.kill().unwrap();
     push.wait().unwrap();
-    host.until("the daemon has given it up", || tap.is_released());
-    assert_eq!(to.tags("app"), Vec::<String>::new());
-    tap.trouble(&[]);
+    host.until("the daemon has given it up", || held().is_some_and(|one| one.is_over));
+    assert_eq!(tags(&to, "app"), Vec::<String>::new());
     self::push(&host, &name, &source);
-    assert_eq!(to.tags("app"), ["1"]);
-    to.copy("app:1", &host);
+    assert_eq!(tags(&to, "app"), ["1"]);
+    copy(&to, "app:1", &host);
+}
+
+/// On a terminal a line for each thing and what it came to; what is there already says so; elsewhere the result alone.
+#[test]
+fn a_terminal_shows_what_is_sent() {
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let host = Host::new();
+    let image = image(9, 3_000_000);
+    let source = from.offer("app", &image);
+    pull(&host, &source);
+    let tmux = Tmux::new(&host, "push");
+    tmux.run(&["resize-window", "-x", "180", "-y", "40"]);
+    let short = |kind: &str, digest: &str| format!("{kind} {}", &digest[7..19]);
+    let mut blobs: Vec<String> = image.layers.iter().map(|layer| short("layer", layer)).collect();
+    blobs.push(short("config", &image.config()));
+    let manifest = short("manifest", &image.manifest);
+    let name = format!("{}/app:1", to.address());
+    let capstan = program("capstan");
+    let capstan = capstan.display();
+    for (round, word) in [(1, "done"), (2, "exists")] {
+        tmux.type_line(&format!(
+            "clear; {capstan} images push --plain-http {name} {source}; echo {round}=$?"
+        ));
+        tmux.sees(&host, &format!("{round}=0"));
+        let screen = tmux.screen();
+        let lines: Vec<&str> = screen.lines().map(str::trim_end).collect();
+        let end = lines.iter().position(|line| line.starts_with("elapsed: "));
+        let end = end.unwrap_or_else(|| panic!("no summary: {screen}"));
+        for blob in &blobs {
+            let line = lines[..end].iter().find(|line| line.starts_with(blob));
+            let line = line.unwrap_or_else(|| panic!("no {blob}: {screen}"));
+            assert!(line.contains(&format!(" {word} ")), "{screen}");
+        }
+        assert!(lines[..end].iter().any(|line| line.starts_with(&manifest)), "{screen}");
+        assert_eq!(lines[end + 1], format!("{name}  {}", image.manifest), "{screen}");
+        assert!(!screen.contains("in all"), "{screen}");
+    }
+    let output = host.capstan(&["images", "push", "--plain-http", &name, &source]);
+    assert_eq!((output.code, &*output.stderr), (0, ""));
+    assert_eq!(output.stdout, format!("{name}  {}\n", image.manifest));
 }
 
 /// Two at once send each blob once.
 #[test]
 fn two_pushes_are_one() {
-    let (from, to) = (FakeRegistry::start(), Empty::new());
-    let tap = Tap::before(&to.address());
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
     let host = Host::new();
     let source = from.offer("app", &image(6, 8_000_000));
     pull(&host, &source);
     std::thread::scope(|scope| {
         for tag in ["1", "2", "3"] {
-            let name = format!("{}/app:{tag}", tap.address());
+            let name = format!("{}/app:{tag}", proxy.address());
             let (host, source) = (&host, &source);
             scope.spawn(move || push(host, &name, source));
         }
     });
-    let sent = tap.take_sent();
+    let sent = proxy.brought();
     assert!(sent < 10_000_000, "{sent}");
-    let mut tags = to.tags("app");
+    let mut tags = tags(&to, "app");
     tags.sort();
     assert_eq!(tags, ["1", "2", "3"]);
 }
 
 #[test]
 fn layers_are_packed_anew_with_zstd() {
-    let (from, to) = (FakeRegistry::start(), Empty::new());
-    let tap = Tap::before(&to.address());
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
     let host = Host::new();
     let image = image(7, 100_000);
     let source = from.offer("app", &image);
     pull(&host, &source);
     let zstd = |name: &str, source: &str| {
-        let name = format!("{}/{name}", tap.address());
+        let name = format!("{}/{name}", proxy.address());
         host.ok(&["images", "push", "--plain-http", "--compression", "zstd", &name, source])
     };
     zstd("app:1", &source);
-    let manifest: Value = serde_json::from_slice(&to.raw("app:1")).unwrap();
+    let manifest: Value = serde_json::from_slice(&raw(&to, "app:1")).unwrap();
     let layers = manifest["layers"].as_array().unwrap();
     assert_eq!(layers.len(), 2);
     for layer in layers {
@@ -405,17 +432,17 @@ fn layers_are_packed_anew_with_zstd() {
     // The image here stays as it is.
     assert_eq!(digest_of(&host, &source), image.manifest);
     push(&host, &format!("{}/same:1", to.address()), &source);
-    assert_eq!(digest(&to.raw("same:1")), image.manifest);
+    assert_eq!(digest(&raw(&to, "same:1")), image.manifest);
 
     // Again: nothing is packed, nothing is sent, the same comes out.
-    tap.take_sent();
+    proxy.forget();
     let args = ["--format", "json", "images", "push", "--plain-http", "--compression", "zstd"];
-    let name = format!("{}/app:2", tap.address());
+    let name = format!("{}/app:2", proxy.address());
     let output = host.capstan(&[&args[..], &[&name, &source]].concat());
     assert_eq!(output.code, 0, "{}", output.stderr);
     assert!(!output.stdout.contains("\"converting\""), "{}", output.stdout);
-    assert_eq!(to.raw("app:2"), to.raw("app:1"));
-    assert!(tap.take_sent() < 10_000);
+    assert_eq!(raw(&to, "app:2"), raw(&to, "app:1"));
+    assert!(proxy.brought() < 10_000);
 
     // Through an index, from Docker's types, with one layer that is not compressed.
     let plain = Layer::new().file("plain", 0o644, b"plain").into_tar();
@@ -436,11 +463,11 @@ fn layers_are_packed_anew_with_zstd() {
     let index = bytes(&json!({ "schemaVersion": 2, "mediaType": list, "manifests": [entry] }));
     import(&host, &layout(&[plain, config, manifest, index], &list, "h.example/docker:1"));
     zstd("docker:1", "h.example/docker:1");
-    let index: Value = serde_json::from_slice(&to.raw("docker:1")).unwrap();
+    let index: Value = serde_json::from_slice(&raw(&to, "docker:1")).unwrap();
     assert_eq!(index["mediaType"], INDEX);
     assert_eq!(index["manifests"][0]["mediaType"], MANIFEST);
     assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
-    to.copy("docker:1", &host);
+    copy(&to, "docker:1", &host);
 
     // What is no image has nothing to be packed.
     let (empty, text) = (b"{}".to_vec(), b"text".to_vec());
@@ -459,7 +486,7 @@ fn layers_are_packed_anew_with_zstd() {
 
 #[test]
 fn bad_pushes_have_their_classes() {
-    let (from, to) = (FakeRegistry::start(), Empty::new());
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
     let host = Host::new();
     let image = image(8, 100);
     let source = from.offer("app", &image);
@@ -484,8 +511,8 @@ fn bad_pushes_have_their_classes() {
     // With its digest and without a tag it is stored, and has no name.
     let by_digest = at(&format!("app@{}", image.manifest));
     push(&host, &by_digest, &source);
-    assert_eq!(to.tags("app"), Vec::<String>::new());
-    assert_eq!(digest(&to.raw(&format!("app@{}", image.manifest))), image.manifest);
+    assert_eq!(tags(&to, "app"), Vec::<String>::new());
+    assert_eq!(digest(&raw(&to, &format!("app@{}", image.manifest))), image.manifest);
 
     // The registry does not have what it needs.
     host.fails(
@@ -503,13 +530,13 @@ fn bad_pushes_have_their_classes() {
     damaged[50] ^= 1;
     succeed("chmod", &["u+w", &file]);
     std::fs::write(&file, damaged).unwrap();
-    let other = Empty::new();
+    let other = DockerRegistry::empty();
     let name = format!("{}/app:1", other.address());
     refuse(10, "Corrupt", &[&name, &source], &[layer, "capstan system heal"]);
-    assert_eq!(other.tags("app"), Vec::<String>::new());
+    assert_eq!(tags(&other, "app"), Vec::<String>::new());
     std::fs::write(&file, whole).unwrap();
 
     host.ok(&["content", "rm", &image.layers[1]]);
     refuse(3, "NotFound", &[&at("app:1"), &source], &[&image.layers[1]]);
-    assert_eq!(to.tags("app"), Vec::<String>::new());
+    assert_eq!(tags(&to, "app"), Vec::<String>::new());
 }

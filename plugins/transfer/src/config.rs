@@ -48,7 +48,8 @@ pub struct Config {
     /// but its owner may read it. Default: `/etc/capstan/auth.json`.
     pub credentials_file: PathBuf,
     /// `http[s]://[user:password@]host[:port]`: the proxy for all registries but those on this machine and those that the
-    /// variable `NO_PROXY` of the daemon names. A dump of the settings shows it: what is secret belongs into the
+    /// variable `NO_PROXY` of the daemon names. The root of one that is reached by https is set as that of a registry, in
+    /// `hosts_dir`. A dump of the settings shows it: what is secret belongs into the
     /// variables. Default: empty, which means the daemon's variables `HTTPS_PROXY` and `HTTP_PROXY`.
     pub proxy: String,
     /// Blobs of one push that are sent at once. Default: 4 (each takes about 1 MiB of memory).

@@ -23,7 +23,8 @@ pub(crate) struct Flight<S> {
     /// What the work shows of itself meanwhile.
     pub(crate) state: Rc<S>,
     outcome: watch::Receiver<Option<Result<()>>>,
-    _wanted: oneshot::Sender<Infallible>,
+    /// `None`: it is only watched.
+    _wanted: Option<oneshot::Sender<Infallible>>,
 }
 
 impl<S> fmt::Debug for Flight<S> {
@@ -36,6 +37,12 @@ impl<S> Flight<S> {
     /// Waits for the outcome.
     pub(crate) async fn wait(&self) -> Result<()> {
         landed(self.outcome.clone()).await
+    }
+
+    /// The same for who works with what comes, and does not keep it on its way.
+    pub(crate) fn watched(&self) -> Rc<Self> {
+        let (state, outcome) = (Rc::clone(&self.state), self.outcome.clone());
+        Rc::new(Self { state, outcome, _wanted: None })
     }
 
     /// Lets go of it. If nobody else wants it, this waits until it has cleaned up.
@@ -95,7 +102,7 @@ impl<K: Hash + Eq + Clone + 'static, S: Default + 'static> Flights<K, S> {
         let state = Rc::new(S::default());
         let (land, outcome) = watch::channel(None);
         let (wanted, abandoned) = oneshot::channel();
-        let flight = Rc::new(Flight { state: Rc::clone(&state), outcome, _wanted: wanted });
+        let flight = Rc::new(Flight { state: Rc::clone(&state), outcome, _wanted: Some(wanted) });
         self.table.borrow_mut().insert(key.clone(), Rc::downgrade(&flight));
         let work = start(state, abandoned);
         let (table, key) = (Rc::clone(&self.table), key.clone());
@@ -166,6 +173,20 @@ mod tests {
             assert!(!state.get());
             two.leave().await;
             assert!(state.get(), "leaving waits for the cleaning");
+        });
+    }
+
+    #[test]
+    fn who_only_watches_does_not_keep_it_on_its_way() {
+        run(async {
+            let flights: Flights<u32, ()> = Flights::default();
+            let flight = flights.join(&1, |_, abandoned| async move {
+                let _ = abandoned.await;
+                Err(Error::aborted("x"))
+            });
+            let watched = flight.watched();
+            drop(flight);
+            assert_eq!(watched.wait().await, Err(Error::aborted("x")));
         });
     }
 }

@@ -202,7 +202,7 @@ impl Work {
             if let Some(begin) = begin.take() {
                 begun.replace(begin());
             }
-            begun.borrow().clone()
+            begun.borrow().as_deref().map(Fetch::watched)
         };
         let was_damaged =
             || begun.borrow().as_ref().is_some_and(|fetch| fetch.state.is_anew.take());
@@ -238,6 +238,8 @@ impl Work {
             _ = abandoned => {
                 // Not dropped: a thread may be writing, and what it writes must be removed after it.
                 self.cancel.set();
+                // That thread may also be waiting for bytes, and nobody may want these any more.
+                begun.take();
                 work.await
             }
         };

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::Config;
+use super::hosts::tls_of;
 use super::proxy::{Proxy, is_localhost};
 use super::tls::{Configs, Tls, explain};
 use super::url::{Scheme, Url};
@@ -120,7 +121,8 @@ impl Dial<'_> {
                 if is_inward {
                     refuse_inward(url, guide)?;
                 }
-                (self.proxied(configs, proxy).await.map_err(|e| e.at("proxy"))?, is_inward)
+                let wire = self.proxied(config, configs, proxy).await;
+                (wire.map_err(|error| error.at("proxy"))?, is_inward)
             }
         };
         if url.scheme == Scheme::Https {
@@ -177,11 +179,17 @@ impl Dial<'_> {
     }
 
     /// A way to a proxy, and by it to a host that is spoken to in secret.
-    async fn proxied(&self, configs: &Configs, proxy: &Proxy) -> Result<Box<dyn Wire>> {
+    async fn proxied(
+        &self,
+        config: &Config,
+        configs: &Configs,
+        proxy: &Proxy,
+    ) -> Result<Box<dyn Wire>> {
         let (stream, _) = self.dial(&proxy.url, |_| Ok(())).await?;
         let mut wire: Box<dyn Wire> = Box::new(stream);
         if proxy.url.scheme == Scheme::Https {
-            let tls = configs.get(&Arc::default()).await?;
+            let tls = tls_of(&config.hosts_dir, proxy.url.host.as_str())?;
+            let tls = configs.get(&Arc::new(tls)).await?;
             wire = self.secure(&proxy.url, tls, wire).await?;
         }
         if self.host.scheme == Scheme::Https {

@@ -100,6 +100,16 @@ pub(super) fn hosts(
     Ok(hosts)
 }
 
+/// What is set for a host as such, such as a proxy, whoever else stands for it as a registry.
+///
+/// # Errors
+/// As [`hosts`].
+pub(super) fn tls_of(dir: &Path, host: &str) -> Result<Tls> {
+    let hosts = hosts(dir, host, false, false)?;
+    let own = hosts.into_iter().find(|found| found.url.host.as_str() == host);
+    Ok(own.map(|found| found.tls).unwrap_or_default())
+}
+
 /// The directory of a host; `host_port_` is for file systems that take no colon.
 fn directory(dir: &Path, host: &str) -> Option<PathBuf> {
     let plain = host.rsplit_once(':').map(|(name, port)| format!("{name}_{port}_"));
