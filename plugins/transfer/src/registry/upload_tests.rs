@@ -15,7 +15,7 @@ use capstan_sdk::{Algorithm, Class, Descriptor, Digest, Reference, Result};
 use serde_json::{Value, json};
 
 use super::fake::{Asked, Fake, Reply};
-use super::{Config, Object, Pushed, Registry, Repository, Source, Subject, hash};
+use super::{Begun, Config, Object, Pushed, Registry, Repository, Source, Subject, hash};
 
 const BLOB: &[u8] = b"0123456789";
 
@@ -48,7 +48,13 @@ fn stored(bytes: &[u8]) -> OpenBlob {
 }
 
 fn source(bytes: &[u8], chunk: u64) -> Source {
-    Source { blob: stored(bytes), mount: None, chunk, sent: Arc::default() }
+    Source {
+        blob: stored(bytes),
+        mount: None,
+        chunk,
+        sent: Arc::default(),
+        begun: Begun::default(),
+    }
 }
 
 /// What is odd about a registry.
