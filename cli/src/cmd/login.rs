@@ -74,7 +74,8 @@ impl Login {
                 login = Credentials { identity_token, ..Credentials::default() };
             }
         }
-        let kept = if login.identity_token.is_empty() { "kept" } else { "an identity token is kept" };
+        let kept =
+            if login.identity_token.is_empty() { "kept" } else { "an identity token is kept" };
         keyring.store(&host, &login)?;
         let file = keyring.file()?.display();
         if let Format::Json = format {

@@ -1,7 +1,7 @@
 //! Pushes to Debian's registry: images, indexes and artifacts that others can pull, nothing sent twice, and no name for
 //! what is not complete.
 
-mod tap;
+pub(crate) mod tap;
 
 use std::process::Command;
 

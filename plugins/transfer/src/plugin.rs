@@ -10,8 +10,8 @@ use capstan_sdk::contract::access::Secret;
 use capstan_sdk::contract::images::{Image, Presence};
 use capstan_sdk::contract::leases::TakeHold;
 use capstan_sdk::contract::transfer::{
-    Apply, CheckLogin, CopyImage, Diff, Export, GetObject, Import, Imported, ListReferrers, Pull, Push,
-    PutObject, Referrer, Refetch, Stored, TransferAddr, Unpack,
+    Apply, CheckLogin, CopyImage, Diff, Export, GetObject, Import, Imported, ListReferrers, Pull,
+    Push, PutObject, Referrer, Refetch, Stored, TransferAddr, Unpack,
 };
 use capstan_sdk::contract::{Content, Differ, Images, Leases, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{

@@ -416,11 +416,7 @@ impl Job {
     }
 
     /// All documents of what is pushed, those below before those above, the root last. All that they need is here.
-    pub(crate) async fn gather(
-        &self,
-        root: &Descriptor,
-        is_chosen: bool,
-    ) -> Result<Vec<Document>> {
+    pub(crate) async fn gather(&self, root: &Descriptor, is_chosen: bool) -> Result<Vec<Document>> {
         let mut walk = Walk::of(self, Vec::new());
         walk.visit(root, 0).await?;
         let Some((missing, of)) = walk.missing else { return Ok(walk.documents) };

@@ -1,8 +1,8 @@
 //! What stands below a document, as far as it must be known to push it: images, and artifacts of whatever type.
 
 use bytes::Bytes;
-use capstan_sdk::oci::{RawDescriptor, from_object};
 use capstan_sdk::oci::media::{DOCKER_INDEX, DOCKER_MANIFEST, Kind, OCI_INDEX, OCI_MANIFEST};
+use capstan_sdk::oci::{RawDescriptor, from_object};
 use capstan_sdk::{Descriptor, Error, Result};
 use serde::Deserialize;
 use serde_json::Value;

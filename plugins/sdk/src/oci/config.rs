@@ -65,8 +65,7 @@ impl ImageConfig {
         if rootfs.kind != "layers" {
             return Err(bad(format!("rootfs of type {:?}; only layers are known", rootfs.kind)));
         }
-        let diff_ids: Result<_> =
-            rootfs.diff_ids.iter().map(|text| Digest::parse(text)).collect();
+        let diff_ids: Result<_> = rootfs.diff_ids.iter().map(|text| Digest::parse(text)).collect();
         let config = raw.config.map(|Object(config)| config).unwrap_or_default();
         let mut platform =
             Platform { os: raw.os, architecture: raw.architecture, variant: raw.variant };

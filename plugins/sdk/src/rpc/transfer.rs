@@ -58,7 +58,10 @@ pub(super) async fn update(sink: &wire::progress::Client, items: &[Item]) -> cap
 
 /// Passes progress on until the sending half is gone. It also holds the receiving half, whose
 /// end is the sign to give the operation up.
-pub(super) async fn report(sink: Option<wire::progress::Client>, mut progress: watch::Receiver<Vec<Item>>) {
+pub(super) async fn report(
+    sink: Option<wire::progress::Client>,
+    mut progress: watch::Receiver<Vec<Item>>,
+) {
     let mut sink = sink;
     while progress.changed().await.is_ok() {
         let items = progress.borrow_and_update().clone();

@@ -663,6 +663,9 @@ mod tests {
         );
         let realm = Realm { service: String::new(), scope: String::new(), ..realm };
         assert_eq!(query(&realm, None, false), "");
-        assert_eq!(query(&realm, Some("me"), true), "account=me&offline_token=true&client_id=capstan");
+        assert_eq!(
+            query(&realm, Some("me"), true),
+            "account=me&offline_token=true&client_id=capstan"
+        );
     }
 }

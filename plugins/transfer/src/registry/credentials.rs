@@ -24,10 +24,7 @@ const TOKEN_USER: &str = "<token>";
 ///
 /// # Errors
 /// What the client has for errors.
-pub(super) async fn ask_client(
-    client: Option<&Credentials>,
-    host: &str,
-) -> Result<Option<Login>> {
+pub(super) async fn ask_client(client: Option<&Credentials>, host: &str) -> Result<Option<Login>> {
     let Some(client) = client else { return Ok(None) };
     let (answer, answered) = oneshot::channel();
     // A client that has gone says nothing.
