@@ -1,5 +1,6 @@
 @0xd07c3be1946af528;
 using Common = import "common.capnp";
+using Access = import "transfer.capnp".Access;
 
 struct Removed {
   namespace @0 :Text;
@@ -69,7 +70,8 @@ interface Gc {
   # Compares all that is stored with itself. With `full` every blob is hashed, and one that is damaged is put aside, so that
   # it is missing from then on; and the files of unpacked layers are compared with their blobs.
 
-  heal @4 (full :Bool) -> (healed :List(Healed), error :Common.Error);
+  heal @4 (full :Bool, access :Access) -> (healed :List(Healed), error :Common.Error);
   # An audit whose findings are repaired: orphans go, blobs are fetched again from where they came, files are put
-  # back from their layer's blob, snapshots are unpacked again. One entry for each finding.
+  # back from their layer's blob, snapshots are unpacked again. Registries are asked
+  # as whom `access` says; by http only where a blob came so. One entry for each finding.
 }

@@ -8,7 +8,7 @@ enum ItemState {
   extracting @2;
   done @3;
   exists @4;      # it was there before
-  uploading @5;   # bytes go to the registry
+  uploading @5;   # bytes go to the registry, or into the archive
   mounted @6;     # the registry took it from another repository of its own
   resolving @7;   # the registry is asked what a name means; sizes are not known yet
   converting @8;  # it is packed anew
@@ -70,6 +70,14 @@ struct PushOptions {
   concurrency @3 :UInt32;      # blobs sent at once; 0 = the configured default
 }
 
+struct CopyOptions {
+  sourceAccess @0 :Access;
+  targetAccess @1 :Access;
+  platform @2 :Text;           # only this one of an index, whose manifest is what arrives; empty = all
+  concurrency @3 :UInt32;      # blobs on their way at once; 0 = the configured default for pushes
+  referrers @4 :Bool;          # also what refers to it in the registry of `source`, such as signatures, and to that
+}
+
 interface Transfer {
   pull @0 (reference :Text, options :PullOptions, progress :Progress)
       -> (image :Image, error :Common.Error);
@@ -125,13 +133,21 @@ interface Transfer {
   # What a registry has that refers to an image: signatures, lists of its parts. An empty type = all. OCI
   # distribution-spec 1.1, "Listing Referrers", with its fallback tag for registries that are older. Errors as of `pull`.
 
-  checkLogin @11 (host :Text, access :Access) -> (error :Common.Error);
-  # Whether the registry `host[:port]` lets in whom `access` names. InvalidArgument: host. FailedPrecondition: it asks nobody
-  # who he is. PermissionDenied: it does not let us in. Unavailable: it cannot be reached.
+  checkLogin @11 (host :Text, access :Access) -> (error :Common.Error, identityToken :Text);
+  # Whether the registry `host[:port]` lets in whom `access` names. Its token server may give an identity token, which then
+  # can be told in place of the password. InvalidArgument: host. FailedPrecondition: it asks nobody who he is.
+  # PermissionDenied: it does not let us in. Unavailable: it cannot be reached.
 
-  refetch @6 (digest :Text) -> (error :Common.Error);
-  # Fetches a blob again from where it came. Nothing is done where it is whole. NotFound: nobody knows where it came from, or
-  # it is not there any more.
+  copy @12 (source :Text, target :Text, options :CopyOptions, progress :Progress)
+      -> (target :Common.Descriptor, error :Common.Error);
+  # Brings an image from one registry to another one, or to another name in the same. What the target has, or can mount
+  # from another repository of its own, is not fetched. Blobs pass through the content store: nothing gets a name here, and
+  # none of it is used here afterwards. With a digest and no tag in `target` nothing is named. Dropping the call cancels
+  # it: no name is given then. No verifier is asked. Errors as of `pull` and `push`.
+
+  refetch @6 (digest :Text, access :Access) -> (error :Common.Error);
+  # Fetches a blob again from where it came; of `access` only who asks counts. Nothing is done where it is whole. NotFound:
+  # nobody knows where it came from, or it is not there any more.
 }
 
 struct Referrer {

@@ -143,6 +143,10 @@ impl Export {
         let count = u32::try_from(names.len()).expect("a command line is short");
         write_texts(&names, request.get().init_names(count));
         request.get().set_platform(self.platform.as_deref().unwrap_or_default());
+        // An archive on stdout is alone there.
+        let is_on_stdout = self.file.as_os_str() == "-";
+        let progress = TransferProgress::new(session.is_json() && !is_on_stdout);
+        request.get().set_progress(progress.client());
         let response = call!(session, request);
         let archive = response.get()?.get_archive()?;
         let (mut layout, mut pipe) = (None, None);
@@ -150,7 +154,7 @@ impl Export {
             let (unpacking, writer) = Unpacking::start(&self.file)?;
             (layout, pipe) = (Some(unpacking), Some(writer));
         }
-        let to_file = layout.is_none() && self.file.as_os_str() != "-";
+        let to_file = layout.is_none() && !is_on_stdout;
         let fail = |error| Error::io(format!("write {}", self.file.display()), error);
         let mut out: Box<dyn Write> = match (pipe, to_file) {
             (Some(pipe), _) => Box::new(pipe),
@@ -169,14 +173,16 @@ impl Export {
                 out.write_all(bytes)?;
             }
         };
-        let outcome: Outcome = work.await;
+        let mut outcome: Outcome = work.await;
         drop(out);
         if let Some(layout) = layout {
-            return layout.finish(outcome).await;
-        }
-        if outcome.is_err() && to_file {
+            outcome = layout.finish(outcome).await;
+        } else if outcome.is_err() && to_file {
             // Half an archive is none.
             let _ = std::fs::remove_file(&self.file);
+        }
+        if outcome.is_ok() {
+            progress.finish();
         }
         outcome
     }

@@ -10,6 +10,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::archive::{Export, Import};
+use super::copy::Copy;
 use super::image_mount::{MountImage, UnmountImage};
 use super::pull::Pull;
 use super::push::Push;
@@ -26,6 +27,7 @@ pub(crate) enum Images {
     Pull(Pull),
     /// Send an image to a registry
     Push(Push),
+    Copy(Copy),
     /// List what refers to an image in its registry, such as signatures
     Referrers(Referrers),
     /// List images
@@ -86,6 +88,7 @@ impl Images {
         match self {
             Self::Pull(pull) => pull.pull(session, false).await.map(drop),
             Self::Push(push) => push.run(session).await,
+            Self::Copy(copy) => copy.run(session).await,
             Self::Referrers(referrers) => referrers.run(session).await,
             Self::Ls(ls) => list(session, &service, &ls).await,
             Self::Rm { names } => {

@@ -58,7 +58,7 @@ impl Login {
             true => from_stdin().await.map_err(at)?,
             false => ask_password(&user, &host, "--password-stdin").await?,
         };
-        let login = Credentials::new(user.clone(), secret);
+        let mut login = Credentials::new(user.clone(), secret);
         login.check().map_err(at)?;
 
         if let Some(session) = session {
@@ -67,8 +67,15 @@ impl Login {
             request.get().set_host(&*host);
             let only = Only { host: host.clone(), login: login.clone() };
             self.reach.write_with(capnp_rpc::new_client(only), request.get().init_access());
-            call!(session, request);
+            let response = call!(session, request);
+            // Kept in place of the password, as docker does.
+            let identity_token = response.get()?.get_identity_token()?.to_string()?;
+            if !identity_token.is_empty() {
+                login = Credentials { identity_token, ..Credentials::default() };
+            }
         }
+        let kept =
+            if login.identity_token.is_empty() { "kept" } else { "an identity token is kept" };
         keyring.store(&host, &login)?;
         let file = keyring.file()?.display();
         if let Format::Json = format {
@@ -77,7 +84,7 @@ impl Login {
             );
         }
         let user = user.escape_debug();
-        Ok(writeln!(std::io::stdout(), "Logged in to {host} as {user}; kept in {file}")?)
+        Ok(writeln!(std::io::stdout(), "Logged in to {host} as {user}; {kept} in {file}")?)
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod archive;
 pub(crate) mod containers;
 pub(crate) mod content;
+mod copy;
 pub(crate) mod edit;
 pub(crate) mod events;
 pub(crate) mod filter;

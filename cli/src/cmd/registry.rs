@@ -34,6 +34,49 @@ pub(crate) struct Who {
     refresh: Option<Hidden>,
 }
 
+/// How the two registries of a copy are reached, and as whom.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Ends {
+    #[command(flatten)]
+    both: Reach,
+    /// Talk http to the registry of SOURCE only
+    #[arg(long)]
+    source_plain_http: bool,
+    /// Talk http to the registry of TARGET only
+    #[arg(long)]
+    target_plain_http: bool,
+    /// USER[:PASSWORD] for the registry of SOURCE; without a password it is asked for
+    #[arg(long, value_name = "U:P")]
+    source_user: Option<Hidden>,
+    /// USER[:PASSWORD] for the registry of TARGET; without a password it is asked for
+    #[arg(long, value_name = "U:P")]
+    target_user: Option<Hidden>,
+}
+
+impl Ends {
+    /// Writes how the registry of `reference` is reached, from which something is copied.
+    pub(crate) fn write_source(&self, reference: &str, out: access::Builder<'_>) {
+        self.write(self.source_plain_http, &self.source_user, reference, out);
+    }
+
+    /// The same for the one to which it is copied.
+    pub(crate) fn write_target(&self, reference: &str, out: access::Builder<'_>) {
+        self.write(self.target_plain_http, &self.target_user, reference, out);
+    }
+
+    fn write(
+        &self,
+        plain_http: bool,
+        user: &Option<Hidden>,
+        reference: &str,
+        out: access::Builder<'_>,
+    ) {
+        let plain_http = plain_http || self.both.plain_http;
+        let who = Who { user: user.clone(), refresh: None };
+        Reach { plain_http, ..self.both }.write(&who, reference, out);
+    }
+}
+
 /// What is not to be seen in any output.
 #[derive(Clone, PartialEq, Eq)]
 struct Hidden(String);
@@ -62,6 +105,11 @@ impl Reach {
             capnp_rpc::new_client(Answers { who: who.clone(), host, given, keyring }),
             out,
         );
+    }
+
+    /// The same for things of many registries, of which only the logins that are kept say as whom.
+    pub(super) fn write_for_all(&self, out: access::Builder<'_>) {
+        self.write_with(capnp_rpc::new_client(Keyring::of_user()), out);
     }
 
     /// The same, with the answers to its questions.

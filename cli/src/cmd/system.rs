@@ -6,6 +6,7 @@ use capstan_client::Error;
 use capstan_client::schema::gc_capnp::{Flaw, finding, gc};
 use clap::{Args, Subcommand};
 
+use super::registry::Reach;
 use crate::exit::Outcome;
 use crate::print::{self, Listing, Table};
 use crate::session::{Session, call};
@@ -131,6 +132,7 @@ async fn audit(session: &Session, service: &gc::Client, full: bool) -> Outcome {
 async fn heal(session: &Session, service: &gc::Client, full: bool) -> Outcome {
     let mut request = service.heal_request();
     request.get().set_full(full);
+    Reach::default().write_for_all(request.get().init_access());
     let response = call!(session, request);
     let all = response.get()?.get_healed()?;
     let header = ["NAMESPACE", "WHAT", "FLAW", "OUTCOME"];

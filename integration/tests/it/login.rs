@@ -227,12 +227,17 @@ fn tokens_are_logins_too() {
     assert_eq!(world.login(USER, WRONG, &["--plain-http"]).0, 8);
     assert_eq!(world.login("<token>", WRONG, &["--plain-http"]).0, 8);
     assert!(!world.file().exists());
-    assert_eq!(world.login(USER, PASSWORD, &["--plain-http"]).0, 0);
+    // The token server gives an identity token for the password: that is what is kept.
+    let address = world.registry.address();
+    let (code, line, why) = world.login(USER, PASSWORD, &["--plain-http"]);
+    assert_eq!(code, 0, "{why}");
+    assert!(line.contains("identity token"), "{line}");
+    assert_eq!(read(&world.file())["auths"][&*address], json!({"identitytoken": REFRESH_TOKEN}));
     world.pull();
+    assert_eq!(tokens.asked().last().unwrap().grant, "refresh_token");
 
     let (code, _, why) = world.login("<token>", REFRESH_TOKEN, &["--plain-http"]);
     assert_eq!(code, 0, "{why}");
-    let address = world.registry.address();
     assert_eq!(read(&world.file())["auths"][&*address], json!({"identitytoken": REFRESH_TOKEN}));
     world.pull();
     assert_eq!(tokens.asked().last().unwrap().grant, "refresh_token");

@@ -5,6 +5,7 @@ mod bad_input;
 mod checkpoint;
 mod churn;
 mod cli;
+mod copy;
 mod corpus;
 mod damage_metadata;
 mod disk_full;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use capstan_sdk::contract::gc::Healed;
+use capstan_sdk::contract::gc::{Heal, Healed};
 use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
 use capstan_sdk::contract::snapshotter;
 use capstan_sdk::contract::transfer::{Refetch, Unpack};
@@ -13,12 +13,13 @@ use crate::layers::{self, Variant};
 use crate::owners::Owners;
 
 /// Audits, and repairs what it finds. Blobs first: layers are put back from them.
-pub(crate) async fn heal(owners: &Owners, is_full: bool) -> Result<Vec<Healed>> {
+pub(crate) async fn heal(owners: &Owners, heal: Heal) -> Result<Vec<Healed>> {
+    let Heal { is_full, access } = heal;
     let mut healed = Vec::new();
     let mut fetched = Vec::new();
     for Found { finding, .. } in audit(owners, Depth { is_full, is_healing: false }).await? {
         if let Some((namespace, digest)) = blob(&finding) {
-            let refetch = Refetch { namespace, digest };
+            let refetch = Refetch { namespace, digest, access: access.clone() };
             let outcome = owners.transfer.send(refetch).await;
             let outcome = outcome.map(|()| "fetched again".to_owned());
             fetched.push(finding.what.clone());

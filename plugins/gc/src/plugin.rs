@@ -254,6 +254,6 @@ impl Handler<Heal> for LocalGc {
     type Result = ResponseFuture<Result<Vec<Healed>>>;
     fn handle(&mut self, heal: Heal, _: &mut Cell<Self>) -> Self::Result {
         let owners = self.owners.clone();
-        Box::pin(async move { heal::heal(&owners, heal.is_full).await })
+        Box::pin(async move { heal::heal(&owners, heal).await })
     }
 }

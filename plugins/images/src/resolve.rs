@@ -193,67 +193,78 @@ impl Reader {
 
     /// What of all that `target` needs is not there or not readable.
     ///
-    /// A manifest that an index names and that is not present is of a platform that was not pulled; that none of
-    /// them is there is a gap.
+    /// What an index names and is not present is of a platform that was not pulled, or not to its end; that no image in
+    /// it is whole is a gap. What is damaged is one always.
     pub(crate) async fn check(&self, target: &Descriptor) -> Result<Checked> {
-        let mut checked = Checked::default();
-        let mut seen = BTreeSet::new();
-        let mut open = vec![(target.clone(), 0)];
-        while let Some((descriptor, depth)) = open.pop() {
-            if !seen.insert(descriptor.digest.clone()) {
-                continue;
+        let mut seen = Seen::default();
+        let found = self.look(target.clone(), 0, &mut seen).await?;
+        Ok(Checked { size: seen.size, missing: found.gaps })
+    }
+
+    /// What a document and all below it lack.
+    async fn look(&self, at: Descriptor, depth: usize, seen: &mut Seen) -> Result<Found> {
+        let read = match self.document(&at).await {
+            Ok(bytes) => Document::parse(&at.media_type, &bytes),
+            Err(error) => Err(error),
+        };
+        let document = match read {
+            Ok(document) if depth <= MAX_DEPTH => document,
+            Ok(_) => return Ok(Found::gap(at, format!("more than {MAX_DEPTH} indexes deep"))),
+            Err(error) if is_gap(&error) => return Ok(Found::gap(at, reason(&error))),
+            Err(error) => return Err(error),
+        };
+        seen.size += at.size;
+        let mut found = Found::default();
+        match document {
+            Document::Index(list) => {
+                let mut is_any_here = false;
+                for child in &list {
+                    if !self.has(child).await? {
+                        continue;
+                    }
+                    is_any_here = true;
+                    if seen.documents.insert(child.digest.clone()) {
+                        let below = self.look(child.clone(), depth + 1, seen);
+                        let below = Box::pin(below).await?;
+                        found.gaps.extend(below.gaps);
+                        found.has_image |= below.has_image;
+                    }
+                }
+                if found.has_image {
+                    found.gaps.retain(|(_, reason)| reason != MISSING);
+                }
+                if !is_any_here {
+                    found.gaps = list.into_iter().map(|child| (child, MISSING.into())).collect();
+                }
             }
-            let read = match self.document(&descriptor).await {
-                Ok(bytes) => Document::parse(&descriptor.media_type, &bytes),
-                Err(error) => Err(error),
-            };
-            let document = match read {
-                Ok(document) if depth <= MAX_DEPTH => document,
-                Ok(_) => {
-                    let deep = format!("more than {MAX_DEPTH} indexes deep");
-                    checked.missing.push((descriptor, deep));
-                    continue;
-                }
-                Err(error) if is_gap(&error) => {
-                    let text = reason(&error);
-                    checked.missing.push((descriptor, text));
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            checked.size += descriptor.size;
-            match document {
-                Document::Index(list) => {
-                    let mut present = Vec::new();
-                    for child in &list {
-                        if self.has(child).await? {
-                            present.push((child.clone(), depth + 1));
+            Document::Manifest { config, layers, artifact } => {
+                for part in [config].into_iter().chain(layers) {
+                    let why = match seen.parts.get(&part.digest) {
+                        Some(known) => known.clone(),
+                        None => {
+                            let why = self.lack(&part).await?;
+                            seen.size += if why.is_none() { part.size } else { 0 };
+                            seen.parts.insert(part.digest.clone(), why.clone());
+                            why
                         }
-                    }
-                    if present.is_empty() {
-                        let gaps = list.into_iter().map(|child| (child, MISSING.to_owned()));
-                        checked.missing.extend(gaps);
-                    }
-                    open.extend(present.into_iter().rev());
+                    };
+                    found.gaps.extend(why.map(|why| (part, why)));
                 }
-                Document::Manifest { config, layers, .. } => {
-                    for part in [config].into_iter().chain(layers) {
-                        if !seen.insert(part.digest.clone()) {
-                            continue;
-                        }
-                        match self.whole(&part).await {
-                            Ok(()) => checked.size += part.size,
-                            Err(error) if is_gap(&error) => {
-                                let text = reason(&error);
-                                checked.missing.push((part, text));
-                            }
-                            Err(error) => return Err(error),
-                        }
-                    }
-                }
+                found.has_image = artifact.is_none() && found.gaps.is_empty();
             }
         }
-        Ok(checked)
+        let mut told = BTreeSet::new();
+        found.gaps.retain(|(part, _)| told.insert(part.digest.clone()));
+        Ok(found)
+    }
+
+    /// Why a blob is not whole.
+    async fn lack(&self, part: &Descriptor) -> Result<Option<String>> {
+        match self.whole(part).await {
+            Ok(()) => Ok(None),
+            Err(error) if is_gap(&error) => Ok(Some(reason(&error))),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether a blob can be opened and is as long as its descriptor says.
@@ -285,6 +296,30 @@ fn reason(error: &Error) -> String {
     match error.class() {
         Class::NotFound => MISSING.into(),
         _ => error.message().into(),
+    }
+}
+
+/// What a check has seen.
+#[derive(Default)]
+struct Seen {
+    documents: BTreeSet<Digest>,
+    /// Why they are not whole; `None`: they are.
+    parts: BTreeMap<Digest, Option<String>>,
+    /// Of what is there.
+    size: u64,
+}
+
+/// What stands below a descriptor.
+#[derive(Default)]
+struct Found {
+    gaps: Vec<(Descriptor, String)>,
+    /// Whether there is a whole image.
+    has_image: bool,
+}
+
+impl Found {
+    fn gap(at: Descriptor, why: String) -> Self {
+        Self { gaps: vec![(at, why)], has_image: false }
     }
 }
 

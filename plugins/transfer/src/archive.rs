@@ -206,7 +206,7 @@ impl Intake {
         let size = entry.size();
         let head = read_chunk(entry).map_err(at)?;
         let compression = compression(&head);
-        let index = self.show(name, size);
+        let index = self.show(name, expected.as_ref(), size);
         let ingest = self.runtime.block_on(self.open(expected.as_ref(), size)).map_err(at)?;
         let Some(ingest) = ingest else {
             self.tell(index, size, ItemState::Exists);
@@ -260,8 +260,10 @@ impl Intake {
         Ok(())
     }
 
-    fn show(&self, name: &str, total: u64) -> usize {
-        let item = Item { name: name.into(), state: ItemState::Waiting, offset: 0, total };
+    /// What has a digest is known by it, as in all progress; what it is for shows when all of the archive was read.
+    fn show(&self, name: &str, digest: Option<&Digest>, total: u64) -> usize {
+        let name = digest.map_or_else(|| name.to_owned(), |digest| format!("blob-{digest}"));
+        let item = Item { name, state: ItemState::Waiting, offset: 0, total };
         let mut index = 0;
         self.progress.send_modify(|items| {
             index = items.len();

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 
 use capstan_sdk::contract::content::{Open, Use};
 use capstan_sdk::contract::images::Get;
-use capstan_sdk::contract::transfer::Export;
+use capstan_sdk::contract::transfer::{Export, Item, ItemState, ProgressSender};
 use capstan_sdk::contract::{Content, Images};
 use capstan_sdk::oci::media::Kind;
 use capstan_sdk::oci::{Document, choose};
@@ -17,6 +17,7 @@ use capstan_sdk::{
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
+use crate::fetch::item_name;
 use crate::import::{FULL_NAME, REF_NAME};
 use crate::pull::MAX_DEPTH;
 
@@ -68,13 +69,15 @@ impl Exporter {
                 .map_err(|error| error.at(format_args!("export {name}")))?;
         }
         let (content, namespace) = (self.content.clone(), self.namespace.clone());
+        let progress = export.progress;
+        progress.send_replace(contents.blobs.values().map(waiting).collect());
         let runtime = Handle::current();
         blocking::run("write an archive", move || {
             let open = |digest: &Digest| {
                 let open = Open { namespace: namespace.clone(), digest: digest.clone() };
                 runtime.block_on(content.send(open))
             };
-            contents.write(export.archive.0, |blob| {
+            contents.write(export.archive.0, |index, blob| {
                 let opened = open(&blob.digest)?;
                 if opened.size != blob.size {
                     return Err(Error::corrupt(format!(
@@ -82,7 +85,8 @@ impl Exporter {
                         blob.digest, opened.size, blob.size
                     )));
                 }
-                Ok(opened.reader())
+                let (reader, progress) = (opened.reader(), progress.clone());
+                Ok(Told { reader, progress, index, offset: 0, total: blob.size })
             })
         })
         .await
@@ -243,11 +247,11 @@ impl Contents {
         documents
     }
 
-    /// Documents first, so that a reader knows early what is to come.
+    /// Documents first, so that a reader knows early what is to come. `open` gets the blobs with their numbers.
     fn write<R: Read>(
         &self,
         to: Box<dyn Write + Send>,
-        open: impl Fn(&Descriptor) -> Result<R>,
+        open: impl Fn(usize, &Descriptor) -> Result<R>,
     ) -> Result<()> {
         let fail = |error: io::Error| match error.kind() {
             io::ErrorKind::BrokenPipe => Error::aborted("the export was cancelled"),
@@ -269,13 +273,41 @@ impl Contents {
             let mut header = header(tar::EntryType::Directory, 0o755, 0);
             tar.append_data(&mut header, dir, io::empty()).map_err(fail)?;
         }
-        for blob in self.blobs.values() {
+        for (index, blob) in self.blobs.values().enumerate() {
             let mut header = header(tar::EntryType::Regular, 0o444, blob.size);
-            let reader = open(blob)?;
+            let reader = open(index, blob)?;
             tar.append_data(&mut header, blob_path(&blob.digest), reader).map_err(fail)?;
         }
         let mut out = tar.into_inner().map_err(fail)?;
         out.flush().map_err(fail)
+    }
+}
+
+fn waiting(blob: &Descriptor) -> Item {
+    Item { name: item_name(blob), state: ItemState::Waiting, offset: 0, total: blob.size }
+}
+
+/// A blob that is read, of which it is told how far it is.
+struct Told<R> {
+    reader: R,
+    progress: ProgressSender,
+    /// Its number.
+    index: usize,
+    offset: u64,
+    total: u64,
+}
+
+impl<R: Read> Read for Told<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.reader.read(buffer)?;
+        self.offset += got as u64;
+        let (offset, is_done) = (self.offset, self.offset == self.total);
+        let state = if is_done { ItemState::Done } else { ItemState::Uploading };
+        self.progress.send_modify(|items| {
+            let item = &mut items[self.index];
+            (item.offset, item.state) = (offset, state);
+        });
+        Ok(got)
     }
 }
 

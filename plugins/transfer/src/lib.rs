@@ -4,7 +4,8 @@
 //! and puts the image's name last. What several pulls want at the same time is done once: each blob
 //! and each chain of layers is a [`flight`] that others join.
 //!
-//! A push goes the other way: blobs, then the documents that need them, the name last.
+//! A push goes the other way: blobs, then the documents that need them, the name last. A copy is a push of what another
+//! registry has.
 //!
 //! Invariant: a name appears only when everything under it is verified and on disk.
 
@@ -12,6 +13,7 @@ mod archive;
 mod commits;
 mod config;
 mod convert;
+mod copy;
 mod export;
 mod fetch;
 mod flight;

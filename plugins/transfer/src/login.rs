@@ -1,12 +1,13 @@
 //! Whether a registry lets somebody in.
 
+use capstan_sdk::contract::access::Secret;
 use capstan_sdk::contract::transfer::CheckLogin;
 use capstan_sdk::{Error, Reference, Result};
 
 use crate::registry::Registry;
 
 /// Asks it.
-pub(crate) async fn check(registry: Registry, check: CheckLogin) -> Result<()> {
+pub(crate) async fn check(registry: Registry, check: CheckLogin) -> Result<Option<Secret>> {
     let CheckLogin { host, access } = check;
     // Any repository will do: it is not asked for.
     let reference = Reference::parse(&format!("{host}/any")).ok();

@@ -1,14 +1,12 @@
 //! Single blobs and documents of registries.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use capstan_sdk::contract::content::Stat;
 use capstan_sdk::contract::transfer::{GetObject, PutObject};
 use capstan_sdk::{Descriptor, Error, Reference, Result};
 use tokio::sync::mpsc;
 
-use crate::push::Pusher;
+use crate::push::{Pusher, Upload};
 use crate::registry::{Hash, Object, Registry};
 use crate::tree::Role;
 
@@ -100,7 +98,7 @@ async fn send(pusher: &Pusher, reference: &Reference, put: &PutObject) -> Result
         let document = pusher.open(namespace, &object).await?;
         return pusher.put(&document, &repository, reference.tag()).await;
     }
-    pusher.send(namespace, &object, &repository, Arc::default()).await.map(drop)
+    pusher.send(namespace, &object, &repository, &Upload::default(), None).await.map(drop)
 }
 
 #[cfg(test)]

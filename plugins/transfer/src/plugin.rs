@@ -6,11 +6,12 @@ use std::time::Duration;
 use actix::{
     Actor, Addr, AsyncContext as _, Context as Cell, Handler, ResponseFuture, WrapFuture as _,
 };
+use capstan_sdk::contract::access::Secret;
 use capstan_sdk::contract::images::{Image, Presence};
 use capstan_sdk::contract::leases::TakeHold;
 use capstan_sdk::contract::transfer::{
-    Apply, CheckLogin, Diff, Export, GetObject, Import, Imported, ListReferrers, Pull, Push,
-    PutObject, Referrer, Refetch, Stored, TransferAddr, Unpack,
+    Apply, CheckLogin, CopyImage, Diff, Export, GetObject, Import, Imported, ListReferrers, Pull,
+    Push, PutObject, Referrer, Refetch, Stored, TransferAddr, Unpack,
 };
 use capstan_sdk::contract::{Content, Differ, Images, Leases, Namespaces, Snapshotter, Transfer};
 use capstan_sdk::{
@@ -305,6 +306,15 @@ impl Handler<Push> for LocalTransfer {
     }
 }
 
+impl Handler<CopyImage> for LocalTransfer {
+    type Result = ResponseFuture<Result<Descriptor>>;
+    fn handle(&mut self, copy: CopyImage, _: &mut Cell<Self>) -> Self::Result {
+        let (pusher, fetcher) = (self.pusher(), self.puller.fetcher.clone());
+        let what = format!("copy {} to {}", copy.source, copy.target);
+        self.held((copy.namespace.clone(), what), pusher.copy(fetcher, copy))
+    }
+}
+
 impl Handler<GetObject> for LocalTransfer {
     type Result = ResponseFuture<Result<()>>;
     fn handle(&mut self, get: GetObject, _: &mut Cell<Self>) -> Self::Result {
@@ -330,7 +340,7 @@ impl Handler<ListReferrers> for LocalTransfer {
 }
 
 impl Handler<CheckLogin> for LocalTransfer {
-    type Result = ResponseFuture<Result<()>>;
+    type Result = ResponseFuture<Result<Option<Secret>>>;
     fn handle(&mut self, check: CheckLogin, _: &mut Cell<Self>) -> Self::Result {
         let registry = self.registry.another();
         Box::pin(login::check(registry, check))

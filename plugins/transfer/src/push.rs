@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use capstan_sdk::contract::content::{Open, OpenBlob, Use};
 use capstan_sdk::contract::images::Get;
-use capstan_sdk::contract::transfer::{Item, ItemState, Push, Repack};
+use capstan_sdk::contract::transfer::{
+    Item, ItemState, LABEL_SOURCE, ProgressSender, Push, Repack,
+};
 use capstan_sdk::contract::{Content, Images};
 use capstan_sdk::oci::{ImageConfig, choose};
 use capstan_sdk::{
@@ -21,20 +23,27 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use crate::Config;
+use crate::copy::Origin;
+use crate::fetch::Fetch;
 use crate::flight::{Flight, Flights};
 use crate::pull::MAX_DEPTH;
-use crate::registry::{Pushed, Registry, Repository, Source, hash};
+use crate::registry::{Begun, Pushed, Registry, Repository, Source, hash};
 use crate::tree::{Document, Part, Role};
 use crate::{progress, refetch};
 
 /// The most bytes of documents of one push, all of which are in memory.
-const MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 
 /// What an upload shows of itself.
 #[derive(Debug, Default)]
 pub(crate) struct Upload {
     sent: Arc<AtomicU64>,
     how: Cell<Option<Pushed>>,
+    begun: Begun,
+    /// How it comes here first, if it does.
+    pub(crate) fetch: RefCell<Option<Rc<Fetch>>>,
+    /// Whether it has.
+    pub(crate) was_fetched: Cell<bool>,
 }
 
 /// Blobs on their way: by namespace, repository, and digest.
@@ -57,28 +66,11 @@ impl Pusher {
     pub(crate) async fn push(self, push: Push) -> Result<Descriptor> {
         let reference = Reference::parse(&push.reference)?;
         let repository = self.registry.repository(&reference, &push.access)?;
-        let at_once =
-            if push.concurrency == 0 { self.config.push_concurrency } else { push.concurrency };
-        let job = Job {
-            pusher: self,
-            namespace: push.namespace.clone(),
-            repository,
-            at_once: usize::try_from(at_once).unwrap_or(1).max(1),
-            board: Board::default(),
-        };
-        let outcome = tokio::select! {
-            outcome = job.run(&reference, &push) => outcome,
-            () = push.progress.closed() => Err(Error::aborted("the push was cancelled")),
-            never = progress::tell(&push.progress, || job.board.items()) => never,
-        };
-        match outcome {
-            Ok(target) => {
-                push.progress.send_replace(job.board.items());
-                info!(image = push.source, to = %reference, digest = %target.digest, "pushed");
-                Ok(target)
-            }
-            Err(error) => Err(error.at(format!("push {reference}"))),
-        }
+        let job = Job::new(self, push.namespace.clone(), repository, push.concurrency, None);
+        let outcome = job.told(&push.progress, job.push(&reference, &push)).await;
+        let target = outcome.map_err(|error| error.at(format!("push {reference}")))?;
+        info!(image = push.source, to = %reference, digest = %target.digest, "pushed");
+        Ok(target)
     }
 
     /// The labels of a blob that is here; from now on it was used, so that it stays for as long as the caller holds.
@@ -128,23 +120,50 @@ impl Pusher {
         Document::parse(at.clone(), self.read(namespace, at).await?)
     }
 
-    /// Sends a blob that is here.
+    /// Sends a blob that is here, or, if it is to be had from `origin`, needs not be.
     pub(crate) async fn send(
         &self,
         namespace: &Namespace,
         at: &Descriptor,
         to: &Repository,
-        sent: Arc<AtomicU64>,
+        upload: &Upload,
+        origin: Option<&Origin>,
     ) -> Result<Pushed> {
-        let found = Use { namespace: namespace.clone(), digest: at.digest.clone() };
-        let labels = self.content.send(found).await?.labels;
+        let digest = &at.digest;
+        let found = Use { namespace: namespace.clone(), digest: digest.clone() };
+        let mut known = Labels::new();
+        if let Some(origin) = origin {
+            known.insert(LABEL_SOURCE.to_owned(), origin.repository.source());
+        }
+        let mut is_lacking = false;
+        match (self.content.send(found).await, origin) {
+            (Ok(info), _) => known.extend(info.labels),
+            (Err(error), Some(origin)) if error.class() == Class::NotFound => {
+                if to.has_blob(digest).await? {
+                    return Ok(Pushed::Exists);
+                }
+                if let Some(from) = mount(&known, &to.source())
+                    && to.mount_blob(digest, &from).await?
+                {
+                    return Ok(Pushed::Mounted);
+                }
+                origin.fetch(namespace, at, upload).await?;
+                (is_lacking, known) = (true, Labels::new());
+            }
+            (Err(error), _) => return Err(error),
+        }
         let source = Source {
             blob: self.blob(namespace, at).await?,
-            mount: mount(&labels, &to.source()),
+            mount: mount(&known, &to.source()),
             chunk: self.config.push_chunk_bytes,
-            sent,
+            sent: Arc::clone(&upload.sent),
+            begun: upload.begun.clone(),
         };
-        match to.push_blob(&at.digest, &source).await {
+        let pushed = match is_lacking {
+            true => to.upload_blob(digest, &source).await,
+            false => to.push_blob(digest, &source).await,
+        };
+        match pushed {
             Err(error) if error.class() == Class::FailedPrecondition => {
                 match refetch::is_whole(source.blob, at.digest.clone()).await? {
                     true => Err(error),
@@ -185,10 +204,42 @@ pub(crate) struct Job {
     repository: Repository,
     pub(crate) at_once: usize,
     pub(crate) board: Board,
+    /// Where what is not here comes from.
+    pub(crate) origin: Option<Rc<Origin>>,
 }
 
 impl Job {
-    async fn run(&self, reference: &Reference, push: &Push) -> Result<Descriptor> {
+    /// `concurrency`: 0 = as configured.
+    pub(crate) fn new(
+        pusher: Pusher,
+        namespace: Namespace,
+        repository: Repository,
+        concurrency: u32,
+        origin: Option<Rc<Origin>>,
+    ) -> Self {
+        let at_once = if concurrency == 0 { pusher.config.push_concurrency } else { concurrency };
+        let at_once = usize::try_from(at_once).unwrap_or(1).max(1);
+        Self { pusher, namespace, repository, at_once, board: Board::default(), origin }
+    }
+
+    /// Tells how far `work` is, until it is done or nobody wants it any more.
+    pub(crate) async fn told(
+        &self,
+        progress: &ProgressSender,
+        work: impl Future<Output = Result<Descriptor>>,
+    ) -> Result<Descriptor> {
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = progress.closed() => Err(cancelled()),
+            never = progress::tell(progress, || self.board.items()) => never,
+        };
+        if outcome.is_ok() {
+            progress.send_replace(self.board.items());
+        }
+        outcome
+    }
+
+    async fn push(&self, reference: &Reference, push: &Push) -> Result<Descriptor> {
         let mut root = self.source(&push.source).await?;
         if let Some(platform) = &push.platform {
             root = self.narrow(root, platform).await?;
@@ -197,6 +248,15 @@ impl Job {
         if push.repack == Repack::Zstd {
             documents = self.convert(documents).await?;
         }
+        self.deliver(reference, documents).await
+    }
+
+    /// Sends documents, of which the last one gets the name, and the blobs that they need.
+    pub(crate) async fn deliver(
+        &self,
+        reference: &Reference,
+        documents: Vec<Document>,
+    ) -> Result<Descriptor> {
         let last = documents.last().expect("the root is there");
         let root = last.descriptor.clone();
         if let Some(digest) = reference.digest().filter(|digest| **digest != root.digest) {
@@ -212,7 +272,8 @@ impl Job {
             }
         }
         self.send(blobs.values().map(|part| self.blob(part)).collect()).await?;
-        for height in 0..=last.height {
+        let top = documents.iter().map(|document| document.height).max().unwrap_or(0);
+        for height in 0..=top {
             let level = documents.iter().filter(|document| document.height == height);
             let level = level.filter(|document| document.descriptor.digest != root.digest);
             self.send(level.map(|document| self.document(document, None)).collect()).await?;
@@ -279,17 +340,16 @@ impl Job {
     }
 
     /// The manifest for a platform.
-    async fn narrow(&self, root: Descriptor, platform: &Platform) -> Result<Descriptor> {
+    pub(crate) async fn narrow(&self, root: Descriptor, platform: &Platform) -> Result<Descriptor> {
         let mut target = root;
         for _ in 0..=MAX_DEPTH {
-            if self.pusher.labels(&self.namespace, &target.digest).await?.is_none() {
-                return Err(Error::precondition(format!(
+            let document = self.open(&target).await?.ok_or_else(|| {
+                Error::precondition(format!(
                     "its manifest {} for {platform} is not here; \
                      pull the image with --platform {platform} first",
                     target.digest
-                )));
-            }
-            let document = self.pusher.open(&self.namespace, &target).await?;
+                ))
+            })?;
             if document.role == Role::Manifest {
                 self.check_platform(&document, platform).await?;
                 return Ok(target);
@@ -334,16 +394,30 @@ impl Job {
         let config = manifest.parts.iter().find(|part| part.role == Role::Config);
         let Some(config) = config.map(|part| &part.descriptor) else { return Ok(None) };
         let is_image = matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG);
-        if !is_image || self.pusher.labels(&self.namespace, &config.digest).await?.is_none() {
+        if !is_image {
             return Ok(None);
+        }
+        if self.pusher.labels(&self.namespace, &config.digest).await?.is_none() {
+            let Some(origin) = &self.origin else { return Ok(None) };
+            origin.fetch(&self.namespace, config, &Upload::default()).await?;
         }
         ImageConfig::parse(&self.pusher.read(&self.namespace, config).await?).map(Some)
     }
 
+    /// Reads a document that is here, or is to be had; `None`: it is neither.
+    pub(crate) async fn open(&self, at: &Descriptor) -> Result<Option<Document>> {
+        if self.pusher.labels(&self.namespace, &at.digest).await?.is_some() {
+            return self.pusher.open(&self.namespace, at).await.map(Some);
+        }
+        match &self.origin {
+            Some(origin) => Document::parse(at.clone(), origin.document(at).await?).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// All documents of what is pushed, those below before those above, the root last. All that they need is here.
-    async fn gather(&self, root: &Descriptor, is_chosen: bool) -> Result<Vec<Document>> {
-        let mut walk =
-            Walk { job: self, documents: Vec::new(), bytes: 0, missing: None, lacking: 0 };
+    pub(crate) async fn gather(&self, root: &Descriptor, is_chosen: bool) -> Result<Vec<Document>> {
+        let mut walk = Walk::of(self, Vec::new());
         walk.visit(root, 0).await?;
         let Some((missing, of)) = walk.missing else { return Ok(walk.documents) };
         let for_platform = |of: &Descriptor| match &of.platform {
@@ -391,17 +465,23 @@ impl Job {
             is_ours = true;
             let (pusher, repository) = (self.pusher.clone(), self.repository.clone());
             let (namespace, at) = (self.namespace.clone(), part.descriptor.clone());
-            let work = async move {
-                let sent = Arc::clone(&state.sent);
-                state.how.set(Some(pusher.send(&namespace, &at, &repository, sent).await?));
-                Ok(())
-            };
+            let origin = self.origin.clone();
             async move {
-                tokio::select! {
+                let work = pusher.send(&namespace, &at, &repository, &state, origin.as_deref());
+                let done = tokio::select! {
                     biased;
-                    _ = abandoned => Err(Error::aborted("the push was cancelled")),
-                    done = work => done,
+                    _ = abandoned => None,
+                    done = work => Some(done),
+                };
+                if let Some(done) = done {
+                    state.how.set(Some(done?));
+                    return Ok(());
                 }
+                repository.cancel_upload(&state.begun).await;
+                if let Some(fetch) = state.fetch.take() {
+                    fetch.leave().await;
+                }
+                Err(cancelled())
             }
         });
         (flight, is_ours)
@@ -411,7 +491,9 @@ impl Job {
     async fn document(&self, document: &Document, tag: Option<&str>) -> Result<()> {
         let shown = self.board.add(&document.part());
         let digest = &document.descriptor.digest;
-        if tag.is_none() && self.repository.has_document(digest).await? {
+        // What refers to something must stand in the list of it too.
+        let may_be_there = tag.is_none() && document.subject.is_none();
+        if may_be_there && self.repository.has_document(digest).await? {
             shown.state.set(ItemState::Exists);
             return Ok(());
         }
@@ -436,6 +518,10 @@ impl Job {
     }
 }
 
+fn cancelled() -> Error {
+    Error::aborted("the push was cancelled")
+}
+
 /// Another repository of the registry of `to` that has a blob, by the blob's labels.
 fn mount(labels: &Labels, to: &str) -> Option<String> {
     let (scheme, place) = to.split_once("://")?;
@@ -449,10 +535,10 @@ fn mount(labels: &Labels, to: &str) -> Option<String> {
     (reference.repository() == known).then(|| known.to_owned())
 }
 
-/// A walk over documents that are here.
-struct Walk<'j> {
+/// A walk over documents.
+pub(crate) struct Walk<'j> {
     job: &'j Job,
-    documents: Vec<Document>,
+    pub(crate) documents: Vec<Document>,
     bytes: u64,
     /// What is not here first, and the document that needs it.
     missing: Option<(String, Descriptor)>,
@@ -460,9 +546,15 @@ struct Walk<'j> {
     lacking: usize,
 }
 
-impl Walk<'_> {
+impl<'j> Walk<'j> {
+    /// One that knows some documents.
+    pub(crate) fn of(job: &'j Job, documents: Vec<Document>) -> Self {
+        let bytes = documents.iter().map(|document| document.bytes.len() as u64).sum();
+        Self { job, documents, bytes, missing: None, lacking: 0 }
+    }
+
     /// Adds what stands below a document, then the document; answers its height.
-    async fn visit(&mut self, at: &Descriptor, depth: usize) -> Result<usize> {
+    pub(crate) async fn visit(&mut self, at: &Descriptor, depth: usize) -> Result<usize> {
         let known = self.documents.iter().find(|document| document.descriptor.digest == at.digest);
         if let Some(known) = known {
             return Ok(known.height);
@@ -470,23 +562,26 @@ impl Walk<'_> {
         if depth > MAX_DEPTH {
             return Err(Error::corrupt(format!("more than {MAX_DEPTH} indexes deep")));
         }
-        if self.job.pusher.labels(&self.job.namespace, &at.digest).await?.is_none() {
+        let Some(mut document) = self.job.open(at).await? else {
             self.miss(format!("manifest {}", at.digest), at);
             return Ok(0);
-        }
-        let mut document = self.job.pusher.open(&self.job.namespace, at).await?;
+        };
         self.bytes += document.bytes.len() as u64;
         if self.bytes > MAX_DOCUMENTS_BYTES {
             return Err(Error::exhausted(format!(
                 "its manifests are more than {MAX_DOCUMENTS_BYTES} bytes; push its parts one by one"
             )));
         }
+        if let Some(origin) = &self.job.origin {
+            origin.expect(self.job, &document).await?;
+        }
         for part in &document.parts {
             let Part { role, descriptor } = part;
             if role.is_document() {
                 let below = Box::pin(self.visit(descriptor, depth + 1)).await?;
                 document.height = document.height.max(below + 1);
-            } else if self.job.is_pushed(part)
+            } else if self.job.origin.is_none()
+                && self.job.is_pushed(part)
                 && self.job.pusher.labels(&self.job.namespace, &descriptor.digest).await?.is_none()
             {
                 self.miss(format!("blob {}", descriptor.digest), at);
@@ -526,8 +621,14 @@ impl Shown {
                 Some(Pushed::Exists) => ItemState::Exists,
                 Some(Pushed::Mounted) => ItemState::Mounted,
                 Some(Pushed::Sent) => ItemState::Done,
-                None if offset > 0 => ItemState::Uploading,
-                None => ItemState::Waiting,
+                None if offset > 0 || upload.was_fetched.get() => ItemState::Uploading,
+                None => match &*upload.fetch.borrow() {
+                    Some(fetch) => {
+                        offset = fetch.state.offset().unwrap_or(0);
+                        ItemState::Downloading
+                    }
+                    None => ItemState::Waiting,
+                },
             };
         }
         if matches!(state, ItemState::Exists | ItemState::Mounted | ItemState::Done) {
@@ -563,7 +664,6 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use capstan_sdk::contract::transfer::LABEL_SOURCE;
 
     #[test]
     fn a_blob_is_mounted_from_the_same_registry_only() {

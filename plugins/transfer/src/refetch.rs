@@ -52,7 +52,7 @@ pub(crate) async fn refetch(
     registry: Registry,
     refetch: Refetch,
 ) -> Result<()> {
-    let Refetch { namespace, digest } = refetch;
+    let Refetch { namespace, digest, access } = refetch;
     let stat = Stat { namespace: namespace.clone(), digest: digest.clone() };
     let info = content.send(stat).await?;
     let open = Open { namespace: namespace.clone(), digest: digest.clone() };
@@ -72,7 +72,8 @@ pub(crate) async fn refetch(
             size: info.size,
             platform: None,
         };
-        match from(&content, &registry, &namespace, &descriptor, source).await {
+        let at = place(&registry, &access, source, &digest);
+        match from(&content, at, &namespace, &descriptor).await {
             Ok(()) => return Ok(()),
             Err(error) => failure = error,
         }
@@ -97,24 +98,29 @@ pub(crate) async fn is_whole(blob: OpenBlob, digest: Digest) -> Result<bool> {
     .await
 }
 
-fn place(registry: &Registry, source: &str, digest: &Digest) -> Result<Repository> {
+/// The repository that a label names.
+fn place(
+    registry: &Registry,
+    access: &Access,
+    source: &str,
+    digest: &Digest,
+) -> Result<Repository> {
     let (is_plain_http, path) = match source.split_once("://") {
         Some(("http", path)) => (true, path),
         Some(("https", path)) => (false, path),
         _ => return Err(Error::invalid(format!("the label {LABEL_SOURCE} says {source:?}"))),
     };
-    let access = Access { is_plain_http, ..Access::default() };
+    let access = Access { is_plain_http, ..access.clone() };
     registry.repository(&Reference::parse(&format!("{path}@{digest}"))?, &access)
 }
 
 async fn from(
     content: &Link<Content>,
-    registry: &Registry,
+    repository: Result<Repository>,
     namespace: &Namespace,
     descriptor: &Descriptor,
-    source: &str,
 ) -> Result<()> {
-    let repository = place(registry, source, &descriptor.digest)?;
+    let repository = repository?;
     let Some(ingest) = writer(content, namespace, descriptor).await? else { return Ok(()) };
     let fetched =
         repository.download(descriptor, 0, async |bytes: Bytes| ingest.write(bytes).await).await;

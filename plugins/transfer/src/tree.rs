@@ -1,8 +1,8 @@
 //! What stands below a document, as far as it must be known to push it: images, and artifacts of whatever type.
 
 use bytes::Bytes;
-use capstan_sdk::oci::RawDescriptor;
 use capstan_sdk::oci::media::{DOCKER_INDEX, DOCKER_MANIFEST, Kind, OCI_INDEX, OCI_MANIFEST};
+use capstan_sdk::oci::{RawDescriptor, from_object};
 use capstan_sdk::{Descriptor, Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -127,11 +127,7 @@ impl Document {
         if !role.is_document() {
             return Err(Error::invalid(format!("{digest} of type {media_type:?} is no manifest")));
         }
-        // Nor is it a list of values without names, which serde would take for one.
-        if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return Err(bad("it is no object"));
-        }
-        let raw: Raw = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
+        let raw: Raw = from_object(&bytes).map_err(|error| bad(&error.to_string()))?;
         let is_artifact = media_type == OCI_ARTIFACT;
         if raw.schema_version != Some(2) && !(is_artifact && raw.schema_version.is_none()) {
             return Err(bad("its schemaVersion is not 2"));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use capstan_schema::Namespace;
 
+use crate::contract::access::Access;
 use crate::contract::graph::{Finding, Resource};
 
 /// Removes what no root reaches, as far as the policy lets it go. Two at once: the second waits for the first and
@@ -100,6 +101,8 @@ pub struct Audit {
 pub struct Heal {
     /// Read and hash all bytes first.
     pub is_full: bool,
+    /// As whom registries are asked.
+    pub access: Access,
 }
 
 /// What became of one finding.

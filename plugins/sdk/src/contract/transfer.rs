@@ -7,7 +7,7 @@ use bytes::Bytes;
 use capstan_schema::{Descriptor, Digest, Labels, Namespace, Platform};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::contract::access::Access;
+use crate::contract::access::{Access, Secret};
 use crate::contract::images::{Image, Presence};
 
 /// How far one descriptor is.
@@ -23,7 +23,7 @@ pub enum ItemState {
     Done,
     /// It was there before.
     Exists,
-    /// Bytes go to the registry.
+    /// Bytes go to the registry, or into the archive.
     Uploading,
     /// The registry took it from another repository of its own.
     Mounted,
@@ -108,6 +108,34 @@ pub struct Push {
     /// How layers are packed.
     pub repack: Repack,
     /// Blobs sent at once; 0 = as configured.
+    pub concurrency: u32,
+    /// Where to tell how far it is.
+    pub progress: ProgressSender,
+}
+
+/// Brings an image from one registry to another one, or to another name in the same. Answers what it is there.
+///
+/// What the target has, or can mount from another repository of its own, is not fetched. Blobs pass through the content
+/// store; nothing gets a name here. Classes are those of `Transfer.copy` in transfer.capnp.
+///
+/// Cancel safety: the copy is given up when the receiving half of `progress` is dropped; no name is given then.
+#[derive(Clone, Debug)]
+pub struct CopyImage {
+    /// Through the content of which namespace.
+    pub namespace: Namespace,
+    /// `host[:port]/path[:tag][@digest]`.
+    pub source: String,
+    /// `host[:port]/path[:tag][@digest]`.
+    pub target: String,
+    /// How the registry of the source is reached.
+    pub source_access: Access,
+    /// How the registry of the target is reached.
+    pub target_access: Access,
+    /// Only this one of an index, whose manifest then is what arrives; `None`: all.
+    pub platform: Option<Platform>,
+    /// Whether what refers to it in its registry goes along, and what refers to that.
+    pub has_referrers: bool,
+    /// Blobs on their way at once; 0 = as configured for pushes.
     pub concurrency: u32,
     /// Where to tell how far it is.
     pub progress: ProgressSender,
@@ -312,13 +340,16 @@ pub struct Refetch {
     pub namespace: Namespace,
     /// Which.
     pub digest: Digest,
+    /// As whom its registry is asked; how it is reached, the label says.
+    pub access: Access,
 }
 
 /// The label of a blob that says from which repository it came: `https://host/path`. More than one are told apart by what
 /// follows a dot.
 pub const LABEL_SOURCE: &str = "capstan/source";
 
-/// Whether a registry lets in whom `access` names. `InvalidArgument`: it is no host. `FailedPrecondition`: it asks nobody
+/// Whether a registry lets in whom `access` names. Answers the identity token that its token server gives in return, to be
+/// told in place of the password; `None`: it gives none. `InvalidArgument`: it is no host. `FailedPrecondition`: it asks nobody
 /// who he is. `PermissionDenied`: it does not let us in. `Unavailable`: it cannot be reached.
 #[derive(Clone, Debug)]
 pub struct CheckLogin {
@@ -342,6 +373,7 @@ crate::contract! {
         get_object: GetObject => () [lasting],
         put_object: PutObject => () [again, lasting],
         referrers: ListReferrers => Vec<Referrer> [again],
-        check_login: CheckLogin => () [again, lasting],
+        check_login: CheckLogin => Option<Secret> [again, lasting],
+        copy: CopyImage => Descriptor [again, lasting],
     }
 }

@@ -3,6 +3,8 @@
 use capstan_schema::{Descriptor, Digest};
 use serde::Deserialize;
 
+use super::object::from_object;
+
 /// What a checkpoint's index and its manifest say of themselves (OCI image-spec, `artifactType`).
 pub const CHECKPOINT: &str = "application/vnd.capstan.checkpoint.v1";
 
@@ -27,7 +29,7 @@ struct Entry {
 ///
 /// It fits no platform, so whoever looks for an image to run finds the image.
 pub fn checkpoint_manifest(index: &[u8]) -> Option<Descriptor> {
-    let index: Index = serde_json::from_slice(index).ok()?;
+    let index: Index = from_object(index).ok()?;
     if index.artifact_type != CHECKPOINT {
         return None;
     }

@@ -3,6 +3,8 @@
 use capstan_schema::{Digest, Error, Platform, Result};
 use serde::Deserialize;
 
+use super::object::{Object, from_object};
+
 /// The part of an image configuration that a daemon needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageConfig {
@@ -30,8 +32,8 @@ struct Raw {
     architecture: String,
     #[serde(default)]
     variant: String,
-    rootfs: RawRootfs,
-    config: Option<RawConfig>,
+    rootfs: Object<RawRootfs>,
+    config: Option<Object<RawConfig>>,
 }
 
 #[derive(Deserialize)]
@@ -58,16 +60,13 @@ impl ImageConfig {
     /// `Corrupt`: it is none.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let bad = |why: String| Error::corrupt(format!("image configuration: {why}"));
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
-        if raw.rootfs.kind != "layers" {
-            return Err(bad(format!(
-                "rootfs of type {:?}; only layers are known",
-                raw.rootfs.kind
-            )));
+        let raw: Raw = from_object(bytes).map_err(|error| bad(error.to_string()))?;
+        let Object(rootfs) = raw.rootfs;
+        if rootfs.kind != "layers" {
+            return Err(bad(format!("rootfs of type {:?}; only layers are known", rootfs.kind)));
         }
-        let diff_ids: Result<_> =
-            raw.rootfs.diff_ids.iter().map(|text| Digest::parse(text)).collect();
-        let config = raw.config.unwrap_or_default();
+        let diff_ids: Result<_> = rootfs.diff_ids.iter().map(|text| Digest::parse(text)).collect();
+        let config = raw.config.map(|Object(config)| config).unwrap_or_default();
         let mut platform =
             Platform { os: raw.os, architecture: raw.architecture, variant: raw.variant };
         platform.normalize();
@@ -115,6 +114,8 @@ mod tests {
             "[]",
             r#"{"rootfs":{"type":"x","diff_ids":[]}}"#,
             r#"{"rootfs":{"type":"layers","diff_ids":["nonsense"]}}"#,
+            r#"{"rootfs":["layers",[]]}"#,
+            r#"["linux","amd64","",{"type":"layers","diff_ids":[]},null]"#,
             r#"{"rootfs":{"type":"layers","diff_ids":[]},"config":{"Env":"A=1"}}"#,
         ] {
             assert!(ImageConfig::parse(bad.as_bytes()).is_err(), "{bad}");

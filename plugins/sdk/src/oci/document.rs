@@ -4,6 +4,7 @@ use capstan_schema::{Descriptor, Digest, Error, Platform, Result};
 use serde::Deserialize;
 
 use super::media::Kind;
+use super::object::{Object, from_object};
 
 /// More descriptors than any real document has; a bound on the work that one can cause.
 const MAX_DESCRIPTORS: usize = 1000;
@@ -38,12 +39,16 @@ struct Raw {
 
 /// A descriptor as documents write it (OCI image-spec, descriptor.md), not checked yet.
 #[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub struct RawDescriptor(Object<RawFields>);
+
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RawDescriptor {
+struct RawFields {
     media_type: String,
     digest: String,
     size: u64,
-    platform: Option<RawPlatform>,
+    platform: Option<Object<RawPlatform>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,14 +67,15 @@ impl RawDescriptor {
     /// # Errors
     /// `InvalidArgument`: its digest is none.
     pub fn read(self) -> Result<Descriptor> {
-        let platform = self.platform.map(|raw| {
+        let Self(Object(raw)) = self;
+        let platform = raw.platform.map(|Object(raw)| {
             let mut platform =
                 Platform { os: raw.os, architecture: raw.architecture, variant: raw.variant };
             platform.normalize();
             platform
         });
-        let digest = Digest::parse(&self.digest)?;
-        Ok(Descriptor { media_type: self.media_type, digest, size: self.size, platform })
+        let digest = Digest::parse(&raw.digest)?;
+        Ok(Descriptor { media_type: raw.media_type, digest, size: raw.size, platform })
     }
 }
 
@@ -82,7 +88,7 @@ impl Document {
     pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Self> {
         let kind = Kind::of(media_type)?;
         let bad = |why: String| Error::corrupt(format!("document of type {media_type}: {why}"));
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
+        let raw: Raw = from_object(bytes).map_err(|error| bad(error.to_string()))?;
         if raw.schema_version != 2 {
             return Err(bad(format!("schemaVersion {} is not 2", raw.schema_version)));
         }
@@ -255,6 +261,16 @@ mod tests {
         check(OCI_MANIFEST, "{", Err(Class::Corrupt));
         check(OCI_MANIFEST, "", Err(Class::Corrupt));
         check(OCI_MANIFEST, "[]", Err(Class::Corrupt));
+        // serde takes a list of its values, in the order of this program, for an object.
+        let listed = format!("[2,null,null,null,{config},[{layer}]]");
+        check(OCI_MANIFEST, &listed, Err(Class::Corrupt));
+        let listed = format!("[2,null,[{child}],null,null,null]");
+        check(OCI_INDEX, &listed, Err(Class::Corrupt));
+        let listed = format!("[\"{OCI_LAYER}\",\"sha256:{}\",3,null]", "0".repeat(64));
+        let body = of(&format!("\"config\":{config},\"layers\":[{listed}]"));
+        check(OCI_MANIFEST, &body, Err(Class::Corrupt));
+        let placed = child.replace("}", ",\"platform\":[\"linux\",\"amd64\",\"\"]}");
+        check(OCI_INDEX, &of(&format!("\"manifests\":[{placed}]")), Err(Class::Corrupt));
         let own = |name: &str| of(&format!("\"mediaType\":\"{name}\",{manifest}"));
         check(OCI_MANIFEST, &own(OCI_MANIFEST), Ok("manifest"));
         check(OCI_MANIFEST, &own(OCI_INDEX), Err(Class::Corrupt));

@@ -8,8 +8,10 @@ mod checkpoint;
 mod config;
 mod document;
 pub mod media;
+mod object;
 
 pub use chain::chain_ids;
 pub use checkpoint::{CHECKPOINT, checkpoint_manifest};
 pub use config::ImageConfig;
 pub use document::{Document, RawDescriptor, choose};
+pub use object::from_object;

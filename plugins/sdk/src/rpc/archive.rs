@@ -8,8 +8,9 @@ use bytes::Bytes;
 use capstan_schema::{Error, MAX_CHUNK_BYTES, Result, transfer_capnp as wire};
 use tokio::sync::{Mutex, mpsc, watch};
 
+use super::transfer::{report, update};
 use super::{answer, length};
-use crate::contract::transfer::{ArchiveSink, ArchiveStream, Imported};
+use crate::contract::transfer::{ArchiveSink, ArchiveStream, Imported, Item};
 
 /// Pieces of at most 1 MiB that wait for their reader.
 const QUEUE: usize = 2;
@@ -66,8 +67,11 @@ pub(super) fn inlet() -> (mpsc::Sender<Piece>, ArchiveStream) {
 pub(super) struct Upload {
     pieces: mpsc::Sender<Piece>,
     outcome: Outcome<Vec<Imported>>,
-    /// Tells progress, and holds the receiving half of it, whose end is the sign to give the import up.
+    /// Tells progress.
     report: tokio::task::JoinHandle<()>,
+    sink: Option<wire::progress::Client>,
+    /// The end of this receiving half is the sign to give the import up.
+    progress: watch::Receiver<Vec<Item>>,
 }
 
 impl Drop for Upload {
@@ -79,10 +83,12 @@ impl Drop for Upload {
 impl Upload {
     pub(super) fn new(
         pieces: mpsc::Sender<Piece>,
-        report: impl Future<Output = ()> + 'static,
+        sink: Option<wire::progress::Client>,
+        progress: watch::Receiver<Vec<Item>>,
         work: impl Future<Output = Result<Vec<Imported>>> + 'static,
     ) -> Self {
-        Self { pieces, outcome: spawn(work), report: actix_rt::spawn(report) }
+        let report = actix_rt::spawn(report(sink.clone(), progress.clone()));
+        Self { pieces, outcome: spawn(work), report, sink, progress }
     }
 
     async fn send(&self, piece: Piece) -> Result<()> {
@@ -121,7 +127,12 @@ impl wire::archive_upload::Server for Upload {
     ) -> capnp::Result<()> {
         let work = async {
             self.send(None).await?;
-            outcome(self.outcome.clone()).await
+            let imported = outcome(self.outcome.clone()).await?;
+            if let Some(sink) = &self.sink {
+                let items = self.progress.borrow().clone();
+                let _ = update(sink, &items).await;
+            }
+            Ok(imported)
         };
         answer!(results, work, |out, imported| {
             let mut list = out.init_images(length(&imported));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use capnp::capability::Client;
 use capstan_schema::{Namespace, gc_capnp as wire, write_texts};
 
-use super::{answer, length, namespace, text};
+use super::{access, answer, length, namespace, text};
 use crate::Link;
 use crate::contract::Gc;
 use crate::contract::gc::{Audit, Collect, Heal, Report, Usage, Why};
@@ -121,7 +121,11 @@ impl wire::gc::Server for Server {
         params: wire::gc::HealParams,
         mut results: wire::gc::HealResults,
     ) -> capnp::Result<()> {
-        let work = async { self.0.send(Heal { is_full: params.get()?.get_full() }).await };
+        let work = async {
+            let params = params.get()?;
+            let access = access::read(params.get_access()?)?;
+            self.0.send(Heal { is_full: params.get_full(), access }).await
+        };
         answer!(results, work, |out, healed| {
             let mut list = out.init_healed(length(&healed));
             for (index, healed) in (0..).zip(&healed) {

@@ -14,8 +14,9 @@ use super::archive::{Download, Upload, inlet, outlet};
 use super::{access, answer, images, length, text};
 use crate::Link;
 use crate::contract::Transfer;
+use crate::contract::access::Secret;
 use crate::contract::transfer::{
-    Apply, ArchiveFormat, CheckLogin, Diff, Export, GetObject, Import, Item, ItemState,
+    Apply, ArchiveFormat, CheckLogin, CopyImage, Diff, Export, GetObject, Import, Item, ItemState,
     ListReferrers, Names, Pull, Push, PutObject, Refetch, Repack, Unpack,
 };
 
@@ -32,7 +33,7 @@ pub fn serve(link: Link<Transfer>, namespace: Namespace) -> Client {
     capnp_rpc::new_client::<wire::transfer::Client, _>(Server { link, namespace }).client
 }
 
-async fn update(sink: &wire::progress::Client, items: &[Item]) -> capnp::Result<()> {
+pub(super) async fn update(sink: &wire::progress::Client, items: &[Item]) -> capnp::Result<()> {
     let mut request = sink.update_request();
     let mut list = request.get().init_items(length(items));
     for (index, item) in (0..).zip(items) {
@@ -57,7 +58,10 @@ async fn update(sink: &wire::progress::Client, items: &[Item]) -> capnp::Result<
 
 /// Passes progress on until the sending half is gone. It also holds the receiving half, whose
 /// end is the sign to give the operation up.
-async fn report(sink: Option<wire::progress::Client>, mut progress: watch::Receiver<Vec<Item>>) {
+pub(super) async fn report(
+    sink: Option<wire::progress::Client>,
+    mut progress: watch::Receiver<Vec<Item>>,
+) {
     let mut sink = sink;
     while progress.changed().await.is_ok() {
         let items = progress.borrow_and_update().clone();
@@ -175,7 +179,7 @@ impl wire::transfer::Server for Server {
             let sink = if params.has_progress() { Some(params.get_progress()?) } else { None };
             let link = self.link.clone();
             let import = async move { link.send(message).await };
-            Ok(Upload::new(pieces, report(sink, receiver), import))
+            Ok(Upload::new(pieces, sink, receiver, import))
         };
         answer!(results, work, |out, upload| out.set_upload(capnp_rpc::new_client(upload)))
     }
@@ -251,8 +255,10 @@ impl wire::transfer::Server for Server {
         mut results: wire::transfer::RefetchResults,
     ) -> capnp::Result<()> {
         let work = async {
-            let digest = Digest::parse(&text(params.get()?.get_digest())?)?;
-            self.link.send(Refetch { namespace: self.namespace.clone(), digest }).await
+            let params = params.get()?;
+            let digest = Digest::parse(&text(params.get_digest())?)?;
+            let access = access::read(params.get_access()?)?;
+            self.link.send(Refetch { namespace: self.namespace.clone(), digest, access }).await
         };
         answer!(results, work)
     }
@@ -267,7 +273,9 @@ impl wire::transfer::Server for Server {
             let access = access::read(params.get_access()?)?;
             self.link.send(CheckLogin { host: text(params.get_host())?, access }).await
         };
-        answer!(results, work)
+        answer!(results, work, |out, token| {
+            out.set_identity_token(token.as_ref().map(Secret::reveal).unwrap_or_default());
+        })
     }
 
     async fn push(
@@ -291,6 +299,32 @@ impl wire::transfer::Server for Server {
                     wire::Compression::Keep => Repack::Keep,
                     wire::Compression::Zstd => Repack::Zstd,
                 },
+                concurrency: options.get_concurrency(),
+                progress: sender,
+            };
+            let sink = if params.has_progress() { Some(params.get_progress()?) } else { None };
+            reported(sink, receiver, self.link.send(message)).await
+        };
+        answer!(results, work, |out, target| target.write(out.init_target()))
+    }
+
+    async fn copy(
+        self: Rc<Self>,
+        params: wire::transfer::CopyParams,
+        mut results: wire::transfer::CopyResults,
+    ) -> capnp::Result<()> {
+        let work = async {
+            let params = params.get()?;
+            let options = params.get_options()?;
+            let (sender, receiver) = watch::channel(Vec::new());
+            let message = CopyImage {
+                namespace: self.namespace.clone(),
+                source: text(params.get_source())?,
+                target: text(params.get_target())?,
+                source_access: access::read(options.get_source_access()?)?,
+                target_access: access::read(options.get_target_access()?)?,
+                platform: platform(&text(options.get_platform())?)?,
+                has_referrers: options.get_referrers(),
                 concurrency: options.get_concurrency(),
                 progress: sender,
             };

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::challenge::{Challenge, challenges};
-use super::credentials::login;
+use super::credentials::{ask_client, of_file};
 use super::endpoint::Endpoint;
 use super::exchange::{USER_AGENT, retry_after, said};
 use super::pool::{Answer, Pool, Sent, all, nothing};
@@ -47,12 +48,21 @@ const MARGIN: (u32, Duration) = (10, Duration::from_secs(10));
 pub(super) struct Auth {
     client: Option<Credentials>,
     file: PathBuf,
-    /// By host: each is asked about once.
-    logins: Mutex<HashMap<String, Arc<OnceCell<Option<Login>>>>>,
+    /// What the client says, by host: it is asked about each once.
+    told: Mutex<HashMap<String, Known>>,
+    /// What the file says, by host and repository.
+    filed: Mutex<HashMap<(String, String), Known>>,
     /// What worked, by host and by what was wanted.
     ways: Mutex<HashMap<(String, String), Way>>,
     tokens: Mutex<HashMap<Realm, Arc<AsyncMutex<Option<Token>>>>>,
+    /// What token servers gave to be told in place of a password, by realm without its scope.
+    identities: Mutex<HashMap<Realm, Secret>>,
+    /// Whether they are asked for such a token.
+    wants_identity: AtomicBool,
 }
+
+/// A login, if there is one, once it was asked for.
+type Known = Arc<OnceCell<Option<Login>>>;
 
 /// How a host is told who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +79,15 @@ struct Realm {
     scope: String,
     /// Whose credentials it wants.
     host: String,
+    /// For which repository: there may be a login of its own for it.
+    repository: String,
+}
+
+impl Realm {
+    /// The same for any scope.
+    fn without_scope(&self) -> Self {
+        Self { scope: String::new(), ..self.clone() }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -115,10 +134,24 @@ impl Auth {
         Self {
             client,
             file,
-            logins: Mutex::default(),
+            told: Mutex::default(),
+            filed: Mutex::default(),
             ways: Mutex::default(),
             tokens: Mutex::default(),
+            identities: Mutex::default(),
+            wants_identity: AtomicBool::new(false),
         }
+    }
+
+    /// From now on token servers are asked for an identity token too.
+    pub(super) fn want_identity(&self) {
+        self.wants_identity.store(true, Ordering::Relaxed);
+    }
+
+    /// The identity token that one gave; it is told in place of the password from then on.
+    pub(super) fn identity(&self) -> Option<Secret> {
+        let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        identities.values().next().cloned()
     }
 
     /// Whether it is for those who are asked by this channel.
@@ -132,7 +165,7 @@ impl Auth {
 
     /// Whether anybody wanted to know.
     pub(super) fn was_asked(&self) -> bool {
-        !self.logins.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.told.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// What a request that wants `wanted` says to its host; `None`: nothing yet.
@@ -150,7 +183,7 @@ impl Auth {
         match way {
             None => Ok(None),
             Some(Way::Basic) => {
-                let login = self.login(endpoint).await?;
+                let login = self.login(endpoint, repository_of(wanted)).await?;
                 Ok(login.map(|login| Given {
                     value: basic(&login.user, login.secret.reveal()),
                     way: Way::Basic,
@@ -198,7 +231,7 @@ impl Auth {
                 "check how it is set up".to_owned(),
             ));
         };
-        let login = self.login(endpoint).await?;
+        let login = self.login(endpoint, repository_of(wanted)).await?;
         // The same again makes sense only with a token that is newer.
         if let Some(given) = given.filter(|given| given.way == way) {
             if given.fetched.is_none_or(|fetched| fetched >= since) {
@@ -244,14 +277,23 @@ impl Auth {
         Ok(Verdict::Again)
     }
 
-    async fn login(&self, endpoint: &Endpoint) -> Result<Option<Login>> {
+    /// What the client says of the host, else what the daemon's file says of the repository.
+    async fn login(&self, endpoint: &Endpoint, repository: &str) -> Result<Option<Login>> {
         let host = endpoint.login_name();
-        let cell = {
-            let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(logins.entry(host.to_owned()).or_default())
+        let told = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(told.entry(host.to_owned()).or_default())
         };
-        let known = cell.get_or_try_init(|| login(self.client.as_ref(), &self.file, host)).await?;
-        Ok(known.clone())
+        if let Some(login) = told.get_or_try_init(|| ask_client(self.client.as_ref(), host)).await?
+        {
+            return Ok(Some(login.clone()));
+        }
+        let filed = {
+            let mut filed = self.filed.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(filed.entry((host.to_owned(), repository.to_owned())).or_default())
+        };
+        let known = async || of_file(&self.file, host, repository);
+        filed.get_or_try_init(known).await.cloned()
     }
 
     /// A token that is good for a while. Those who want the same one wait for one fetch.
@@ -266,10 +308,39 @@ impl Auth {
         if let Some(token) = kept.as_ref().filter(|token| Instant::now() < token.until) {
             return Ok(token.clone());
         }
-        let login = self.login(endpoint).await?;
-        let token = fetch(pool, endpoint, realm, login.as_ref()).await?;
+        let login = self.login(endpoint, &realm.repository).await?;
+        let (token, identity) = self.fetch(pool, endpoint, realm, login).await?;
+        if let Some(identity) = identity {
+            let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+            identities.insert(realm.without_scope(), identity);
+        }
         *kept = Some(token.clone());
         Ok(token)
+    }
+
+    /// By the identity token that the server gave, as long as that is good, else as the login says.
+    async fn fetch(
+        &self,
+        pool: &Arc<Pool>,
+        endpoint: &Endpoint,
+        realm: &Realm,
+        login: Option<Login>,
+    ) -> Result<(Token, Option<Secret>), Failure> {
+        let is_offline = self.wants_identity.load(Ordering::Relaxed);
+        let key = realm.without_scope();
+        let identities = || self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        let identity = identities().get(&key).cloned();
+        if let Some(identity_token) = identity {
+            let by_identity = Login { identity_token, ..Login::default() };
+            match fetch(pool, endpoint, realm, Some(&by_identity), is_offline).await {
+                Err(failure) if failure.error.class() != Class::Unavailable => {
+                    debug!(host = realm.host, "an identity token is not taken any more");
+                    identities().remove(&key);
+                }
+                outcome => return outcome,
+            }
+        }
+        fetch(pool, endpoint, realm, login.as_ref(), is_offline).await
     }
 
     /// Drops a token that is refused, unless there is a newer one.
@@ -329,7 +400,14 @@ fn realm(endpoint: &Endpoint, wanted: &str, bearer: &Challenge) -> Result<Realm>
         service: bearer.parameter("service").to_owned(),
         scope: merged(bearer.parameter("scope"), wanted),
         host: endpoint.login_name().to_owned(),
+        repository: repository_of(wanted).to_owned(),
     })
+}
+
+/// The repository that a request is about, by the rights that it takes; empty: none.
+fn repository_of(wanted: &str) -> &str {
+    let first = wanted.split(' ').next().and_then(|first| first.strip_prefix("repository:"));
+    first.and_then(|first| first.rsplit_once(':')).map_or("", |(repository, _)| repository)
 }
 
 /// The scope that a registry asks for, with what is wanted beyond: more to be done there, and other
@@ -355,15 +433,17 @@ fn merged(asked: &str, wanted: &str) -> String {
 }
 
 /// Gets a token: for a login by a form (OAuth 2), and where that is not known by a query with the
-/// login as basic; without one by a query.
+/// login as basic; without one by a query. Also answers the identity token that comes along; `is_offline`: it is asked
+/// for, as docker's token servers want it.
 async fn fetch(
     pool: &Arc<Pool>,
     endpoint: &Endpoint,
     realm: &Realm,
     login: Option<&Login>,
-) -> Result<Token, Failure> {
+    is_offline: bool,
+) -> Result<(Token, Option<Secret>), Failure> {
     let Some(login) = login else {
-        let answer = ask(pool, endpoint, realm, &query(realm, None), None).await?;
+        let answer = ask(pool, endpoint, realm, &query(realm, None, false), None).await?;
         return read(endpoint, realm, None, answer).await;
     };
     let form = match login.identity_token.is_empty() {
@@ -378,7 +458,13 @@ async fn fetch(
             ("password", login.secret.reveal()),
         ],
     };
-    let common = [("service", &*realm.service), ("scope", &*realm.scope), ("client_id", CLIENT_ID)];
+    let offline = if is_offline { "offline" } else { "" };
+    let common = [
+        ("service", &*realm.service),
+        ("scope", &*realm.scope),
+        ("client_id", CLIENT_ID),
+        ("access_type", offline),
+    ];
     let form = Secret::new(encoded(common.into_iter().chain(form)));
     let answer = ask(pool, endpoint, realm, "", Some((&form, None))).await?;
     let status = answer.head.status;
@@ -391,7 +477,7 @@ async fn fetch(
         // Read to its end, the connection is kept; how that goes is of no interest.
         let _ = answer.body.read(MAX_TOKEN_BYTES).await;
         let told = basic(&login.user, login.secret.reveal());
-        let query = query(realm, Some(&login.user));
+        let query = query(realm, Some(&login.user), is_offline);
         let answer =
             ask(pool, endpoint, realm, &query, Some((&Secret::default(), Some(told)))).await?;
         return read(endpoint, realm, Some(login), answer).await;
@@ -399,11 +485,13 @@ async fn fetch(
     read(endpoint, realm, Some(login), answer).await
 }
 
-fn query(realm: &Realm, account: Option<&str>) -> String {
+fn query(realm: &Realm, account: Option<&str>, is_offline: bool) -> String {
     let scopes = realm.scope.split(' ').map(|scope| ("scope", scope));
     let service = ("service", &*realm.service);
     let account = ("account", account.unwrap_or_default());
-    encoded([service].into_iter().chain(scopes).chain([account]))
+    let offline = ("offline_token", if is_offline { "true" } else { "" });
+    let client = ("client_id", if is_offline { CLIENT_ID } else { "" });
+    encoded([service].into_iter().chain(scopes).chain([account, offline, client]))
 }
 
 /// `name=value&name=value`, without what is empty.
@@ -453,12 +541,13 @@ async fn read(
     realm: &Realm,
     login: Option<&Login>,
     answer: Answer,
-) -> Result<Token, Failure> {
+) -> Result<(Token, Option<Secret>), Failure> {
     #[derive(Deserialize)]
     struct Document {
         token: Option<String>,
         access_token: Option<String>,
         expires_in: Option<u64>,
+        refresh_token: Option<String>,
     }
     let server = Url::parse(&realm.url).map(|url| url.to_string()).unwrap_or_default();
     let host = endpoint.login_name();
@@ -517,7 +606,9 @@ async fn read(
     // A year is as good as for ever, and no clock overflows.
     let life = life.unwrap_or(DEFAULT_LIFE).min(Duration::from_secs(365 * 24 * 3600));
     let until = fetched + life - (life / MARGIN.0).min(MARGIN.1);
-    Ok(Token { value, fetched, until })
+    // Whoever comes without a login has no identity.
+    let identity = document.refresh_token.filter(|token| !token.is_empty() && login.is_some());
+    Ok((Token { value, fetched, until }, identity.map(Secret::new)))
 }
 
 #[cfg(test)]
@@ -549,19 +640,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wanted_names_the_repository() {
+        let check = |wanted: &str, want: &str| assert_eq!(repository_of(wanted), want, "{wanted}");
+        check("repository:a/b:pull", "a/b");
+        check("repository:a/b:pull,push repository:c/d:pull", "a/b");
+        check("", "");
+    }
+
+    #[test]
     fn queries_have_what_there_is() {
         let realm = Realm {
             url: String::new(),
             service: "registry of us".into(),
             scope: "repository:a/b:pull repository:c:pull".into(),
             host: String::new(),
+            repository: String::new(),
         };
         assert_eq!(
-            query(&realm, Some("me&you")),
+            query(&realm, Some("me&you"), false),
             "service=registry%20of%20us&scope=repository%3Aa%2Fb%3Apull\
              &scope=repository%3Ac%3Apull&account=me%26you"
         );
         let realm = Realm { service: String::new(), scope: String::new(), ..realm };
-        assert_eq!(query(&realm, None), "");
+        assert_eq!(query(&realm, None, false), "");
+        assert_eq!(
+            query(&realm, Some("me"), true),
+            "account=me&offline_token=true&client_id=capstan"
+        );
     }
 }

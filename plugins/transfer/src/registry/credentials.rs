@@ -20,26 +20,26 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The user for whom the password is an identity token.
 const TOKEN_USER: &str = "<token>";
 
-/// What `host` is to be told; `None`: nothing is known.
+/// What `host` is to be told by the client's word; `None`: it knows nothing.
 ///
 /// # Errors
-/// `FailedPrecondition`: the file is not as it should be, or others may read it. And what the client has for errors.
-pub(super) async fn login(
-    client: Option<&Credentials>,
-    file: &Path,
-    host: &str,
-) -> Result<Option<Login>> {
-    if let Some(client) = client {
-        let (answer, answered) = oneshot::channel();
-        // A client that has gone says nothing.
-        let _ = client.send(WhoAmI { host: host.to_owned(), answer });
-        let answer = answered.await.unwrap_or(Ok(None))?;
-        if let Some(login) = answer.filter(|login| !login.is_empty()) {
-            return Ok(Some(normal(login)));
-        }
-    }
+/// What the client has for errors.
+pub(super) async fn ask_client(client: Option<&Credentials>, host: &str) -> Result<Option<Login>> {
+    let Some(client) = client else { return Ok(None) };
+    let (answer, answered) = oneshot::channel();
+    // A client that has gone says nothing.
+    let _ = client.send(WhoAmI { host: host.to_owned(), answer });
+    let answer = answered.await.unwrap_or(Ok(None))?;
+    Ok(answer.filter(|login| !login.is_empty()).map(normal))
+}
+
+/// What `host` is to be told for a repository of it by the daemon's file; `None`: nothing is known.
+///
+/// # Errors
+/// `FailedPrecondition`: the file is not as it should be, or others may read it.
+pub(super) fn of_file(file: &Path, host: &str, repository: &str) -> Result<Option<Login>> {
     let Some(text) = read(file)? else { return Ok(None) };
-    find(file, &text, host)
+    find(file, &text, host, repository)
 }
 
 fn normal(login: Login) -> Login {
@@ -86,18 +86,18 @@ struct Entry {
     identitytoken: String,
 }
 
-fn find(path: &Path, text: &str, host: &str) -> Result<Option<Login>> {
+fn find(path: &Path, text: &str, host: &str, repository: &str) -> Result<Option<Login>> {
     // What the parser says may repeat a secret; where it stands does not.
     let file: File = serde_json::from_str(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         bad(path, format_args!("line {line}, column {column} is not as it should be; correct it"))
     })?;
-    // The very name comes before those that mean the same.
-    let found = file.auths.get(host).or_else(|| {
-        let found = file.auths.iter().find(|(name, _)| is_of(name, host));
-        found.map(|(_, entry)| entry)
+    // Of those that mean the same the very name of the host comes first.
+    let fits = file.auths.iter().filter_map(|(name, entry)| {
+        let fit = fit(name, host, repository)?;
+        Some(((fit, name == host), entry))
     });
-    let Some(entry) = found else { return Ok(None) };
+    let Some((_, entry)) = fits.max_by_key(|(fit, _)| *fit) else { return Ok(None) };
     let mut login = Login {
         user: entry.username.clone(),
         secret: Secret::new(&*entry.password),
@@ -116,11 +116,25 @@ fn find(path: &Path, text: &str, host: &str) -> Result<Option<Login>> {
     Ok(Some(normal(login)).filter(|login| !login.is_empty()))
 }
 
-/// Whether a name of the file is one of a host: `host`, `https://host`, `https://host/v1/`.
-fn is_of(name: &str, host: &str) -> bool {
-    let name = name.split_once("://").map_or(name, |(_, rest)| rest);
-    let name = name.split('/').next().unwrap_or_default();
-    reference_host(name).eq_ignore_ascii_case(host)
+/// How many bytes of a repository's path a name of the file tells; `None`: it is of another host, or repository.
+///
+/// `host`, `https://host` and `https://host/v1/` are of all repositories; `host/path` is of the one with this path and of
+/// those below it, and comes before what tells less (containers-auth.json(5)).
+fn fit(name: &str, host: &str, repository: &str) -> Option<usize> {
+    let (bare, is_url) = match name.split_once("://") {
+        Some((_, bare)) => (bare, true),
+        None => (name, false),
+    };
+    let (name, path) = bare.split_once('/').unwrap_or((bare, ""));
+    let path = path.trim_end_matches('/');
+    if !reference_host(name).eq_ignore_ascii_case(host) {
+        return None;
+    }
+    if is_url || matches!(path, "" | "v1" | "v2") {
+        return Some(0);
+    }
+    let rest = repository.strip_prefix(path)?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(path.len())
 }
 
 #[cfg(test)]
@@ -131,7 +145,11 @@ mod tests {
 
     /// `user secret token`, or the class of the error.
     fn check(text: &str, host: &str, want: Result<Option<&str>, Class>) {
-        let got = find(Path::new("/auth.json"), text, host);
+        check_for(text, host, "app", want);
+    }
+
+    fn check_for(text: &str, host: &str, repository: &str, want: Result<Option<&str>, Class>) {
+        let got = find(Path::new("/auth.json"), text, host, repository);
         let got = got.map_err(|error| {
             assert!(!error.message().contains("SECRET"), "{error}");
             error.class()
@@ -146,7 +164,7 @@ mod tests {
         assert_eq!(
             got.as_ref().map(Option::as_deref).map_err(|class| *class),
             want,
-            "{text} {host}"
+            "{text} {host} {repository}"
         );
     }
 
@@ -176,6 +194,40 @@ mod tests {
     }
 
     #[test]
+    fn the_name_that_tells_most_of_a_repository_counts() {
+        let entry = |name: &str, user: &str| {
+            format!(r#""{name}": {{"username": "{user}", "password": "SECRET"}}"#)
+        };
+        let names = [
+            ("a.example", "host"),
+            ("a.example/team", "team"),
+            ("a.example/team/app", "app"),
+            ("https://b.example/v2/", "url"),
+            ("b.example/team/", "slash"),
+            ("c.example/only", "only"),
+        ];
+        let entries = names.map(|(name, user)| entry(name, user)).join(",");
+        let file = format!(r#"{{"auths": {{{entries}}}}}"#);
+        let check = |host: &str, repository: &str, want: Option<&str>| {
+            let want = want.map(|user| format!("{user} SECRET "));
+            check_for(&file, host, repository, Ok(want.as_deref()));
+        };
+        check("a.example", "", Some("host"));
+        check("a.example", "x", Some("host"));
+        check("a.example", "teams/app", Some("host"));
+        check("a.example", "team", Some("team"));
+        check("a.example", "team/other", Some("team"));
+        check("a.example", "team/app", Some("app"));
+        check("a.example", "team/app/part", Some("app"));
+        check("a.example", "team/apple", Some("team"));
+        check("b.example", "x", Some("url"));
+        check("b.example", "team/x", Some("slash"));
+        check("c.example", "only/x", Some("only"));
+        check("c.example", "other", None);
+        check("c.example", "", None);
+    }
+
+    #[test]
     fn a_bad_file_is_an_error_without_its_secrets() {
         let bad = Err(Class::FailedPrecondition);
         check("", "a.example", bad);
@@ -185,18 +237,18 @@ mod tests {
         check(r#"{"auths": {"a.example": {"password": ["SECRET"]}}}"#, "a.example", bad);
     }
 
-    #[tokio::test]
-    async fn a_file_that_others_may_read_is_refused() {
+    #[test]
+    fn a_file_that_others_may_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("auth.json");
-        assert_eq!(login(None, &path, "a.example").await.unwrap(), None);
+        assert_eq!(of_file(&path, "a.example", "app").unwrap(), None);
         fs::write(&path, r#"{"auths": {"a.example": {"username": "me", "password": "x"}}}"#)
             .unwrap();
         for (mode, is_used) in
             [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o620, false)]
         {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            let got = login(None, &path, "a.example").await;
+            let got = of_file(&path, "a.example", "app");
             assert_eq!(got.is_ok(), is_used, "{mode:o} {got:?}");
             let Err(error) = got else { continue };
             assert_eq!(error.class(), Class::FailedPrecondition);
@@ -205,12 +257,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_client_is_asked_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("auth.json");
-        fs::write(&path, r#"{"auths": {"a.example": {"username": "file", "password": "x"}}}"#)
-            .unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    async fn the_client_is_asked() {
+        assert_eq!(ask_client(None, "a.example").await.unwrap(), None);
         let ask = async |answer: Result<Option<Login>>| {
             let (client, mut questions) = mpsc::unbounded_channel::<WhoAmI>();
             let answering = async {
@@ -218,19 +266,19 @@ mod tests {
                 assert_eq!(question.host, "a.example");
                 question.answer.send(answer).unwrap();
             };
-            let (login, ()) = tokio::join!(login(Some(&client), &path, "a.example"), answering);
-            login.map(|login| login.unwrap().user)
+            let (login, ()) = tokio::join!(ask_client(Some(&client), "a.example"), answering);
+            login.map(|login| login.map(|login| login.user))
         };
         let me = Login { user: "me".into(), ..Login::default() };
-        assert_eq!(ask(Ok(Some(me))).await.unwrap(), "me");
-        assert_eq!(ask(Ok(None)).await.unwrap(), "file");
-        assert_eq!(ask(Ok(Some(Login::default()))).await.unwrap(), "file");
+        assert_eq!(ask(Ok(Some(me))).await.unwrap().as_deref(), Some("me"));
+        assert_eq!(ask(Ok(None)).await.unwrap(), None);
+        assert_eq!(ask(Ok(Some(Login::default()))).await.unwrap(), None);
         // One that cannot say what it knows is not taken for one that knows nothing.
         let error = ask(Err(Error::precondition("a helper fails"))).await.unwrap_err();
         assert_eq!((error.class(), error.message()), (Class::FailedPrecondition, "a helper fails"));
 
         let (gone, questions) = mpsc::unbounded_channel();
         drop(questions);
-        assert_eq!(login(Some(&gone), &path, "a.example").await.unwrap().unwrap().user, "file");
+        assert_eq!(ask_client(Some(&gone), "a.example").await.unwrap(), None);
     }
 }

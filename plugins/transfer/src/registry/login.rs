@@ -1,5 +1,6 @@
 //! Whether a registry lets us in.
 
+use capstan_sdk::contract::access::Secret;
 use capstan_sdk::{Class, Error, Result};
 
 use super::exchange::{Ask, send};
@@ -10,12 +11,14 @@ use super::retry::retry;
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
 impl Repository {
-    /// Asks the registry itself, not its mirrors, whether it lets us in, whatever the repository.
+    /// Asks the registry itself, not its mirrors, whether it lets us in, whatever the repository. Answers the identity
+    /// token that its token server gives in return.
     ///
     /// # Errors
     /// As [`Repository::resolve`]. `FailedPrecondition` also: it does not want to know who we are.
-    pub(crate) async fn check_login(&self) -> Result<()> {
+    pub(crate) async fn check_login(&self) -> Result<Option<Secret>> {
         let home = self.home();
+        home.auth().want_identity();
         let what = format!("login to {}", self.reference.host());
         let answer = retry(self.config(), || async {
             let answer = send(&self.pool, &Ask::get(&what, home, "/v2/")).await?;
@@ -29,7 +32,7 @@ impl Repository {
             _ => error,
         })?;
         match home.auth().was_asked() {
-            true => Ok(()),
+            true => Ok(home.auth().identity()),
             false => Err(Error::precondition(format!(
                 "{what}: the registry lets everybody in, so it does not tell whether the \
                  credentials are right; store them with --no-check if it asks for them elsewhere"

@@ -47,4 +47,4 @@ pub(crate) use config::Config;
 pub(crate) use document::{Object, Subject};
 pub(crate) use proxy::Proxies;
 pub(crate) use repository::{Hash, Registry, Repository, Resolved, hash};
-pub(crate) use upload::{Pushed, Source};
+pub(crate) use upload::{Begun, Pushed, Source};

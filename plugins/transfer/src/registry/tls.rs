@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use capstan_sdk::{Class, Error, Result, blocking};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -33,7 +34,7 @@ pub(super) struct Tls {
 }
 
 /// What was made of such settings, for as long as one thing is done; so that changed files are
-/// read anew for the next.
+/// read anew for the next. The roots of the system are kept for longer.
 #[derive(Debug, Default)]
 pub(super) struct Configs {
     made: Mutex<Vec<(Arc<Tls>, Arc<ClientConfig>)>>,
@@ -91,18 +92,57 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     }
 }
 
-fn verifier(paths: &[PathBuf], provider: &Arc<CryptoProvider>) -> Result<Arc<Verifier>> {
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        warn!(%error, "a root of the system cannot be read");
+/// What was read from files, for as long as they stay as they are.
+struct Kept<T>(Mutex<Option<(Stamp, Arc<T>)>>);
+
+/// Files, each with when it was last changed and how long it is; or that it is not there.
+type Stamp = Vec<(PathBuf, Option<(SystemTime, u64)>)>;
+
+impl<T> Kept<T> {
+    fn get(&self, stamp: Stamp, read: impl FnOnce() -> T) -> Arc<T> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((of, read)) if *of == stamp => Arc::clone(read),
+            _ => {
+                let read = Arc::new(read());
+                *kept = Some((stamp, Arc::clone(&read)));
+                read
+            }
+        }
     }
-    let mut roots = RootCertStore::empty();
-    // One in a hundred is of a kind that nobody uses any more.
-    roots.add_parsable_certificates(system.certs);
+}
+
+fn stamp(paths: impl IntoIterator<Item = PathBuf>) -> Stamp {
+    let look = |path: &PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.modified().ok()?, found.len()))
+    };
+    paths.into_iter().map(|path| (path.clone(), look(&path))).collect()
+}
+
+/// The roots of the system: to read all of them takes longer than a handshake.
+fn system() -> Arc<RootCertStore> {
+    static SYSTEM: Kept<RootCertStore> = Kept(Mutex::new(None));
+    let places = openssl_probe::probe();
+    let places = places.cert_file.into_iter().chain(places.cert_dir);
+    SYSTEM.get(stamp(places), || {
+        let system = rustls_native_certs::load_native_certs();
+        for error in &system.errors {
+            warn!(%error, "a root of the system cannot be read");
+        }
+        let mut roots = RootCertStore::empty();
+        // One in a hundred is of a kind that nobody uses any more.
+        roots.add_parsable_certificates(system.certs);
+        roots
+    })
+}
+
+fn verifier(paths: &[PathBuf], provider: &Arc<CryptoProvider>) -> Result<Arc<Verifier>> {
+    let mut roots = system();
     let mut own = Vec::new();
     for path in paths {
         for certificate in certificates(path)? {
-            roots.add(certificate.clone()).map_err(|error| bad(path, error))?;
+            Arc::make_mut(&mut roots).add(certificate.clone()).map_err(|error| bad(path, error))?;
             own.push(certificate);
         }
     }
@@ -112,7 +152,7 @@ fn verifier(paths: &[PathBuf], provider: &Arc<CryptoProvider>) -> Result<Arc<Ver
              one as `ca` in hosts.toml of the registry",
         ));
     }
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider));
     let inner = inner.build().map_err(|error| Error::internal(format!("TLS: {error}")))?;
     Ok(Arc::new(Verifier { inner, own }))
 }
@@ -350,4 +390,34 @@ fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
         };
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_is_kept_until_its_files_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("roots.pem");
+        let kept = Kept(Mutex::new(None));
+        let get = || *kept.get(stamp([path.clone()]), || fs::read(&path).map(|b| b.len()).ok());
+        assert_eq!((get(), get()), (None, None));
+        fs::write(&path, "one").unwrap();
+        assert_eq!(get(), Some(3));
+        fs::write(&path, "three").unwrap();
+        assert_eq!(get(), Some(5));
+        // The same length, later.
+        fs::write(&path, "seven").unwrap();
+        let later = SystemTime::now() + std::time::Duration::from_secs(5);
+        fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        let mut reads = 0;
+        kept.get(stamp([path.clone()]), || {
+            reads += 1;
+            Some(5)
+        });
+        kept.get(stamp([path.clone()]), || panic!("nothing has changed"));
+        assert_eq!(reads, 1);
+        assert!(Arc::ptr_eq(&system(), &system()), "the system's are read once");
+    }
 }

@@ -2,7 +2,7 @@
 //! repositories has them, else sent whole or in chunks, over breaks.
 //!
 //! An upload is a place that the registry names anew with each answer. After a break it is asked how much it has, and
-//! the rest is sent. A registry that does not know is begun with anew.
+//! the rest is sent. A registry that does not know is begun with anew. An upload that nobody goes on with is cancelled.
 
 use std::fs::File;
 use std::future::Future as _;
@@ -10,8 +10,9 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_sdk::contract::content::OpenBlob;
@@ -21,6 +22,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+use tracing::debug;
 
 use super::Repository;
 use super::exchange::{Ask, send};
@@ -37,6 +40,9 @@ const MIN_CHUNK: &str = "oci-chunk-min-length";
 
 /// The most bytes of an answer that are read only to keep its connection.
 const MAX_REST: u64 = 16 << 10;
+
+/// How long a registry is given to drop an upload that nobody goes on with: it does that by itself at last.
+const CANCEL_TIME: Duration = Duration::from_secs(3);
 
 /// How a blob came to be in a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +66,18 @@ pub(crate) struct Source {
     pub(crate) chunk: u64,
     /// How many went out; less again where some must go anew.
     pub(crate) sent: Arc<AtomicU64>,
+    /// What is under way meanwhile.
+    pub(crate) begun: Begun,
+}
+
+/// The place of an upload that was begun, and is neither complete nor cancelled.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Begun(Arc<Mutex<Option<Url>>>);
+
+impl Begun {
+    fn set(&self, place: Option<Url>) -> Option<Url> {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), place)
+    }
 }
 
 /// Reads a part of a blob, a piece ahead of who sends it.
@@ -171,9 +189,16 @@ impl Upload<'_> {
         Failure::from(refusal.error.as_class(Class::Unavailable))
     }
 
+    /// Goes on there.
+    fn goes_on(&mut self, session: Session) {
+        self.source.begun.set(Some(session.url.clone()));
+        self.session = Some(session);
+    }
+
     /// The upload is not known any more: it is begun anew.
     fn lost(&mut self) -> Failure {
         self.session = None;
+        self.source.begun.set(None);
         let what = &self.what;
         Failure::from(Error::unavailable(format!(
             "{what}: the registry lost the upload; try again"
@@ -238,11 +263,80 @@ impl Repository {
     /// - `FailedPrecondition`: what answers is no registry, or does not take it.
     ///
     /// # Cancel safety
-    /// Dropped before it returns, the registry does not have it; what was sent so far is the registry's to drop.
+    /// Dropped before it returns, the registry does not have it. Of what was sent so far [`Repository::cancel_upload`]
+    /// rids it.
     pub(crate) async fn push_blob(&self, digest: &Digest, source: &Source) -> Result<Pushed> {
-        if self.has_blob(digest).await? {
-            return Ok(Pushed::Exists);
+        match self.has_blob(digest).await? {
+            true => Ok(Pushed::Exists),
+            false => self.upload_blob(digest, source).await,
         }
+    }
+
+    /// The same for a blob that the repository does not have.
+    pub(crate) async fn upload_blob(&self, digest: &Digest, source: &Source) -> Result<Pushed> {
+        let outcome = self.upload(digest, source).await;
+        if outcome.is_err() {
+            self.cancel_upload(&source.begun).await;
+        }
+        outcome
+    }
+
+    /// Has the registry drop an upload that nobody goes on with ("Canceling an Upload" of docker's API). It would do so
+    /// by itself in a while: that it does not now, or does not let us, is no error.
+    pub(crate) async fn cancel_upload(&self, begun: &Begun) {
+        let Some(url) = begun.set(None) else { return };
+        let cancel = async {
+            let what = "cancel an upload";
+            let good = &[StatusCode::NO_CONTENT, StatusCode::ACCEPTED, StatusCode::OK];
+            let ask =
+                Ask { method: Method::DELETE, url, good, ..self.ask(what, "blobs/uploads/")? };
+            finish(send(&self.pool, &ask).await?).await;
+            Ok::<_, Failure>(())
+        };
+        match timeout(CANCEL_TIME, cancel).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => debug!(error = %failure.error, "an upload is not cancelled"),
+            Err(_) => debug!("an upload is not cancelled in time"),
+        }
+    }
+
+    /// Has a blob mounted from another repository of the registry; answers whether it was.
+    ///
+    /// # Errors
+    /// As [`Repository::push_blob`]. That the registry does not do it is none.
+    pub(crate) async fn mount_blob(&self, digest: &Digest, from: &str) -> Result<bool> {
+        let what = self.name("blob", digest);
+        let path = format!("blobs/uploads/?mount={digest}&from={from}");
+        let ask = self.mounting(&what, &path)?;
+        let Some(answer) = retry(self.config(), || self.try_mount(&ask)).await? else {
+            return Ok(false);
+        };
+        let is_mounted = answer.head.status == StatusCode::CREATED;
+        let checked = check_digest(&what, &answer.head.headers, digest);
+        // In its place an upload was begun.
+        let begun = Begun::default();
+        begun.set(place(&what, &ask, &answer)?.filter(|_| !is_mounted));
+        finish(answer).await;
+        self.cancel_upload(&begun).await;
+        if is_mounted { checked.map(|()| true) } else { Ok(false) }
+    }
+
+    fn mounting<'a>(&'a self, what: &'a str, path: &str) -> Result<Ask<'a>> {
+        let good = &[StatusCode::CREATED, StatusCode::ACCEPTED];
+        Ok(Ask { method: Method::POST, good, ..self.ask(what, path)? })
+    }
+
+    /// The answer to the wish to have a blob mounted: it was, or an upload is begun. `None`: the registry does not do
+    /// that, or not from there.
+    async fn try_mount(&self, ask: &Ask<'_>) -> Result<Option<Answer>, Failure> {
+        match send(&self.pool, ask).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Failure { error, .. }) if error.class() != Class::Unavailable => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn upload(&self, digest: &Digest, source: &Source) -> Result<Pushed> {
         let mut upload = Upload {
             what: self.name("blob", digest),
             digest,
@@ -295,21 +389,13 @@ impl Repository {
 
     /// Begins an upload, or has the blob mounted.
     async fn begin(&self, upload: &mut Upload<'_>) -> Result<Pushed, Failure> {
+        // What was begun before in a way that the registry does not take.
+        self.cancel_upload(&upload.source.begun).await;
         let (what, digest) = (&upload.what, upload.digest);
         let answer = match upload.mount.take() {
             Some(from) => {
                 let path = format!("blobs/uploads/?mount={digest}&from={from}");
-                let ask = Ask {
-                    method: Method::POST,
-                    good: &[StatusCode::CREATED, StatusCode::ACCEPTED],
-                    ..self.ask(what, &path)?
-                };
-                match send(&self.pool, &ask).await {
-                    Ok(answer) => Some(answer),
-                    // It does not do that, or not from there: the blob is sent.
-                    Err(Failure { error, .. }) if error.class() != Class::Unavailable => None,
-                    Err(failure) => return Err(failure),
-                }
+                self.try_mount(&self.mounting(what, &path)?).await?
             }
             None => None,
         };
@@ -333,8 +419,8 @@ impl Repository {
             ))
         })?;
         let min_chunk = number(&answer.head.headers, MIN_CHUNK).unwrap_or(0);
+        upload.goes_on(Session { url, min_chunk, offset: 0, is_doubtful: false });
         finish(answer).await;
-        upload.session = Some(Session { url, min_chunk, offset: 0, is_doubtful: false });
         Ok(Pushed::Sent)
     }
 
@@ -353,7 +439,11 @@ impl Repository {
                 upload.session = Some(session);
                 return Err(failure);
             }
-            // It lost the upload, or cannot tell.
+            Err(failure) if failure.error.class() == Class::NotFound => {
+                upload.source.begun.set(None);
+                return Ok(());
+            }
+            // It cannot tell.
             Err(_) => return Ok(()),
         };
         let has = taken(&answer.head.headers).filter(|has| *has <= size);
@@ -363,7 +453,7 @@ impl Repository {
         let url = to.unwrap_or(session.url);
         upload.best = upload.best.max(offset);
         upload.source.sent.store(offset, Ordering::Relaxed);
-        upload.session = Some(Session { url, offset, is_doubtful: false, ..session });
+        upload.goes_on(Session { url, offset, is_doubtful: false, ..session });
         Ok(())
     }
 
@@ -411,12 +501,9 @@ impl Repository {
             _ => {}
         }
         upload.best = upload.best.max(has);
-        let session = upload.session();
-        if let Some(url) = to {
-            session.url = url;
-        }
-        session.offset = has;
-        session.is_doubtful = false;
+        let session = upload.session.take().expect("an upload was begun");
+        let url = to.unwrap_or(session.url);
+        upload.goes_on(Session { url, offset: has, is_doubtful: false, ..session });
         Ok(())
     }
 
@@ -464,7 +551,10 @@ impl Repository {
                 let refusal = format!("{what}: the registry does not take it ({other})");
                 Err(upload.switch(Failure::from(Error::precondition(refusal))))
             }
-            _ => Ok(checked?),
+            _ => {
+                upload.source.begun.set(None);
+                Ok(checked?)
+            }
         }
     }
 }

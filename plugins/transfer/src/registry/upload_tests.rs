@@ -15,7 +15,7 @@ use capstan_sdk::{Algorithm, Class, Descriptor, Digest, Reference, Result};
 use serde_json::{Value, json};
 
 use super::fake::{Asked, Fake, Reply};
-use super::{Config, Object, Pushed, Registry, Repository, Source, Subject, hash};
+use super::{Begun, Config, Object, Pushed, Registry, Repository, Source, Subject, hash};
 
 const BLOB: &[u8] = b"0123456789";
 
@@ -48,7 +48,13 @@ fn stored(bytes: &[u8]) -> OpenBlob {
 }
 
 fn source(bytes: &[u8], chunk: u64) -> Source {
-    Source { blob: stored(bytes), mount: None, chunk, sent: Arc::default() }
+    Source {
+        blob: stored(bytes),
+        mount: None,
+        chunk,
+        sent: Arc::default(),
+        begun: Begun::default(),
+    }
 }
 
 /// What is odd about a registry.
@@ -107,6 +113,9 @@ fn registry(odd: Odd, shelf: &Mutex<Shelf>, asked: &Asked) -> Reply {
     assert_eq!(path, format!("/up/{place}"), "{}", asked.method);
     assert!(query.starts_with("state=a%2Fb%3D"), "{query}");
     let Some(mut upload) = shelf.upload.take() else { return Reply::new(404, "") };
+    if asked.method == "DELETE" {
+        return Reply::new(204, "");
+    }
     if shelf.is_out_of_step {
         shelf.is_out_of_step = false;
         return Reply::new(416, "");
@@ -289,17 +298,19 @@ async fn an_upload_goes_on_where_it_broke_off() {
 async fn an_upload_that_is_lost_is_begun_anew() {
     let plain = Odd::default();
     // Debian's registry does not go on with a request that broke: it answers 416.
-    let want = ["HEAD", "POST", "PUT", "GET", "HEAD", "POST", "PUT"];
+    let want = ["HEAD", "POST", "PUT", "GET", "HEAD", "DELETE", "POST", "PUT"];
     check(Odd { forgets: true, ..plain }, source(BLOB, 0), &[7], &want).await;
-    let want =
-        ["HEAD", "POST", "PATCH 0-3", "GET", "POST", "PATCH 0-3", "PATCH 4-7", "PATCH 8-9", "PUT"];
+    let begin = ["HEAD", "POST", "PATCH 0-3", "GET"];
+    let anew = ["POST", "PATCH 0-3", "PATCH 4-7", "PATCH 8-9", "PUT"];
     for look in [404, 405, 500] {
         let odd = Odd { look: Some(look), ..plain };
         let (outcome, blob, asked) = push(odd, source(BLOB, 4), &[2]).await;
         assert_eq!(outcome, Ok(Pushed::Sent), "{look} {asked:?}");
         assert_eq!(blob.as_deref(), Some(BLOB));
-        if look != 500 {
-            assert_eq!(asked, want);
+        match look {
+            404 => assert_eq!(asked, [&begin[..], &anew[..]].concat()),
+            405 => assert_eq!(asked, [&begin[..], &["DELETE"], &anew[..]].concat()),
+            _ => {}
         }
     }
     // One that forgets each time is not tried for ever.
@@ -316,7 +327,7 @@ async fn an_upload_that_is_lost_is_begun_anew() {
 #[tokio::test]
 async fn a_way_that_is_refused_is_not_the_only_one() {
     let plain = Odd::default();
-    let want = ["HEAD", "POST", "PATCH 0-3", "POST", "PUT"];
+    let want = ["HEAD", "POST", "PATCH 0-3", "DELETE", "POST", "PUT"];
     for patch in [400, 405] {
         check(Odd { patch: Some(patch), ..plain }, source(BLOB, 4), &[], &want).await;
     }
@@ -324,12 +335,71 @@ async fn a_way_that_is_refused_is_not_the_only_one() {
         let odd = Odd { put: Some(put), ..plain };
         let (outcome, _, asked) = push(odd, source(BLOB, 0), &[]).await;
         assert_eq!(outcome.unwrap_err().class(), Class::FailedPrecondition, "{put}");
-        assert_eq!(asked, ["HEAD", "POST", "PUT", "HEAD", "POST", "PATCH 0-9", "PUT"], "{put}");
+        let (whole, chunks) = (["HEAD", "POST", "PUT"], ["POST", "PATCH 0-9", "PUT", "DELETE"]);
+        assert_eq!(asked, [&whole[..], &["HEAD", "DELETE"], &chunks[..]].concat(), "{put}");
     }
     for (put, class) in [(400, Class::FailedPrecondition), (403, Class::PermissionDenied)] {
         let (outcome, _, asked) = push(Odd { put: Some(put), ..plain }, source(BLOB, 0), &[]).await;
         assert_eq!(outcome.unwrap_err().class(), class);
-        assert_eq!(asked, ["HEAD", "POST", "PUT"]);
+        assert_eq!(asked, ["HEAD", "POST", "PUT", "DELETE"]);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_nobody_goes_on_with_is_cancelled() {
+    // The second chunk is never answered, and the push is dropped then.
+    let shelf = Arc::new(Mutex::new(Shelf::default()));
+    let shared = Arc::clone(&shelf);
+    let fake = Fake::serve(move |asked| match asked.header("content-range") {
+        "4-7" => Reply::new(202, "x").hang(0),
+        _ => registry(Odd::default(), &shared, asked),
+    })
+    .await;
+    let (to, source) = (repository(&fake, ":1"), source(BLOB, 4));
+    let digest = digest(BLOB);
+    let push = to.push_blob(&digest, &source);
+    assert!(tokio::time::timeout(Duration::from_millis(300), push).await.is_err());
+    assert!(shelf.lock().unwrap().upload.is_some());
+    to.cancel_upload(&source.begun).await;
+    assert!(shelf.lock().unwrap().upload.is_none(), "{:?}", fake.asked());
+    let last = fake.asked().pop().unwrap();
+    assert_eq!((last.method.as_str(), last.path.as_str()), ("DELETE", "/up/2?state=a%2Fb%3D"));
+    // Once is enough.
+    let count = fake.asked().len();
+    to.cancel_upload(&source.begun).await;
+    assert_eq!(fake.asked().len(), count);
+
+    // A registry that does not let it be cancelled says nothing about the push.
+    for status in [401, 405, 500] {
+        let fake = Fake::serve(move |asked| match asked.method.as_str() {
+            "HEAD" => Reply::new(404, ""),
+            "POST" => Reply::new(202, "").with("Location", "/up"),
+            "PUT" => Reply::new(403, ""),
+            _ => Reply::new(status, ""),
+        })
+        .await;
+        let outcome = repository(&fake, ":1").push_blob(&digest, &self::source(BLOB, 0)).await;
+        assert_eq!(outcome.unwrap_err().class(), Class::PermissionDenied);
+        assert_eq!(fake.asked().last().unwrap().method, "DELETE");
+    }
+}
+
+#[tokio::test]
+async fn a_blob_is_mounted_alone() {
+    let check = async |mount: u16, want: bool, asked_for: &[&str]| {
+        let shelf = Mutex::new(Shelf::default());
+        let odd = Odd { mount: Some(mount), ..Odd::default() };
+        let fake = Fake::serve(move |asked| registry(odd, &shelf, asked)).await;
+        let got = repository(&fake, ":1").mount_blob(&digest(BLOB), "b/other").await;
+        assert_eq!(got, Ok(want), "{mount}");
+        let asked: Vec<String> = fake.asked().into_iter().map(|asked| asked.method).collect();
+        assert_eq!(asked, asked_for, "{mount}");
+    };
+    check(201, true, &["POST"]).await;
+    // What was begun in its place is not left there.
+    check(202, false, &["POST", "DELETE"]).await;
+    for refusal in [400, 403, 404, 405] {
+        check(refusal, false, &["POST"]).await;
     }
 }
 
@@ -349,7 +419,7 @@ async fn what_arrives_is_what_was_sent() {
     let error = outcome.unwrap_err();
     assert_eq!(error.class(), Class::Corrupt, "{error}");
     assert!(error.message().contains("cannot be read"), "{error}");
-    assert_eq!((blob, asked), (None, vec!["HEAD".to_owned(), "POST".to_owned()]));
+    assert_eq!((blob, asked), (None, ["HEAD", "POST", "DELETE"].map(str::to_owned).to_vec()));
 }
 
 #[tokio::test]

@@ -175,6 +175,45 @@ async fn a_login_is_given_for_a_token() {
 }
 
 #[tokio::test]
+async fn an_identity_token_stands_for_the_password_from_then_on() {
+    // Each token is for one request; the second identity token is not taken when its turn comes.
+    let tokens = Fake::serve(|asked| {
+        let token = |identity: &str| {
+            let number = asked.number;
+            let document = format!(r#"{{"access_token":"{number}","refresh_token":"{identity}"}}"#);
+            Reply::new(200, document)
+        };
+        match asked.text() {
+            text if text.contains("refresh_token=CANARY1") => token("CANARY2"),
+            text if text.contains("refresh_token=CANARY2") => Reply::new(401, ""),
+            text if text.contains("grant_type=password") => token("CANARY1"),
+            _ => Reply::new(500, ""),
+        }
+    })
+    .await;
+    let served = Arc::new(Mutex::new(std::collections::BTreeSet::new()));
+    let fake =
+        by_token(&tokens, move |_, token| served.lock().unwrap().insert(token.to_owned())).await;
+    let (access, _) = knowing(Some(me()));
+    let repository = of(&fake, &access);
+    for _ in 0..3 {
+        repository.resolve().await.unwrap();
+    }
+    let grants: Vec<String> = tokens
+        .asked()
+        .iter()
+        .map(|asked| {
+            let grant = asked.text().split("grant_type=").nth(1).unwrap();
+            grant.split("&username").next().unwrap().to_owned()
+        })
+        .collect();
+    let want = ["password", "CANARY1", "CANARY2", "password"];
+    let want = want.map(|grant| grant.replace("CANARY", "refresh_token&refresh_token=CANARY"));
+    assert_eq!(grants, want);
+    assert!(tokens.asked().iter().all(|asked| !asked.text().contains("offline")), "not asked for");
+}
+
+#[tokio::test]
 async fn what_is_no_token_is_an_error() {
     let check = async |reply: Reply, class: Class, want: &str, asked: usize| {
         let tokens = Fake::serve(move |_| reply.clone()).await;

@@ -1,0 +1,157 @@
+//! A copy: a push of what another registry has. What is not here is fetched when it is its turn.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use capstan_sdk::contract::transfer::CopyImage;
+use capstan_sdk::{Descriptor, Digest, Error, Namespace, Reference, Result};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use tracing::info;
+
+use crate::fetch::Fetcher;
+use crate::push::{Job, MAX_DOCUMENTS_BYTES, Pusher, Upload, Walk};
+use crate::registry::{Repository, Resolved};
+use crate::tree::{Document, Role};
+
+/// More manifests than any real image has, with all that refers to it; a bound on the work that one can cause.
+const MAX_DOCUMENTS: usize = 5000;
+
+impl Pusher {
+    /// Copies an image from one registry to another one.
+    pub(crate) async fn copy(self, fetcher: Fetcher, copy: CopyImage) -> Result<Descriptor> {
+        let (source, target) = (Reference::parse(&copy.source)?, Reference::parse(&copy.target)?);
+        let repository = self.registry.repository(&target, &copy.target_access)?;
+        let origin = Rc::new(Origin {
+            repository: self.registry.repository(&source, &copy.source_access)?,
+            fetcher,
+            documents: RefCell::default(),
+            bytes: Cell::new(0),
+        });
+        let (namespace, at_once) = (copy.namespace.clone(), copy.concurrency);
+        let job = Job::new(self, namespace, repository, at_once, Some(Rc::clone(&origin)));
+        let outcome = job.told(&copy.progress, job.copy(&origin, &target, &copy)).await;
+        let root = outcome.map_err(|error| error.at(format!("copy {source} to {target}")))?;
+        info!(image = %source, to = %target, digest = %root.digest, "copied");
+        Ok(root)
+    }
+}
+
+impl Job {
+    async fn copy(
+        &self,
+        origin: &Origin,
+        target: &Reference,
+        copy: &CopyImage,
+    ) -> Result<Descriptor> {
+        let mut root = origin.root().await?;
+        if let Some(platform) = &copy.platform {
+            root = self.narrow(root, platform).await?;
+        }
+        let mut documents = self.gather(&root, copy.platform.is_some()).await?;
+        if copy.has_referrers {
+            documents = self.with_referrers(origin, documents).await?;
+        }
+        self.deliver(target, documents).await
+    }
+
+    /// Adds what refers to the documents, and to that; the last one stays the last.
+    async fn with_referrers(
+        &self,
+        origin: &Origin,
+        mut documents: Vec<Document>,
+    ) -> Result<Vec<Document>> {
+        let root = documents.pop().expect("the root is there");
+        let last = root.descriptor.digest.clone();
+        documents.push(root);
+        let mut walk = Walk::of(self, documents);
+        let mut asked = HashSet::new();
+        loop {
+            let digests = walk.documents.iter().map(|document| document.descriptor.digest.clone());
+            let new: Vec<Digest> = digests.filter(|digest| asked.insert(digest.clone())).collect();
+            if new.is_empty() {
+                break;
+            }
+            let lists = new.iter().map(|digest| origin.repository.referrers(digest, "")).collect();
+            for referrer in self.send(lists).await?.into_iter().flatten() {
+                if Role::of(&referrer.manifest.media_type)?.is_document() {
+                    walk.visit(&referrer.manifest, 0).await?;
+                }
+            }
+        }
+        let mut documents = walk.documents;
+        let place = documents.iter().position(|document| document.descriptor.digest == last);
+        let root = documents.remove(place.expect("it was there before"));
+        documents.push(root);
+        Ok(documents)
+    }
+}
+
+/// Where what is not here comes from.
+pub(crate) struct Origin {
+    pub(crate) repository: Repository,
+    fetcher: Fetcher,
+    /// Those that came from there: they are held here, and not stored.
+    documents: RefCell<HashMap<Digest, Bytes>>,
+    /// How many bytes they have.
+    bytes: Cell<u64>,
+}
+
+impl Origin {
+    /// What the name means there.
+    async fn root(&self) -> Result<Descriptor> {
+        let Resolved { descriptor, bytes } = self.repository.resolve().await?;
+        self.count(bytes.len() as u64)?;
+        self.documents.borrow_mut().insert(descriptor.digest.clone(), bytes);
+        Ok(descriptor)
+    }
+
+    /// A document, by its descriptor.
+    pub(crate) async fn document(&self, at: &Descriptor) -> Result<Bytes> {
+        if let Some(bytes) = self.documents.borrow().get(&at.digest) {
+            return Ok(bytes.clone());
+        }
+        self.count(at.size)?;
+        let bytes = self.repository.manifest(at).await?;
+        self.documents.borrow_mut().insert(at.digest.clone(), bytes.clone());
+        Ok(bytes)
+    }
+
+    fn count(&self, size: u64) -> Result<()> {
+        self.bytes.set(self.bytes.get().saturating_add(size));
+        if self.bytes.get() > MAX_DOCUMENTS_BYTES || self.documents.borrow().len() >= MAX_DOCUMENTS
+        {
+            return Err(Error::exhausted(format!(
+                "its manifests are more than {MAX_DOCUMENTS}, or more than {MAX_DOCUMENTS_BYTES} bytes; \
+                 copy its parts one by one"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Gets the documents that one lists, some at the same time, as they will be wanted.
+    pub(crate) async fn expect(&self, job: &Job, above: &Document) -> Result<()> {
+        let listed = above.parts.iter().filter(|part| part.role.is_document());
+        let listed: Vec<&Descriptor> = listed.map(|part| &part.descriptor).collect();
+        let get = |at| async move { job.open(at).await.map(drop) };
+        stream::iter(listed).map(get).buffer_unordered(job.at_once).try_collect().await
+    }
+
+    /// Brings a blob here.
+    pub(crate) async fn fetch(
+        &self,
+        namespace: &Namespace,
+        blob: &Descriptor,
+        upload: &Upload,
+    ) -> Result<()> {
+        let _offer = self.fetcher.offer(namespace, blob, &self.repository);
+        let fetch = self.fetcher.fetch(namespace, blob, &self.repository);
+        upload.fetch.replace(Some(Rc::clone(&fetch)));
+        let outcome = fetch.wait().await;
+        upload.fetch.take();
+        upload.was_fetched.set(outcome.is_ok());
+        fetch.leave().await;
+        outcome
+    }
+}
