@@ -11,6 +11,7 @@
 mod archive;
 mod config;
 mod convert;
+mod entries;
 mod export;
 mod fetch;
 mod flight;
