@@ -1,7 +1,7 @@
 //! The subvolumes of snapshots, and the mounts that they make.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -46,12 +46,6 @@ impl Subvolumes {
         }
     }
 
-    fn sync_all(&self) -> Result<()> {
-        let sync =
-            || rustix::fs::syncfs(File::open(&self.committed)?).map_err(std::io::Error::from);
-        sync().map_err(|error| Error::io(format!("sync {}", self.committed.display()), error))
-    }
-
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u64>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,23 +58,12 @@ fn check_on_btrfs(root: &Path) -> Result<()> {
     if u64::try_from(about.f_type).is_ok_and(|magic| magic & 0xffff_ffff == MAGIC) {
         return Ok(());
     }
-    let kind = mount_of(root).map_or_else(|_| "something else".into(), |seen| seen.kind);
+    let kind = mount::of(root).map_or_else(|_| "something else".into(), |seen| seen.kind);
     Err(Error::precondition(format!(
         "{}: expected btrfs, got {kind}; set `root` of [plugins.\"snapshotter.btrfs\"] to a directory on btrfs, or \
          use another snapshotter",
         root.display()
     )))
-}
-
-/// The mount that a directory is in: the last one with the longest path to it.
-fn mount_of(path: &Path) -> Result<mount::Seen> {
-    let path = fs::canonicalize(path)
-        .map_err(|error| Error::io(format!("look for {}", path.display()), error))?;
-    mount::seen()?
-        .into_iter()
-        .filter(|seen| path.starts_with(&seen.target))
-        .max_by_key(|seen| seen.target.as_os_str().len())
-        .ok_or_else(|| Error::internal(format!("{} is in no mount", path.display())))
 }
 
 impl Driver for Subvolumes {
@@ -114,7 +97,7 @@ impl Driver for Subvolumes {
                 .create(dir)
                 .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
         }
-        let device = mount_of(root)?.source;
+        let device = mount::of(root)?.source;
         Ok(Self { active, committed, device, btrfs, known: Mutex::default() })
     }
 
@@ -151,12 +134,12 @@ impl Driver for Subvolumes {
         // Of a commit that did not come to its end.
         self.btrfs.delete(&to)?;
         self.btrfs.snapshot(&from, &to, true)?;
-        self.sync_all()
+        tree::sync_file_system(&self.committed)
     }
 
     /// A new subvolume survives with the transaction that it is in.
     fn keep(&self, _snapshot: &Snapshot) -> Result<()> {
-        self.sync_all()
+        tree::sync_file_system(&self.committed)
     }
 
     fn committed(&self, id: u64) -> Result<()> {
