@@ -46,6 +46,12 @@ impl Subvolumes {
         }
     }
 
+    fn empty(&self, path: &Path) -> Result<()> {
+        self.btrfs.create(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o755))
+            .map_err(|error| Error::io(format!("make {}", path.display()), error))
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u64>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,9 +122,7 @@ impl Driver for Subvolumes {
             let parent = self.committed.join(parent.to_string());
             return self.btrfs.snapshot(&parent, &path, is_view);
         }
-        self.btrfs.create(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o755))
-            .map_err(|error| Error::io(format!("make {}", path.display()), error))?;
+        self.empty(&path)?;
         if is_view { self.btrfs.seal(&path) } else { Ok(()) }
     }
 
@@ -128,12 +132,12 @@ impl Driver for Subvolumes {
         self.btrfs.delete(&self.committed.join(id.to_string()))
     }
 
-    /// A read-only snapshot, on disk. The active subvolume goes when the record says that this one is what counts.
+    /// A snapshot, on disk; not read-only, as it is mended when it is damaged. The active subvolume goes when the record says that this one is what counts.
     fn sync(&self, id: u64) -> Result<()> {
         let [from, to] = [&self.active, &self.committed].map(|dir| dir.join(id.to_string()));
         // Of a commit that did not come to its end.
         self.btrfs.delete(&to)?;
-        self.btrfs.snapshot(&from, &to, true)?;
+        self.btrfs.snapshot(&from, &to, false)?;
         tree::sync_file_system(&self.committed)
     }
 
@@ -174,10 +178,11 @@ impl Driver for Subvolumes {
         Ok(all)
     }
 
+    /// Its children have copies: what is mended in it is mended for those that come.
     fn own_layer(&self, snapshot: &Snapshot) -> Result<Mount> {
-        if snapshot.info.kind != Kind::Active {
+        if snapshot.info.kind == Kind::View {
             return Err(Error::unimplemented(format!(
-                "{:?} is a read-only subvolume, which cannot be written; remove it and pull again",
+                "{:?} is a view, which cannot be written",
                 snapshot.info.key
             )));
         }
@@ -186,6 +191,11 @@ impl Driver for Subvolumes {
             source: self.of(snapshot).to_string_lossy().into_owned(),
             options: vec!["rw".into(), "rbind".into()],
         })
+    }
+
+    fn make_own_layer(&self, snapshot: &Snapshot) -> Result<()> {
+        let path = self.of(snapshot);
+        if path.exists() { Ok(()) } else { self.empty(&path) }
     }
 
     /// Learns the number of the subvolume.
