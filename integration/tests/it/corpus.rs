@@ -412,7 +412,7 @@ fn our_trees_are_those_of_umoci_gnu_tar_and_containerd() {
 }
 
 /// A layer that puts something through a link of its parents and then deletes the link. In overlay form alone it would
-/// have made a directory in the link's place.
+/// have made a directory in the link's place. And one that goes through a link of its own, whose pull failed.
 #[test]
 fn what_goes_through_a_link_that_is_deleted_lands_where_it_led() {
     let disk = Disk::ext4(128);
@@ -425,7 +425,9 @@ fn what_goes_through_a_link_that_is_deleted_lands_where_it_led() {
     let layer = Layer::new()
         .file("link/new", 0o644, b"new")
         .file(".wh.link", 0o644, b"")
-        .file("to/x", 0o644, b"x");
+        .file("to/x", 0o644, b"x")
+        .symlink("own", "real")
+        .file("own/y", 0o644, b"y");
     let tars = [parents, layer].map(Layer::into_tar);
     let diff_ids = tars.each_ref().map(|tar| digest(tar));
     let image = Image::of_blobs(tars.iter().map(|tar| gzip(tar)).collect(), &diff_ids);
@@ -435,7 +437,7 @@ fn what_goes_through_a_link_that_is_deleted_lands_where_it_led() {
     let contents = |nodes: &BTreeMap<String, Node>| -> Vec<String> {
         nodes.keys().filter(|name| !name.is_empty() && *name != ".").cloned().collect()
     };
-    let want = ["real", "real/new", "real/old", "real/x", "to"];
+    let want = ["own", "real", "real/new", "real/old", "real/x", "real/y", "to"];
     for snapshotter in ["overlay", "native"] {
         let pull = ["images", "pull", "--plain-http", "--snapshotter", snapshotter, &reference];
         host.ok(&pull);

@@ -88,7 +88,13 @@ impl<R: Read> Entries<R> {
             match entry.kind {
                 EntryType::GNULongName => extended.name = Some(text(self.header()?)),
                 EntryType::GNULongLink => extended.link = Some(text(self.header()?)),
-                EntryType::XGlobalHeader => {}
+                EntryType::XGlobalHeader => {
+                    let mut global = Extended::default();
+                    global.read(&self.header()?)?;
+                    if global != Extended::default() {
+                        return Err(no_archive("a global header has a name or a size in it"));
+                    }
+                }
                 EntryType::XHeader => extended.read(&self.header()?)?,
                 _ => {
                     let size = extended.size.unwrap_or(entry.size);
@@ -255,6 +261,11 @@ mod tests {
         }
     }
 
+    fn global(key: &str) -> Vec<u8> {
+        let text = format!("{} {key}=1\n", key.len() + 5);
+        [block(EntryType::XGlobalHeader, "g", text.len() as u64), padded(text.into())].concat()
+    }
+
     fn names(tar: &[u8]) -> Result<Vec<(String, u64)>> {
         let mut entries = Entries::new(tar);
         let mut all = Vec::new();
@@ -304,8 +315,7 @@ mod tests {
             block(EntryType::GNULongName, "././@LongLink", 201),
             padded(format!("{long}\0").into()),
             file("b"),
-            block(EntryType::XGlobalHeader, "g", 600),
-            vec![b' '; 2 * BLOCK],
+            global("comment"),
             file("c"),
         ];
         let want = [("by/pax", 1), (&*long, 1), ("c", 1)].map(|(name, n)| (name.to_owned(), n));
@@ -335,6 +345,14 @@ mod tests {
         ] {
             let tar = [pax(&records), good.clone()].concat();
             assert_eq!(class(&tar), want, "{records:?}");
+        }
+        // Some readers take them for those of every file, and some do not.
+        for key in ["path", "linkpath", "size"] {
+            assert_eq!(
+                class(&[global(key), good.clone()].concat()),
+                Class::InvalidArgument,
+                "{key}"
+            );
         }
         let large = [block(EntryType::XHeader, "x", 1 << 20), vec![b'a'; 1 << 20]].concat();
         assert_eq!(class(&large), Class::ResourceExhausted);

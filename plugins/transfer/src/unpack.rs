@@ -232,13 +232,21 @@ impl Work {
         state: &UnpackState,
         fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
     ) -> Result<()> {
-        let (draft, applied) = {
+        let begun = {
             let _permit = self.permit().await?;
             let fetch = fetch();
             let draft = Draft::new(&self.target, &self.layer, "").await?;
             state.has_begun.set(true);
             let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Overlay).await;
-            draft.keep_if(applied).await?
+            draft.keep_if(applied).await
+        };
+        let (draft, applied) = match begun {
+            // It may still be on its way.
+            Err(error) if error.class() == Class::FailedPrecondition => {
+                info!(layer = %self.layer.descriptor.digest, %error, "unpacked on its parent");
+                return self.on_its_parent(state, fetch).await;
+            }
+            begun => begun?,
         };
         let settled = async {
             self.parent_is_there().await?;
