@@ -367,6 +367,15 @@ impl Containerd {
         drop(mounted);
         nodes
     }
+
+    /// The same by its copying snapshotter: on overlayfs it refuses layers whose order matters.
+    fn copied_tree(&self, image: &str) -> BTreeMap<String, Node> {
+        run(&mut self.ctr(&["images", "pull", "--plain-http", "--snapshotter", "native", image]));
+        let dir = self.place.join("root/io.containerd.snapshotter.v1.native/snapshots");
+        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+        let top = fs::read_dir(&dir).unwrap().filter_map(|entry| number(entry.unwrap())).max();
+        nodes(&dir.join(top.expect("a snapshot").to_string()))
+    }
 }
 
 impl Drop for Containerd {
@@ -447,7 +456,7 @@ fn what_goes_through_a_link_that_is_deleted_lands_where_it_led() {
     assert_eq!(contents(&umoci(&image, place)), want, "umoci");
     let peer = place.join("containerd");
     fs::create_dir(&peer).unwrap();
-    assert_eq!(contents(&Containerd::start(&peer).tree(&reference)), want, "containerd");
+    assert_eq!(contents(&Containerd::start(&peer).copied_tree(&reference)), want, "containerd");
 }
 
 /// Whatever a layer tries: the pull fails by class, and no name, snapshot or ingest is left of it, nor is
