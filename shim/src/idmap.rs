@@ -1,7 +1,7 @@
 //! The root filesystem of a container with a user namespace: mounted so that the ids on disk are ids of
 //! the container. Nothing on disk is changed.
 //!
-//! A bind is mapped itself. An overlay cannot be, so each of its layers is mapped, in a place of the
+//! A bind is mapped itself, any other file system once it is mounted. An overlay cannot be, so each of its layers is mapped, in a place of the
 //! task's own, and the overlay is made of these. It is made as the container's root, so that what the
 //! kernel puts into the upper layer by itself belongs to an id that is mapped.
 
@@ -77,10 +77,12 @@ pub(crate) fn mount_all(
             let layers = overlay(mount, &namespace, home)?;
             as_user(root, || layers.mount(home, target))??;
         } else {
-            return Err(Error::precondition(format!(
-                "user namespace: a root filesystem of type {} cannot have its ids mapped",
-                mount.kind
-            )));
+            // What is mounted has ids that can be mapped; what it is mounted from has not.
+            let place = home.join(LAYERS);
+            std::fs::create_dir_all(&place)
+                .map_err(|error| Error::io(format!("make {}", place.display()), error))?;
+            mount.mount(home, &place)?;
+            put(&mapped(&place.to_string_lossy(), &namespace, false, false)?, target)?;
         }
     }
     Ok(())

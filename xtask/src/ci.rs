@@ -3,10 +3,12 @@
 //! The steps go from the quick to the slow and stop at the first that fails. The tests are the last,
 //! and what their runner says last is the last that is said.
 
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::fs::{self, File};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::build::{FOR_TESTS, Kind, build};
 use crate::command::{cargo, is_ci, root, run};
@@ -51,17 +53,69 @@ fn clippy() -> Result<()> {
     run(&mut cargo)
 }
 
-/// A daemon that is built without its optional plugins has none of them, and has the others.
+/// A daemon that is built without its optional plugins has none of them, and has the others: in what it prints, and
+/// when it runs. The command line is that of the tests.
 fn without_btrfs() -> Result<()> {
-    let mut daemon = cargo();
-    daemon
-        .args(["run", "--quiet", "--package", "capstan-daemon", "--no-default-features"])
-        .args(["--", "config", "default"]);
-    let output = daemon.stderr(Stdio::inherit()).output().context("run the daemon")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "`capstand config default` without btrfs: {}", output.status);
-    ensure!(!text.contains("btrfs"), "a daemon without btrfs knows of it:\n{text}");
-    ensure!(text.contains("metadata.redb"), "a daemon without btrfs lacks more:\n{text}");
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--package", "capstan-daemon", "--no-default-features"]);
+    run(&mut build)?;
+    let target = root().join("target");
+    let (daemon, client) = (target.join("debug/capstand"), target.join("capstan-test/capstan"));
+    let place = target.join("without-btrfs");
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir(&place)?;
+    let said = |command: &mut Command| -> Result<String> {
+        let output = command.stderr(Stdio::inherit()).output()?;
+        ensure!(output.status.success(), "{command:?}: {}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let check = |text: &str| {
+        ensure!(!text.contains("btrfs"), "a daemon without btrfs knows of it:\n{text}");
+        ensure!(text.contains("snapshotter.overlay"), "a daemon without btrfs lacks more:\n{text}");
+        Ok(())
+    };
+    check(&said(Command::new(&daemon).args(["config", "default"]))?)?;
+
+    let config = place.join("config.toml");
+    let address = format!("unix://{}", place.join("socket").display());
+    let dirs = format!(
+        "root = {:?}\nstate = {:?}\naddress = {address:?}\n",
+        place.join("root"),
+        place.join("state")
+    );
+    let start = |more: &str| -> Result<Child> {
+        fs::write(&config, format!("{dirs}{more}"))?;
+        let log = File::create(place.join("log"))?;
+        let mut command = Command::new(&daemon);
+        command.arg("--config").arg(&config).stdout(Stdio::null()).stderr(log);
+        command.spawn().context("start the daemon")
+    };
+    let log = || fs::read_to_string(place.join("log")).unwrap_or_default();
+    let mut running = start("")?;
+    let ask = || Command::new(&client).args(["--address", &address, "plugins", "ls"]).output();
+    let begin = Instant::now();
+    let list = loop {
+        let output = ask()?;
+        if output.status.success() {
+            break Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        if begin.elapsed() > Duration::from_secs(20) || running.try_wait()?.is_some() {
+            break Err(anyhow!("a daemon without btrfs does not answer:\n{}", log()));
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    running.kill()?;
+    running.wait()?;
+    check(&list?)?;
+    let mut refusing = start("[plugins.\"snapshotter.btrfs\"]\nroot = \"/\"\n")?;
+    let begin = Instant::now();
+    while refusing.try_wait()?.is_none() && begin.elapsed() < Duration::from_secs(20) {
+        thread::sleep(Duration::from_millis(50));
+    }
+    refusing.kill()?;
+    ensure!(!refusing.wait()?.success(), "a section of a plugin that is not there is taken");
+    ensure!(log().contains("snapshotter.btrfs"), "the reason is not said:\n{}", log());
+    fs::remove_dir_all(&place)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Images from archives and into them, against skopeo, umoci and ctr; archives that lie; layers out of snapshots and
 //! into them.
 
+mod docker;
 pub(crate) mod hostile;
 pub(crate) mod peers;
 

@@ -367,6 +367,15 @@ impl Containerd {
         drop(mounted);
         nodes
     }
+
+    /// The same by its copying snapshotter: on overlayfs it refuses layers whose order matters.
+    fn copied_tree(&self, image: &str) -> BTreeMap<String, Node> {
+        run(&mut self.ctr(&["images", "pull", "--plain-http", "--snapshotter", "native", image]));
+        let dir = self.place.join("root/io.containerd.snapshotter.v1.native/snapshots");
+        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+        let top = fs::read_dir(&dir).unwrap().filter_map(|entry| number(entry.unwrap())).max();
+        nodes(&dir.join(top.expect("a snapshot").to_string()))
+    }
 }
 
 impl Drop for Containerd {
@@ -409,6 +418,45 @@ fn our_trees_are_those_of_umoci_gnu_tar_and_containerd() {
     fs::create_dir(&peer).unwrap();
     let containerd = Containerd::start(&peer);
     assert_same("containerd", &got, &containerd.tree(&reference));
+}
+
+/// A layer that puts something through a link of its parents and then deletes the link. In overlay form alone it would
+/// have made a directory in the link's place. And one that goes through a link of its own, whose pull failed.
+#[test]
+fn what_goes_through_a_link_that_is_deleted_lands_where_it_led() {
+    let disk = Disk::ext4(128);
+    let place = disk.path();
+    let parents = Layer::new()
+        .dir("real")
+        .file("real/old", 0o644, b"old")
+        .symlink("link", "real")
+        .symlink("to", "real");
+    let layer = Layer::new()
+        .file("link/new", 0o644, b"new")
+        .file(".wh.link", 0o644, b"")
+        .file("to/x", 0o644, b"x")
+        .symlink("own", "real")
+        .file("own/y", 0o644, b"y");
+    let tars = [parents, layer].map(Layer::into_tar);
+    let diff_ids = tars.each_ref().map(|tar| digest(tar));
+    let image = Image::of_blobs(tars.iter().map(|tar| gzip(tar)).collect(), &diff_ids);
+    let registry = FakeRegistry::start();
+    let reference = registry.offer("through", &image);
+    let host = Host::new();
+    let contents = |nodes: &BTreeMap<String, Node>| -> Vec<String> {
+        nodes.keys().filter(|name| !name.is_empty() && *name != ".").cloned().collect()
+    };
+    let want = ["own", "real", "real/new", "real/old", "real/x", "real/y", "to"];
+    for snapshotter in ["overlay", "native"] {
+        let pull = ["images", "pull", "--plain-http", "--snapshotter", snapshotter, &reference];
+        host.ok(&pull);
+        let got = ours(&host, snapshotter, tars.len(), &place.join("ours"));
+        assert_eq!(contents(&got), want, "{snapshotter}");
+    }
+    assert_eq!(contents(&umoci(&image, place)), want, "umoci");
+    let peer = place.join("containerd");
+    fs::create_dir(&peer).unwrap();
+    assert_eq!(contents(&Containerd::start(&peer).copied_tree(&reference)), want, "containerd");
 }
 
 /// Whatever a layer tries: the pull fails by class, and no name, snapshot or ingest is left of it, nor is

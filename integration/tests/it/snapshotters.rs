@@ -1,6 +1,10 @@
 //! Snapshotters other than the default, and what the command line does with snapshots and blobs.
 
-use capstan_integration::{Disk, DockerRegistry, Host};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::process::Command;
+
+use capstan_integration::{Disk, DockerRegistry, FakeRegistry, Host, Image, Layer, find};
 
 /// A container on a snapshotter, twice, with a tree that is changed; then nothing of it is left.
 fn runs_containers(host: &Host, name: &str) {
@@ -13,17 +17,40 @@ fn runs_containers(host: &Host, name: &str) {
         let args: Vec<&str> = run.iter().copied().chain(script).collect();
         assert_eq!(host.ok(&args), "new\n");
     }
+    // In a user namespace the image's files are the container's root's.
+    let_others_through(host);
+    let mut args = run[..run.len() - 1].to_vec();
+    let script = "touch /new; stat -c %u:%g /bin/ls /new; tr -s ' ' < /proc/self/uid_map";
+    args.extend(["--userns", "0:100000:65536", &image, "/bin/sh", "-c", script]);
+    assert_eq!(host.ok(&args), "0:0\n0:0\n 0 100000 65536\n", "{name}");
     let layers = host.ids(&["snapshots", "--snapshotter", name, "ls"]);
     assert_eq!(layers.len(), 1, "{layers:?}");
-    assert_eq!(host.ids(&["snapshots", "--snapshotter", "overlay", "ls"]).len(), 0);
+    let others = host.ids(&["snapshots", "--snapshotter", "overlay", "ls"]).len();
+    assert_eq!(others, usize::from(name == "overlay"));
     host.assert_no_container();
     assert_eq!(host.ok(&["system", "audit", "--full"]).lines().count(), 0);
+}
+
+/// Who has no rights on the machine goes through the directories of tests; the way to a real state directory is free.
+fn let_others_through(host: &Host) {
+    for dir in host.path("x").ancestors().skip(1).take(3) {
+        if dir.starts_with(std::env::temp_dir()) && dir != std::env::temp_dir() {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).unwrap();
+        }
+    }
 }
 
 fn plugin(host: &Host, id: &str) -> serde_json::Value {
     let list = host.json(&["plugins", "ls"]);
     let found = list.as_array().unwrap().iter().find(|plugin| plugin["id"] == id);
     found.unwrap_or_else(|| panic!("no plugin {id} in {list}")).clone()
+}
+
+#[test]
+fn overlay_and_native_run_containers() {
+    for name in ["overlay", "native"] {
+        runs_containers(&Host::new(), name);
+    }
 }
 
 #[test]
@@ -46,6 +73,68 @@ fn btrfs_runs_containers() {
     let host = Host::with_config(&format!("[plugins.\"snapshotter.btrfs\"]\nroot = \"{root}\"\n"));
     assert_eq!(plugin(&host, "snapshotter.btrfs")["state"], "running");
     runs_containers(&host, "btrfs");
+}
+
+/// Whatever happens to files of an unpacked layer, or to all of it: it is told, and put right.
+#[test]
+fn damaged_subvolumes_are_told_and_healed() {
+    let registry = FakeRegistry::start();
+    let image = Image::new(vec![
+        Layer::new()
+            .busybox()
+            .dir("d")
+            .file("d/gone", 0o600, b"one")
+            .file("d/bytes", 0o644, b"two"),
+        Layer::new().file("d/mode", 0o640, b"three").symlink("d/link", "mode"),
+    ]);
+    let reference = registry.offer("torn", &image);
+    let disk = Disk::btrfs(512);
+    let root = disk.path();
+    let section = format!("[plugins.\"snapshotter.btrfs\"]\nroot = {root:?}\n");
+    let host = Host::with_config(&section);
+    let of = ["--snapshotter", "btrfs"];
+    host.ok(&["images", "pull", "--plain-http", of[0], of[1], &reference]);
+    let look = || {
+        let script = "cd /d; ls; cat gone bytes mode; stat -c '%n %a' *; readlink link";
+        host.ok(&["run", "--rm", of[0], of[1], &reference, "sh", "-c", script])
+    };
+    let want = look();
+    let audit = |args: &[&str]| {
+        let output = host.capstan(args);
+        (output.code, output.stdout)
+    };
+    assert_eq!(audit(&["system", "audit", "--full"]), (0, String::new()));
+    let subvolumes = || {
+        let entries = fs::read_dir(root.join("snapshots")).unwrap().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    for layer in subvolumes() {
+        fs::remove_file(layer.join("d/gone")).unwrap();
+        fs::write(layer.join("d/bytes"), "owt").unwrap();
+        if layer.join("d/mode").exists() {
+            fs::set_permissions(layer.join("d/mode"), fs::Permissions::from_mode(0o4777)).unwrap();
+            fs::remove_file(layer.join("d/link")).unwrap();
+            symlink("/etc/passwd", layer.join("d/link")).unwrap();
+        }
+    }
+    let (code, told) = audit(&["system", "audit", "--full"]);
+    assert_eq!(code, 10, "{told}");
+    for name in ["/d/gone", "/d/bytes", "/d/mode", "/d/link"] {
+        assert!(told.contains(name), "{name}: {told}");
+    }
+    assert_eq!(audit(&["system", "heal", "--full"]).0, 0);
+    assert_eq!(audit(&["system", "audit", "--full"]), (0, String::new()));
+    assert_eq!(look(), want);
+    // And one that is gone altogether.
+    let btrfs = find("btrfs");
+    let top = subvolumes().into_iter().find(|layer| layer.join("d/mode").exists()).unwrap();
+    let deleted = Command::new(btrfs).args(["subvolume", "delete"]).arg(top).output().unwrap();
+    assert!(deleted.status.success());
+    let (code, told) = audit(&["system", "audit"]);
+    assert!(code == 10 && told.contains("is gone"), "{told}");
+    assert_eq!(audit(&["system", "heal", "--full"]).0, 0);
+    assert_eq!(audit(&["system", "audit", "--full"]), (0, String::new()));
+    assert_eq!(look(), want);
 }
 
 /// F-097: a machine without btrfs is not ill; one where it was asked for, and is not there, is.

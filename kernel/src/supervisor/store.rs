@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use capstan_schema::{Error, Result};
+use capstan_sdk::tree;
 
 use crate::loader::broken;
 use crate::{Candidate, Config, Load, Loader};
@@ -58,9 +59,10 @@ impl Store {
             file.sync_all()?;
             fs::rename(&fresh, &to)?;
             let _ = fs::remove_file(self.path(id, !is_isolated));
-            File::open(&self.dir)?.sync_all()
+            Ok(())
         };
-        write().map_err(|error| Error::io(format!("keep a copy of {id}"), error))
+        write().map_err(|error| Error::io(format!("keep a copy of {id}"), error))?;
+        tree::sync_dir(&self.dir)
     }
 
     pub(super) fn forget(&self, id: &str) -> Result<()> {
@@ -73,8 +75,7 @@ impl Store {
                 _ => {}
             }
         }
-        let sync = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        sync.map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
+        tree::sync_dir(&self.dir)
     }
 
     /// Adds what was loaded by hand to the candidates of a boot; one takes the place of a built-in one of

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use capstan_sdk::{Algorithm, Digest, Error, Result};
+use capstan_sdk::{Algorithm, Digest, Error, Result, tree};
 
 use crate::hasher::Hasher;
 
@@ -57,7 +57,7 @@ impl Blobs {
         make.recursive(true).mode(0o700).create(&self.damaged).map_err(fail)?;
         fs::rename(self.path(digest), self.aside(digest)).map_err(fail)?;
         let dir = self.dir.join(digest.algorithm().name());
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)
+        tree::sync_dir(&dir)
     }
 
     /// Whether its bytes were found to be wrong, and it has not come again.
@@ -168,7 +168,7 @@ impl Blobs {
         fs::set_permissions(data, Permissions::from_mode(0o444)).map_err(fail)?;
         fs::rename(data, &path).map_err(fail)?;
         let dir = path.parent().expect("a blob is in a directory");
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)?;
+        tree::sync_dir(dir)?;
         self.forget_aside(digest)
     }
 

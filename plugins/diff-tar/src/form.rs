@@ -7,8 +7,8 @@ use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use capstan_sdk::Result;
 use capstan_sdk::contract::differ::{Pending, Whiteouts};
+use capstan_sdk::{Error, Result};
 
 use crate::Config;
 use crate::beneath::Keep;
@@ -171,15 +171,31 @@ impl Owed {
     }
 
     /// The parents lose what they have by this name.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`: the layer went through it before, which may be a link of the parents.
     pub(crate) fn delete(&mut self, name: &Name) -> Result<()> {
+        if self.implied.contains(name.as_bytes()) {
+            return Err(went_through(name));
+        }
+        self.check_below(name)?;
         self.whiteouts.insert(name.as_bytes().to_vec());
         self.pay(name.as_bytes().len())
     }
 
     /// The parents lose what they have in this directory.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`: the layer went through something in it before, which may be a link of the parents.
     pub(crate) fn empty(&mut self, name: &Name) -> Result<()> {
+        self.check_below(name)?;
         self.opaque.insert(name.as_bytes().to_vec());
         self.pay(name.as_bytes().len())
+    }
+
+    fn check_below(&self, name: &Name) -> Result<()> {
+        let through = self.implied.range(below(name)).next();
+        through.map_or(Ok(()), |_| Err(went_through(name)))
     }
 
     /// Whether the parents lose a path because of what is above it.
@@ -221,11 +237,8 @@ impl Owed {
 
     /// A directory of this layer was removed.
     pub(crate) fn forget(&mut self, name: &Name) {
-        // Whatever is below it starts with its name and a slash; `0` is the byte behind the slash.
-        let edge = |byte: u8| [name.as_bytes(), &[byte]].concat();
-        let below = (Bound::Included(edge(b'/')), Bound::Excluded(edge(b'0')));
-        self.implied.extract_if(below.clone(), |_| true).for_each(drop);
-        self.links.extract_if(below, |_, _| true).for_each(drop);
+        self.implied.extract_if(below(name), |_| true).for_each(drop);
+        self.links.extract_if(below(name), |_, _| true).for_each(drop);
         self.implied.remove(name.as_bytes());
     }
 
@@ -244,6 +257,19 @@ impl Owed {
             links: self.links().map(|(link, target)| (path_buf(link), path_buf(target))).collect(),
         }
     }
+}
+
+/// Whatever is below a name starts with it and a slash; `0` is the byte behind the slash.
+fn below(name: &Name) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let edge = |byte: u8| [name.as_bytes(), &[byte]].concat();
+    (Bound::Included(edge(b'/')), Bound::Excluded(edge(b'0')))
+}
+
+fn went_through(name: &Name) -> Error {
+    Error::precondition(format!(
+        "the layer has something below {name} and then deletes {name}, which may be a link: it can only be applied \
+         on its parent layers"
+    ))
 }
 
 fn path_buf(path: &[u8]) -> PathBuf {
@@ -314,13 +340,34 @@ mod tests {
     #[test]
     fn what_the_parents_lose_is_not_taken_from_them() {
         let mut owed = owed();
+        owed.empty(&name("a")).unwrap();
+        owed.delete(&name("d")).unwrap();
         for path in ["a", "a/b", "a/b/c", "ab", "d", "d/e"] {
             owed.imply(&name(path)).unwrap();
         }
-        owed.empty(&name("a")).unwrap();
-        owed.delete(&name("d")).unwrap();
         owed.describe(&name("."));
         assert_eq!(directories(owed), ["a", "ab"]);
+    }
+
+    #[test]
+    fn what_the_layer_went_through_cannot_be_deleted_without_the_parents() {
+        let through = |path: &str| {
+            let mut owed = owed();
+            owed.imply(&name(path)).unwrap();
+            owed
+        };
+        let class = |outcome: Result<()>| outcome.map_err(|error| error.class());
+        for path in ["a", "a/b"] {
+            let outcome = class(through(path).delete(&name("a")));
+            assert_eq!(outcome, Err(Class::FailedPrecondition), "{path}");
+        }
+        assert_eq!(class(through("a/b").empty(&name("a"))), Err(Class::FailedPrecondition));
+        // The directory itself stays: what it is in the parents is looked at in the end.
+        assert_eq!(class(through("a").empty(&name("a"))), Ok(()));
+        for path in ["ab", "a-b", "b/a"] {
+            assert_eq!(class(through(path).delete(&name("a"))), Ok(()), "{path}");
+            assert_eq!(class(through(path).empty(&name("a"))), Ok(()), "{path}");
+        }
     }
 
     #[test]

@@ -2,13 +2,12 @@
 //!
 //! Each plugin sweeps its own at its start; this finds what came since then.
 
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use capstan_sdk::contract::graph::{Finding, Flaw, Node, Resource};
 use capstan_sdk::contract::snapshotter::{LABEL_OWNER, Nodes, Remove, Stat};
 use capstan_sdk::contract::{Snapshotter, containers};
-use capstan_sdk::{Class, Error, Link, Namespace, Result, blocking, clock};
+use capstan_sdk::{Class, Error, Link, Namespace, Result, blocking, clock, mount};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::audit::Found;
@@ -23,9 +22,8 @@ pub(crate) async fn mounts(owners: &Owners, is_healing: bool) -> Result<Vec<Foun
     let daemon = owners.daemon()?;
     let (root, state) = (daemon.root.clone(), daemon.state.clone());
     let candidates = blocking::run("list the mounts", move || {
-        let text = std::fs::read_to_string("/proc/self/mountinfo")
-            .map_err(|error| Error::io("read /proc/self/mountinfo", error))?;
-        Ok(points(&text).filter(|point| is_suspect(point, &root, &state)).collect::<Vec<_>>())
+        let points = mount::seen()?.into_iter().map(|seen| seen.target);
+        Ok(points.filter(|point| is_suspect(point, &root, &state)).collect::<Vec<_>>())
     });
     let mut found = Vec::new();
     // From the inside out: what was mounted last goes first.
@@ -68,31 +66,6 @@ async fn has_container(owners: &Owners, namespace: Namespace, id: &str) -> Resul
     let wanted = Resource::Container(id.to_owned());
     let nodes = owners.containers.send(containers::Nodes(namespace)).await?;
     Ok(nodes.iter().any(|node| node.resource == wanted))
-}
-
-/// The mount points of a mountinfo file (proc_pid_mountinfo(5)), in its order.
-fn points(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
-    mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape)
-}
-
-/// A space, a tab, a line feed and a backslash are written as a backslash and three octal digits.
-fn unescape(text: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, behind)) = rest.split_first() {
-        let code = behind.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) if first == b'\\' => {
-                bytes.push(byte);
-                rest = &behind[3..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = behind;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(bytes).into()
 }
 
 /// Whether a mount is below one of the directories and may be nobody's. A plugin's directory may be a disk of its own,
@@ -201,16 +174,6 @@ async fn told(
 mod tests {
     use super::*;
     use capstan_sdk::Labels;
-
-    #[test]
-    fn mount_points_are_read_as_they_are_written() {
-        let text = "36 35 98:0 /mnt1 /a/b rw master:1 - ext3 /dev/root rw\n\
-                    37 35 0:5 / /with\\040space\\134x rw - tmpfs none rw\nodd\n";
-        let found: Vec<PathBuf> = points(text).collect();
-        assert_eq!(found, [PathBuf::from("/a/b"), PathBuf::from("/with space\\x")]);
-        assert_eq!(unescape("\\"), PathBuf::from("\\"));
-        assert_eq!(unescape("\\9z1"), PathBuf::from("\\9z1"));
-    }
 
     #[test]
     fn only_what_is_below_and_no_plugins_own_is_suspect() {

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use capstan_sdk::mount;
 use nix::sys::utsname::uname;
 
 /// Facts about the machine, as `capstan info` shows them.
@@ -35,11 +36,7 @@ impl Host {
 
 /// Which cgroup file systems are mounted.
 fn cgroup_layout(mountinfo: &str) -> &'static str {
-    let has = |kind: &str| {
-        mountinfo.lines().any(|line| {
-            line.split_once(" - ").is_some_and(|(_, end)| end.split(' ').next() == Some(kind))
-        })
-    };
+    let has = |kind: &str| mount::listed(mountinfo).any(|seen| seen.kind == kind);
     match (has("cgroup"), has("cgroup2")) {
         (true, true) => "hybrid",
         (true, false) => "v1",

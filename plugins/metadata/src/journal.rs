@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use capstan_sdk::{Error, Result};
+use capstan_sdk::{Error, Result, tree};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 
 use crate::entry::{Draft, Entry, HEAD, Kind, MARK, Op, payload_len};
@@ -204,7 +204,7 @@ impl Journal {
             }
             fs::rename(&beside, &path).map_err(|error| Error::io("rename the journal", error))?;
             if !is_first {
-                sync_dir(dir)?;
+                tree::sync_dir(dir)?;
             }
             Ok((file, len, is_first))
         });
@@ -304,11 +304,4 @@ fn dump(path: &Path, database: &Database) -> Result<(File, u64)> {
     write(Draft::new(), Kind::BaseEnd, part)?;
     let file = out.into_inner().map_err(|error| place(error.into_error()))?;
     Ok((file, len))
-}
-
-/// Makes the names in a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|error| Error::io(format!("sync {}", dir.display()), error))
 }

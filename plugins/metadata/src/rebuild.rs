@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use capstan_schema::event_capnp;
-use capstan_sdk::{Error, Result, clock, record};
+use capstan_sdk::{Error, Result, clock, record, tree};
 use redb::Database;
 use tracing::warn;
 
-use crate::journal::{self, sync_dir};
+use crate::journal;
 use crate::reserve::Reserve;
 use crate::salvage::{self, State};
 use crate::store::{self, Trouble};
@@ -201,7 +201,7 @@ fn rebuild(dir: &Path, config: &Config, why: &str) -> Result<Opened> {
     }
     fs::rename(&beside, &path)
         .map_err(|error| Error::io(format!("rename {}", beside.display()), error))?;
-    sync_dir(dir)?;
+    tree::sync_dir(dir)?;
     let _ = fs::remove_file(suspicion(dir));
     match store::open(&path, config, false) {
         Ok(database) => Ok(Opened { database, read_only: None }),

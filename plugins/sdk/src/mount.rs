@@ -1,7 +1,9 @@
 //! Mounts: from fstab words to system calls, and a way to look into a tree without leaving a mount.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 
 use capstan_schema::{Error, Mount, Result};
 use nix::mount::{MsFlags, mount};
@@ -228,12 +230,16 @@ pub fn with_mounted<T: Send>(
 /// A mount that this process sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
+    /// Which directory of the file system it shows.
+    pub root: PathBuf,
     /// Where.
-    pub target: std::path::PathBuf,
+    pub target: PathBuf,
     /// File system type.
     pub kind: String,
     /// What is mounted: a device, a file, or a word.
     pub source: String,
+    /// Options of the file system, as it tells them; not those of the mount.
+    pub options: Vec<String>,
 }
 
 /// All mounts of this process, in the order in which they were made.
@@ -243,20 +249,47 @@ pub struct Seen {
 pub fn seen() -> Result<Vec<Seen>> {
     let text = std::fs::read_to_string("/proc/self/mountinfo")
         .map_err(|error| Error::io("read /proc/self/mountinfo", error))?;
-    Ok(text.lines().filter_map(read_seen).collect())
+    Ok(listed(&text).collect())
 }
 
-/// proc(5), "/proc/pid/mountinfo": optional fields come before a hyphen.
+/// The mounts of a mountinfo file (proc_pid_mountinfo(5)), in its order.
+pub fn listed(mountinfo: &str) -> impl Iterator<Item = Seen> {
+    mountinfo.lines().filter_map(read_seen)
+}
+
+/// The mount that a file is in: the last one with the longest path to it.
+///
+/// # Errors
+/// What the system says; `Internal`: it is in none that can be seen.
+pub fn of(path: &Path) -> Result<Seen> {
+    let path = std::fs::canonicalize(path)
+        .map_err(|error| Error::io(format!("look for {}", path.display()), error))?;
+    seen()?
+        .into_iter()
+        .filter(|seen| path.starts_with(&seen.target))
+        .max_by_key(|seen| seen.target.as_os_str().len())
+        .ok_or_else(|| Error::internal(format!("{} is in no mount", path.display())))
+}
+
+/// Optional fields come before a hyphen.
 fn read_seen(line: &str) -> Option<Seen> {
     let (mount, about) = line.split_once(" - ")?;
-    let target = mount.split(' ').nth(4)?;
+    let mut mount = mount.split(' ').skip(3);
+    let (root, target) = (mount.next()?, mount.next()?);
     let mut about = about.split(' ');
-    let (kind, source) = (about.next()?, about.next()?);
-    Some(Seen { target: plain(target).into(), kind: plain(kind), source: plain(source) })
+    let (kind, source, options) = (about.next()?, about.next()?, about.next().unwrap_or_default());
+    let text = |word| String::from_utf8_lossy(&plain(word)).into_owned();
+    Some(Seen {
+        root: OsString::from_vec(plain(root)).into(),
+        target: OsString::from_vec(plain(target)).into(),
+        kind: text(kind),
+        source: text(source),
+        options: options.split(',').map(str::to_owned).collect(),
+    })
 }
 
 /// Without the octal escapes of spaces and such.
-fn plain(word: &str) -> String {
+fn plain(word: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word.as_bytes();
     while let Some((&byte, behind)) = rest.split_first() {
@@ -272,7 +305,7 @@ fn plain(word: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
 }
 
 /// Takes a mount away; who is inside keeps it until they leave. That there is none is fine.
@@ -339,11 +372,18 @@ mod tests {
     #[test]
     fn mounts_are_read_from_mountinfo() {
         let line = r"71 69 7:2 / /a\040b/c ro,relatime shared:1 - erofs /dev/loop2 ro,acl";
-        let want =
-            Seen { target: "/a b/c".into(), kind: "erofs".into(), source: "/dev/loop2".into() };
+        let want = Seen {
+            root: "/".into(),
+            target: "/a b/c".into(),
+            kind: "erofs".into(),
+            source: "/dev/loop2".into(),
+            options: vec!["ro".into(), "acl".into()],
+        };
         assert_eq!(read_seen(line), Some(want));
         assert_eq!(read_seen("nonsense"), None);
+        assert_eq!((plain("\\"), plain("\\9z1")), (b"\\".to_vec(), b"\\9z1".to_vec()));
         assert!(seen().unwrap().iter().any(|seen| seen.target == Path::new("/proc")));
+        assert_eq!(of(Path::new("/proc/self/status")).unwrap().kind, "proc");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use capstan_sdk::contract::events::Event;
-use capstan_sdk::{Error, Result};
+use capstan_sdk::{Error, Result, tree};
 
 use crate::{Config, line};
 
@@ -170,9 +170,7 @@ fn sync_directory(path: &Path) -> Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| Error::io(format!("sync {}", directory.display()), error))
+    tree::sync_dir(directory)
 }
 
 fn bytes(slice: &[u8]) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/active/<id>       a writable subvolume; of a view a read-only one
-//! <root>/snapshots/<id>    a committed one, read-only
+//! <root>/snapshots/<id>    a committed one, which nobody mounts
 //! ```
 //!
 //! `<root>` is `root` of the section, or else the plugin's own directory. It must be on btrfs; the rest of the daemon

@@ -1,7 +1,7 @@
 //! The subvolumes of snapshots, and the mounts that they make.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -46,10 +46,10 @@ impl Subvolumes {
         }
     }
 
-    fn sync_all(&self) -> Result<()> {
-        let sync =
-            || rustix::fs::syncfs(File::open(&self.committed)?).map_err(std::io::Error::from);
-        sync().map_err(|error| Error::io(format!("sync {}", self.committed.display()), error))
+    fn empty(&self, path: &Path) -> Result<()> {
+        self.btrfs.create(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o755))
+            .map_err(|error| Error::io(format!("make {}", path.display()), error))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u64>> {
@@ -64,23 +64,12 @@ fn check_on_btrfs(root: &Path) -> Result<()> {
     if u64::try_from(about.f_type).is_ok_and(|magic| magic & 0xffff_ffff == MAGIC) {
         return Ok(());
     }
-    let kind = mount_of(root).map_or_else(|_| "something else".into(), |seen| seen.kind);
+    let kind = mount::of(root).map_or_else(|_| "something else".into(), |seen| seen.kind);
     Err(Error::precondition(format!(
         "{}: expected btrfs, got {kind}; set `root` of [plugins.\"snapshotter.btrfs\"] to a directory on btrfs, or \
          use another snapshotter",
         root.display()
     )))
-}
-
-/// The mount that a directory is in: the last one with the longest path to it.
-fn mount_of(path: &Path) -> Result<mount::Seen> {
-    let path = fs::canonicalize(path)
-        .map_err(|error| Error::io(format!("look for {}", path.display()), error))?;
-    mount::seen()?
-        .into_iter()
-        .filter(|seen| path.starts_with(&seen.target))
-        .max_by_key(|seen| seen.target.as_os_str().len())
-        .ok_or_else(|| Error::internal(format!("{} is in no mount", path.display())))
 }
 
 impl Driver for Subvolumes {
@@ -114,7 +103,7 @@ impl Driver for Subvolumes {
                 .create(dir)
                 .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
         }
-        let device = mount_of(root)?.source;
+        let device = mount::of(root)?.source;
         Ok(Self { active, committed, device, btrfs, known: Mutex::default() })
     }
 
@@ -133,9 +122,7 @@ impl Driver for Subvolumes {
             let parent = self.committed.join(parent.to_string());
             return self.btrfs.snapshot(&parent, &path, is_view);
         }
-        self.btrfs.create(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o755))
-            .map_err(|error| Error::io(format!("make {}", path.display()), error))?;
+        self.empty(&path)?;
         if is_view { self.btrfs.seal(&path) } else { Ok(()) }
     }
 
@@ -145,20 +132,21 @@ impl Driver for Subvolumes {
         self.btrfs.delete(&self.committed.join(id.to_string()))
     }
 
-    /// A read-only snapshot, on disk. The active subvolume goes when the record says that this one is what counts.
+    /// A snapshot, on disk; not read-only, as it is mended when it is damaged. The active subvolume goes when the record
+    /// says that this one is what counts.
     fn sync(&self, ids: &[u64]) -> Result<()> {
         for id in ids {
             let [from, to] = [&self.active, &self.committed].map(|dir| dir.join(id.to_string()));
             // Of a commit that did not come to its end.
             self.btrfs.delete(&to)?;
-            self.btrfs.snapshot(&from, &to, true)?;
+            self.btrfs.snapshot(&from, &to, false)?;
         }
-        self.sync_all()
+        tree::sync_file_system(&self.committed)
     }
 
     /// A new subvolume survives with the transaction that it is in.
     fn keep(&self, _snapshot: &Snapshot) -> Result<()> {
-        self.sync_all()
+        tree::sync_file_system(&self.committed)
     }
 
     fn committed(&self, id: u64) -> Result<()> {
@@ -193,10 +181,11 @@ impl Driver for Subvolumes {
         Ok(all)
     }
 
+    /// Its children have copies: what is mended in it is mended for those that come.
     fn own_layer(&self, snapshot: &Snapshot) -> Result<Mount> {
-        if snapshot.info.kind != Kind::Active {
+        if snapshot.info.kind == Kind::View {
             return Err(Error::unimplemented(format!(
-                "{:?} is a read-only subvolume, which cannot be written; remove it and pull again",
+                "{:?} is a view, which cannot be written",
                 snapshot.info.key
             )));
         }
@@ -205,6 +194,11 @@ impl Driver for Subvolumes {
             source: self.of(snapshot).to_string_lossy().into_owned(),
             options: vec!["rw".into(), "rbind".into()],
         })
+    }
+
+    fn make_own_layer(&self, snapshot: &Snapshot) -> Result<()> {
+        let path = self.of(snapshot);
+        if path.exists() { Ok(()) } else { self.empty(&path) }
     }
 
     /// Learns the number of the subvolume.

@@ -79,7 +79,7 @@ impl Maker {
         sealed.write(seal).map_err(fail)?;
         fs::rename(&fresh, image).map_err(fail)?;
         let dir = image.parent().expect("an image is in a directory");
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)
+        tree::sync_dir(dir)
     }
 }
 

@@ -104,8 +104,7 @@ impl Driver for Layers {
 
     /// The whole file system: cheaper than file by file, and layers of one image share it.
     fn sync(&self, _ids: &[u64]) -> Result<()> {
-        let sync = || rustix::fs::syncfs(fs::File::open(&self.dir)?).map_err(std::io::Error::from);
-        sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
+        tree::sync_file_system(&self.dir)
     }
 
     fn keep(&self, snapshot: &Snapshot) -> Result<()> {

@@ -6,7 +6,7 @@
 //! for a name.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map;
 use std::io::{self, BufReader, Read};
 use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,19 +20,14 @@ use capstan_sdk::{Algorithm, Descriptor, Digest, Error, Labels, Link, Namespace,
 use tar::EntryType;
 use tokio::runtime::Handle;
 
+use crate::entries::{Entries, Entry, broken, no_archive, read_small};
 use crate::fetch;
 
 /// Bytes that go to the store at once.
 const CHUNK: usize = 256 << 10;
 
-/// Extended headers of one entry: a path and a few attributes.
-const MAX_HEADER_BYTES: u64 = 64 << 10;
-
 /// Files that are known by name: a few for each layer of old archives.
 const MAX_FILES: usize = 10_000;
-
-/// Entries of any kind; real archives have hundreds.
-const MAX_ENTRIES: usize = 1_000_000;
 
 /// What may follow the end of the archive: padding to a tape's record.
 const MAX_TRAILER_BYTES: u64 = 1 << 20;
@@ -81,10 +76,6 @@ pub(crate) struct Intake {
     pub(crate) progress: ProgressSender,
 }
 
-fn no_archive(why: impl std::fmt::Display) -> Error {
-    Error::invalid(format!("it is no archive of images: {why}"))
-}
-
 impl Intake {
     /// Reads an archive, whatever it is compressed with.
     pub(crate) fn read(&self, archive: Box<dyn Read + Send>) -> Result<Found> {
@@ -112,69 +103,57 @@ impl Intake {
     }
 
     fn read_tar(&self, source: impl Read) -> Result<Found> {
-        let mut archive = tar::Archive::new(source);
+        let mut entries = Entries::new(source);
         let mut found = Found::default();
-        let mut next = Header::default();
-        for (count, entry) in archive.entries().map_err(no_archive)?.raw(true).enumerate() {
-            if count > MAX_ENTRIES {
-                return Err(Error::exhausted(format!("more than {MAX_ENTRIES} entries")));
-            }
-            let mut entry = entry.map_err(no_archive)?;
-            if !next.take(&mut entry)? {
-                self.entry(&mut found, entry, std::mem::take(&mut next))?;
-            }
+        while let Some(entry) = entries.next()? {
+            self.entry(&mut found, entry, &mut entries)?;
         }
-        let mut rest = archive.into_inner();
+        let mut rest = entries.into_inner();
         let trailer = io::copy(&mut (&mut rest).take(MAX_TRAILER_BYTES + 1), &mut io::sink());
-        if trailer.map_err(no_archive)? > MAX_TRAILER_BYTES {
+        if trailer.map_err(broken)? > MAX_TRAILER_BYTES {
             return Err(no_archive("it goes on behind its end"));
         }
         Ok(found)
     }
 
-    fn entry<R: Read>(
-        &self,
-        found: &mut Found,
-        entry: tar::Entry<'_, R>,
-        header: Header,
-    ) -> Result<()> {
-        let name = header.path.unwrap_or_else(|| entry.path_bytes().into_owned());
+    fn entry(&self, found: &mut Found, entry: Entry, bytes: &mut impl Read) -> Result<()> {
+        let Entry { kind, name, link, size } = entry;
         let name = plain(path(&name)?)?;
-        match entry.header().entry_type() {
+        match kind {
             EntryType::Directory => Ok(()),
-            EntryType::Regular | EntryType::Continuous => self.file(found, name, entry),
-            kind @ (EntryType::Link | EntryType::Symlink) => {
-                let target = header.link.or_else(|| entry.link_name_bytes().map(Into::into));
+            EntryType::Regular | EntryType::Continuous => self.file(found, name, size, bytes),
+            EntryType::Link | EntryType::Symlink => {
                 // A hard link's target is a name in the archive, a symbolic one's is seen from where it is.
                 let base = match kind {
                     EntryType::Symlink => Path::new(&name).parent().unwrap_or(Path::new("")),
                     _ => Path::new(""),
                 };
-                let target = plain(&base.join(path(&target.unwrap_or_default())?))?;
+                let target = plain(&base.join(path(&link)?))?;
                 note(&mut found.links, name, target)
             }
             other => Err(no_archive(format!("{name:?} is an entry of type {other:?}"))),
         }
     }
 
-    fn file<R: Read>(
+    fn file(
         &self,
         found: &mut Found,
         name: String,
-        mut entry: tar::Entry<'_, R>,
+        size: u64,
+        bytes: &mut impl Read,
     ) -> Result<()> {
         match name.as_str() {
-            "index.json" => self.document(&mut found.index, &name, &mut entry),
-            "manifest.json" => self.document(&mut found.manifest, &name, &mut entry),
+            "index.json" => self.document(&mut found.index, &name, bytes),
+            "manifest.json" => self.document(&mut found.manifest, &name, bytes),
             _ => match blob_name(&name)? {
                 Some(digest) => {
-                    let stored = self.blob(&name, Some(digest), &mut entry)?;
+                    let stored = self.blob(&name, Some(digest), size, bytes)?;
                     // Twice is no harm: both had the bytes of their name.
                     found.files.remove(&name);
                     note(&mut found.files, name, stored)
                 }
                 None if is_wanted(&name) => {
-                    let stored = self.blob(&name, None, &mut entry)?;
+                    let stored = self.blob(&name, None, size, bytes)?;
                     note(&mut found.files, name, stored)
                 }
                 None => Ok(()),
@@ -186,25 +165,25 @@ impl Intake {
         &self,
         place: &mut Option<Vec<u8>>,
         name: &str,
-        entry: &mut impl Read,
+        bytes: &mut impl Read,
     ) -> Result<()> {
         if place.is_some() {
             return Err(no_archive(format!("{name} is in it twice")));
         }
-        *place = Some(read_small(entry, self.max_document_bytes, name)?);
+        *place = Some(read_small(bytes, self.max_document_bytes, name)?);
         Ok(())
     }
 
     /// Stores a file, under the digest that it must have or under the one that it has.
-    fn blob<R: Read>(
+    fn blob(
         &self,
         name: &str,
         expected: Option<Digest>,
-        entry: &mut tar::Entry<'_, R>,
+        size: u64,
+        bytes: &mut impl Read,
     ) -> Result<Stored> {
         let at = |error: Error| error.at(format_args!("{name} of the archive"));
-        let size = entry.size();
-        let head = read_chunk(entry).map_err(at)?;
+        let head = read_chunk(bytes).map_err(at)?;
         let compression = compression(&head);
         let index = self.show(name, expected.as_ref(), size);
         let ingest = self.runtime.block_on(self.open(expected.as_ref(), size)).map_err(at)?;
@@ -213,7 +192,7 @@ impl Intake {
             let digest = expected.expect("only what has a digest can be there");
             return Ok(Stored { digest, size, compression });
         };
-        match self.fill(&ingest, head, entry, index) {
+        match self.fill(&ingest, head, bytes, index) {
             Ok(()) => {}
             Err(error) => {
                 // The store may have ended it by itself, after an error of its own.
@@ -280,59 +259,18 @@ impl Intake {
     }
 }
 
-/// What extended headers say of the entry behind them.
-#[derive(Default)]
-struct Header {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-}
-
-impl Header {
-    /// Takes an entry in, if it is such a header.
-    fn take<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<bool> {
-        let kind = entry.header().entry_type();
-        let read = |entry: &mut tar::Entry<'_, R>| read_small(entry, MAX_HEADER_BYTES, "a header");
-        let text = |mut bytes: Vec<u8>| {
-            bytes.truncate(bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len()));
-            Some(bytes)
-        };
-        match kind {
-            EntryType::GNULongName => self.path = text(read(entry)?),
-            EntryType::GNULongLink => self.link = text(read(entry)?),
-            EntryType::XGlobalHeader => {}
-            EntryType::XHeader => {
-                let bytes = read(entry)?;
-                for extension in tar::PaxExtensions::new(&bytes) {
-                    let extension = extension.map_err(no_archive)?;
-                    let value = extension.value_bytes().to_vec();
-                    match extension.key_bytes() {
-                        b"path" => self.path = Some(value),
-                        b"linkpath" => self.link = Some(value),
-                        b"size" => {
-                            return Err(Error::unimplemented(
-                                "a file in the archive has its size in a pax header; write it in GNU or ustar form",
-                            ));
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-}
-
 fn note<T>(map: &mut BTreeMap<String, T>, name: String, value: T) -> Result<()> {
     if map.len() >= MAX_FILES {
         return Err(Error::exhausted(format!("the archive has more than {MAX_FILES} files")));
     }
     match map.entry(name) {
-        Entry::Vacant(place) => {
+        btree_map::Entry::Vacant(place) => {
             place.insert(value);
             Ok(())
         }
-        Entry::Occupied(place) => Err(no_archive(format!("{:?} is in it twice", place.key()))),
+        btree_map::Entry::Occupied(place) => {
+            Err(no_archive(format!("{:?} is in it twice", place.key())))
+        }
     }
 }
 
@@ -371,7 +309,7 @@ fn blob_name(name: &str) -> Result<Option<Digest>> {
 /// Layers and configurations of `docker save`; of what else lies there nothing is needed.
 fn is_wanted(name: &str) -> bool {
     let is_json = name.ends_with(".json") && !name.contains('/');
-    is_json || name.ends_with(".tar") || name.ends_with(".tar.gz")
+    is_json || [".tar", ".tar.gz", ".tar.zst"].iter().any(|end| name.ends_with(end))
 }
 
 fn compression(head: &[u8]) -> Compression {
@@ -385,18 +323,7 @@ fn compression(head: &[u8]) -> Compression {
 /// The next bytes; none at the end.
 fn read_chunk(from: &mut impl Read) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take(CHUNK as u64).read_to_end(&mut bytes).map_err(no_archive)?;
-    Ok(bytes)
-}
-
-fn read_small(from: &mut impl Read, limit: u64, what: &str) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.take(limit + 1).read_to_end(&mut bytes).map_err(no_archive)?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::exhausted(format!(
-            "{what} of the archive is larger than {limit} bytes, the limit of such documents"
-        )));
-    }
+    from.take(CHUNK as u64).read_to_end(&mut bytes).map_err(broken)?;
     Ok(bytes)
 }
 

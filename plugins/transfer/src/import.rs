@@ -8,7 +8,8 @@ use capstan_sdk::contract::content::{Open, Use};
 use capstan_sdk::contract::images::{Get, Put, ResolveTarget};
 use capstan_sdk::contract::transfer::{Import, Imported, Names, ProgressSender};
 use capstan_sdk::oci::media::{
-    Compression, DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_INDEX,
+    Compression, DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER,
+    OCI_MANIFEST,
 };
 use capstan_sdk::oci::{Document, ImageConfig};
 use capstan_sdk::{
@@ -65,7 +66,7 @@ struct SavedImage {
     layers: Vec<String>,
 }
 
-/// A manifest, with its keys in the order in which containerd writes them: so both give it one digest.
+/// A manifest of Docker, or of OCI where Docker's types have no name for a layer; with its keys in the order in which containerd writes them: so both give it one digest.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct NewManifest {
@@ -197,29 +198,19 @@ impl Job {
                     ))
                 })
             };
-            let layer = |name: &String| {
-                let file = part(name)?;
-                let media_type = match file.compression {
-                    Compression::None => DOCKER_LAYER.to_owned(),
-                    Compression::Gzip => format!("{DOCKER_LAYER}.gzip"),
-                    Compression::Zstd => {
-                        return Err(Error::unimplemented(format!(
-                            "layer {name:?} is compressed with zstd, which Docker's media types have no name for"
-                        )));
-                    }
-                };
-                Ok(describe(media_type, file))
-            };
+            let layers: Vec<&Stored> =
+                image.layers.iter().map(|name| part(name)).collect::<Result<_>>()?;
+            let types = Types::of(&layers);
             let manifest = NewManifest {
                 schema_version: 2,
-                media_type: DOCKER_MANIFEST,
-                config: describe(DOCKER_CONFIG.into(), part(&image.config)?),
-                layers: image.layers.iter().map(layer).collect::<Result<_>>()?,
+                media_type: types.manifest,
+                config: describe(types.config.into(), part(&image.config)?),
+                layers: layers.iter().map(|file| describe(types.layer(file), file)).collect(),
             };
             let bytes = serde_json::to_vec(&manifest)
                 .map_err(|error| Error::internal(format!("write a manifest: {error}")))?;
             let target = Descriptor {
-                media_type: DOCKER_MANIFEST.into(),
+                media_type: types.manifest.into(),
                 digest: hash(capstan_sdk::Algorithm::Sha256, &bytes),
                 size: bytes.len() as u64,
                 platform: None,
@@ -454,6 +445,34 @@ fn is_of_signatures(candidates: &[Candidate], name: &str) -> bool {
             |of: &String| verify::cosign_tag(&Reference::parse(of).ok()?, &signed.target.digest);
         signed.names.iter().filter_map(tag).any(|tag| tag.to_string() == name)
     })
+}
+
+/// In whose words a manifest is written.
+struct Types {
+    manifest: &'static str,
+    config: &'static str,
+}
+
+impl Types {
+    /// Docker's, as long as they have a word for every layer: they have none for zstd.
+    fn of(layers: &[&Stored]) -> Self {
+        match layers.iter().any(|file| file.compression == Compression::Zstd) {
+            true => Self { manifest: OCI_MANIFEST, config: OCI_CONFIG },
+            false => Self { manifest: DOCKER_MANIFEST, config: DOCKER_CONFIG },
+        }
+    }
+
+    fn layer(&self, file: &Stored) -> String {
+        let (base, join) = match self.manifest {
+            OCI_MANIFEST => (OCI_LAYER, '+'),
+            _ => (DOCKER_LAYER, '.'),
+        };
+        match file.compression {
+            Compression::None => base.into(),
+            Compression::Gzip => format!("{base}{join}gzip"),
+            Compression::Zstd => format!("{base}{join}zstd"),
+        }
+    }
 }
 
 fn describe(media_type: String, file: &Stored) -> NewDescriptor {

@@ -14,6 +14,7 @@ mod commits;
 mod config;
 mod convert;
 mod copy;
+mod entries;
 mod export;
 mod fetch;
 mod flight;

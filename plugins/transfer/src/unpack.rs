@@ -257,12 +257,13 @@ impl Work {
         self.layer.parent.as_ref().map(ToString::to_string).unwrap_or_default()
     }
 
-    /// The layer apart, in overlay form.
+    /// The layer apart, in overlay form; `None`: it has no such form, and what there was is removed. Its blob may still
+    /// be on its way then.
     async fn apart(
         &self,
         state: &UnpackState,
         fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
-    ) -> Result<(Draft, Applied)> {
+    ) -> Result<Option<(Draft, Applied)>> {
         let permit = self.permit().await?;
         let fetch = fetch();
         let draft = Draft::new(&self.target, &self.layer, "").await?;
@@ -270,7 +271,13 @@ impl Work {
         let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Overlay).await;
         drop(permit);
         let applied = self.verified(applied, fetch.as_deref()).await;
-        draft.keep_if(applied).await
+        match draft.keep_if(applied).await {
+            Err(error) if error.class() == Class::FailedPrecondition => {
+                info!(layer = %self.layer.descriptor.digest, %error, "unpacked on its parent");
+                Ok(None)
+            }
+            kept => kept.map(Some),
+        }
     }
 
     /// The layer apart, and put on its parent when that is committed.
@@ -279,7 +286,9 @@ impl Work {
         state: &UnpackState,
         fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
     ) -> Result<()> {
-        let (draft, applied) = self.apart(state, fetch).await?;
+        let Some((draft, applied)) = self.apart(state, fetch).await? else {
+            return self.on_its_parent(state, fetch).await;
+        };
         let settled = async {
             self.parent_is_there().await?;
             self.settle_on_view(&draft, &applied.pending).await
@@ -297,7 +306,9 @@ impl Work {
         state: &UnpackState,
         fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
     ) -> Result<()> {
-        let (draft, applied) = self.apart(state, fetch).await?;
+        let Some((draft, applied)) = self.apart(state, fetch).await? else {
+            return self.on_its_parent(state, fetch).await;
+        };
         let settled = async {
             let below = self.parent_is_settled().await?;
             self.settle_on_stack(&draft, &applied.pending, below.as_ref()).await?;

@@ -40,6 +40,32 @@ fn check(layer: &Layer, removing: &[&str], overlay: &[&str], pending: &[&str]) {
     assert_eq!(got, [&["."], pending].concat());
 }
 
+/// Applies it onto the parents; alone it cannot be.
+#[track_caller]
+fn check_on_parents(layer: &Layer, want: &[&str]) {
+    let root = tempfile::tempdir().unwrap();
+    parents().apply(root.path(), Remove).unwrap();
+    layer.apply(root.path(), Remove).unwrap();
+    assert_eq!(listing(root.path()), want);
+    let root = tempfile::tempdir().unwrap();
+    let error = layer.apply(root.path(), Overlay).unwrap_err();
+    assert_eq!(error.class(), Class::FailedPrecondition, "{error}");
+}
+
+/// Alone, the layer would have the file in a directory of its own in the link's place. containerd and umoci have it
+/// where the link led.
+#[test]
+fn what_was_put_through_a_link_stays_when_the_link_goes() {
+    let want = ["a/", "a/new=2", "a/sub/", "a/sub/z=1", "a/x=1", "a/y=1", "f=1"];
+    check_on_parents(&Layer::default().file("l/new", "2").file(".wh.l", ""), &want);
+    let deep = ["a/", "a/sub/", "a/sub/new=2", "a/sub/z=1", "a/x=1", "a/y=1", "f=1"];
+    check_on_parents(&Layer::default().file("l/sub/new", "2").file(".wh.l", ""), &deep);
+    // In the other order the link is gone before.
+    let layer = Layer::default().file(".wh.l", "").file("l/new", "2");
+    let rest = ["a/", "a/sub/", "a/sub/z=1", "a/x=1", "a/y=1", "f=1", "l/", "l/new=2"];
+    check(&layer, &rest, &["l/ opaque", "l/new=2"], &[]);
+}
+
 #[test]
 fn whiteouts_delete_what_the_parents_have() {
     let layer = Layer::default;
@@ -80,10 +106,11 @@ fn a_whiteout_spares_what_its_layer_made() {
         layer().file(".wh.a", "").dir("a").file("a/new", "2"),
         layer().file(".wh.a", "").file("a/new", "2").dir("a"),
         layer().file(".wh.a", "").file("a/new", "2"),
-        layer().file("a/new", "2").file(".wh.a", ""),
     ] {
         check(&layer, &["a/", "a/new=2", "f=1", "l->a"], &["a/ opaque", "a/new=2"], &[]);
     }
+    let late = layer().file("a/new", "2").file(".wh.a", "");
+    check_on_parents(&late, &["a/", "a/new=2", "f=1", "l->a"]);
     for layer in
         [layer().file(".wh.f", "").link("f", "g"), layer().link("f", "g").file(".wh.f", "")]
     {
@@ -106,13 +133,15 @@ fn opaque_directories() {
         check(&layer, &want, &["a/ opaque", "a/new=2", "a/x=2"], &[]);
     }
     // What a directory was made for stays with it.
-    for layer in [
+    let want = ["a/", "a/sub/", "a/sub/new=2", "f=1", "l->a"];
+    let late = [
         layer().dir("a").file("a/sub/new", "2").file(&marker, ""),
-        layer().dir("a").file(&marker, "").file("a/sub/new", "2"),
         layer().dir("a").file("a/sub/new", "2").file("a/.wh.sub", "").file(&marker, ""),
-    ] {
-        let want = ["a/", "a/sub/", "a/sub/new=2", "f=1", "l->a"];
-        check(&layer, &want, &["a/ opaque", "a/sub/", "a/sub/new=2"], &[]);
+    ];
+    late.iter().for_each(|layer| check_on_parents(layer, &want));
+    let early = layer().dir("a").file(&marker, "").file("a/sub/new", "2");
+    check(&early, &want, &["a/ opaque", "a/sub/", "a/sub/new=2"], &[]);
+    for layer in late.iter().chain([&early]) {
         let root = tempfile::tempdir().unwrap();
         parents().apply(root.path(), Remove).unwrap();
         layer.apply(root.path(), Remove).unwrap();

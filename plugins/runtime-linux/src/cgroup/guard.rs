@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use capstan_sdk::{Error, Result};
+use capstan_sdk::{Error, Result, mount};
 
 /// A hierarchy, where it is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +36,14 @@ impl Guard {
         Ok(Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
     }
 
-    /// From proc_pid_mountinfo(5), and the lines `number:controllers:path` of cgroups(7).
+    /// From a mountinfo file, and the lines `number:controllers:path` of cgroups(7).
     fn parse(mountinfo: &str, cgroup: &str) -> Self {
         let ours = cgroup.lines().filter_map(|line| {
             let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
             Some((controllers.to_owned(), PathBuf::from(path)))
         });
         Self {
-            hierarchies: mountinfo.lines().filter_map(hierarchy).collect(),
+            hierarchies: mount::listed(mountinfo).filter_map(hierarchy).collect(),
             ours: ours.collect(),
         }
     }
@@ -98,19 +98,15 @@ impl Guard {
     }
 }
 
-fn hierarchy(line: &str) -> Option<Hierarchy> {
-    let (head, tail) = line.split_once(" - ")?;
-    let mut head = head.split(' ').skip(3);
-    let (root, point) = (head.next()?, head.next()?);
-    let mut tail = tail.split(' ');
-    let (kind, options) = (tail.next()?, tail.nth(1)?);
-    let known = |word: &&str| !matches!(*word, "rw" | "ro");
-    let controllers = match kind {
-        "cgroup" => options.split(',').filter(known).map(str::to_owned).collect(),
+fn hierarchy(seen: mount::Seen) -> Option<Hierarchy> {
+    let mount::Seen { root, target: point, kind, options, .. } = seen;
+    let known = |word: &String| !matches!(word.as_str(), "rw" | "ro");
+    let controllers = match kind.as_str() {
+        "cgroup" => options.into_iter().filter(known).collect(),
         "cgroup2" => Vec::new(),
         _ => return None,
     };
-    Some(Hierarchy { controllers, point: point.into(), root: root.into() })
+    Some(Hierarchy { controllers, point, root })
 }
 
 /// The cgroups above those of a container that could not be made: its runtime may have made them. They are
