@@ -62,6 +62,9 @@ interface Content {
   audit @11 (full :Bool, repair :Bool) -> (findings :Graph.Findings, error :Common.Error);
   # Compares records with files, of all namespaces. With `full` every byte is hashed, and what is damaged is put
   # aside. With `repair` what nothing names is removed.
+
+  orphans @12 (remove :Bool) -> (nodes :Graph.Nodes, error :Common.Error);
+  # The blobs that have bytes and no record in any namespace. With `remove` they go.
 }
 
 interface Blob {

@@ -15,7 +15,7 @@ use super::{answer, graph, length, page, text};
 use crate::contract::Content;
 use crate::contract::content::{
     Abort, Audit, BlobInfo, Collect, Delete, Ingest, IngestInfo, Ingests, Label, List, Nodes, Open,
-    OpenBlob, OpenIngest, Stat, Use,
+    OpenBlob, OpenIngest, Orphans, Stat, Use,
 };
 use crate::outside::Wire;
 use crate::{Link, blocking};
@@ -245,6 +245,16 @@ impl wire::content::Server for Server {
             self.link.send(Audit { is_full, is_cleaning }).await
         };
         answer!(results, work, |out, findings| out.set_findings(graph::findings(findings)))
+    }
+
+    async fn orphans(
+        self: Rc<Self>,
+        params: wire::content::OrphansParams,
+        mut results: wire::content::OrphansResults,
+    ) -> capnp::Result<()> {
+        let work =
+            async { self.link.send(Orphans { is_removing: params.get()?.get_remove() }).await };
+        answer!(results, work, |out, nodes| out.set_nodes(graph::nodes(nodes)))
     }
 }
 

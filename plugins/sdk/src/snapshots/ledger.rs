@@ -11,12 +11,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use capstan_schema::{Class, Error, Labels, Namespace, Result, merge_labels};
+use capstan_schema::{Error, Labels, Namespace, Result, merge_labels};
 
 use crate::contract::events::NewEvent;
 use crate::contract::metadata::{Commit, Get, Key, Scan, ScanAll, Step};
 use crate::contract::snapshotter::{Kind, SnapshotInfo, Usage};
 use crate::contract::{Listed, Metadata, Page};
+use crate::revise::{Revision, revise, until_alone};
 use crate::uses::Uses;
 use crate::{Link, clock};
 
@@ -275,13 +276,9 @@ impl Ledger {
         rebase: Option<&str>,
         labels: Labels,
     ) -> Result<()> {
-        loop {
-            match self.try_commit(namespace, name, key, rebase, labels.clone()).await {
-                // Its label or its time of last use was written meanwhile.
-                Err(error) if error.class() == Class::Aborted => {}
-                outcome => return outcome,
-            }
-        }
+        // Its label or its time of last use may be written meanwhile.
+        until_alone(async || self.try_commit(namespace, name, key, rebase, labels.clone()).await)
+            .await
     }
 
     async fn try_commit(
@@ -457,20 +454,16 @@ impl Ledger {
         key: &str,
         change: impl Fn(&mut Snapshot) -> bool,
     ) -> Result<Snapshot> {
-        loop {
-            let _shared = self.uses.shared().await;
-            let (mut snapshot, old) = self.find(namespace, key).await?;
-            if !change(&mut snapshot) {
-                return Ok(snapshot);
-            }
-            let key = self.key(namespace, key);
-            let guard = Step::unchanged(key.clone(), old);
-            let steps = vec![guard, Step::Put { key, value: write(&snapshot) }];
-            match self.metadata.send(Commit { steps, events: Vec::new() }).await {
-                Err(error) if error.class() == Class::Aborted => {}
-                answer => return answer.map(|_| snapshot),
-            }
-        }
+        let _shared = self.uses.shared().await;
+        revise(&self.metadata, &self.key(namespace, key), |old| {
+            let old = old.ok_or_else(|| self.missing(key))?;
+            let mut snapshot = read(key, old).map_err(|error| error.at(key))?;
+            Ok(match change(&mut snapshot) {
+                true => Revision::write(write(&snapshot), snapshot),
+                false => Revision::keep(snapshot),
+            })
+        })
+        .await
     }
 
     /// Looks a snapshot up, and notes that it is used.
