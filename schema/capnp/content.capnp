@@ -38,7 +38,8 @@ interface Content {
   # AlreadyExists: the expected blob is there. Unavailable: somebody else writes this ref.
   # FailedPrecondition: a resumed ingest was begun with another digest or size.
 
-  ingests @4 () -> (ingests :List(IngestInfo), error :Common.Error);
+  ingests @4 (filters :List(Text)) -> (ingests :List(IngestInfo), error :Common.Error);
+  # `filters` as in Common.Page, on ref.
 
   abort @5 (ref :Text) -> (error :Common.Error);
   # Drops an ingest and its bytes. NotFound. Unavailable: it has a live writer.

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use capnp::capability::Client;
 use capstan_schema::{
-    Algorithm, Digest, Error, MAX_CHUNK_BYTES, Namespace, Result, content_capnp as wire,
-    read_labels, write_labels, write_texts,
+    Algorithm, Digest, Error, Filters, MAX_CHUNK_BYTES, Namespace, Result, content_capnp as wire,
+    read_labels, read_texts, write_labels, write_texts,
 };
 
 use super::{answer, graph, length, page, text};
@@ -142,10 +142,15 @@ impl wire::content::Server for Server {
 
     async fn ingests(
         self: Rc<Self>,
-        _params: wire::content::IngestsParams,
+        params: wire::content::IngestsParams,
         mut results: wire::content::IngestsResults,
     ) -> capnp::Result<()> {
-        let work = self.link.send(Ingests(self.namespace.clone()));
+        let work = async {
+            let filters = Filters::parse(read_texts(params.get()?.get_filters()?)?)?;
+            let mut ingests = self.link.send(Ingests(self.namespace.clone())).await?;
+            ingests.retain(|ingest| filters.matches(ingest));
+            Ok(ingests)
+        };
         answer!(results, work, |out, ingests| {
             let mut list = out.init_ingests(length(&ingests));
             for (index, info) in (0..).zip(&ingests) {
