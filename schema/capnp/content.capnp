@@ -38,7 +38,8 @@ interface Content {
   # AlreadyExists: the expected blob is there. Unavailable: somebody else writes this ref.
   # FailedPrecondition: a resumed ingest was begun with another digest or size.
 
-  ingests @4 () -> (ingests :List(IngestInfo), error :Common.Error);
+  ingests @4 (filters :List(Text)) -> (ingests :List(IngestInfo), error :Common.Error);
+  # `filters` as in Common.Page, on ref.
 
   abort @5 (ref :Text) -> (error :Common.Error);
   # Drops an ingest and its bytes. NotFound. Unavailable: it has a live writer.
@@ -62,6 +63,9 @@ interface Content {
   audit @11 (full :Bool, repair :Bool) -> (findings :Graph.Findings, error :Common.Error);
   # Compares records with files, of all namespaces. With `full` every byte is hashed, and what is damaged is put
   # aside. With `repair` what nothing names is removed.
+
+  orphans @12 (remove :Bool) -> (nodes :Graph.Nodes, error :Common.Error);
+  # The blobs that have bytes and no record in any namespace. With `remove` they go.
 }
 
 interface Blob {

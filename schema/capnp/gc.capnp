@@ -3,7 +3,7 @@ using Common = import "common.capnp";
 using Access = import "transfer.capnp".Access;
 
 struct Removed {
-  namespace @0 :Text;
+  namespace @0 :Text;          # empty = none: a blob whose record a crash has cost
   resource @1 :Text;           # "content/sha256:..", "snapshot/overlay/key"
   sizeBytes @2 :UInt64;        # that went with it; 0 for a blob that another namespace has too
 }
@@ -56,7 +56,8 @@ interface Gc {
   # them reaches is garbage.
 
   collect @0 (namespace :Text, dryRun :Bool) -> (report :Report, error :Common.Error);
-  # Removes garbage, as far as the policy lets it go; with `dryRun` only tells. An empty namespace = all. What was begun
+  # Removes garbage, as far as the policy lets it go; with `dryRun` only tells. An empty namespace = all, and with them
+  # the blobs that are in none. What was begun
   # is carried out, also when the caller goes away. Unavailable: an owner does not answer; nothing is removed then.
 
   why @1 (namespace :Text, resource :Text) -> (chains :List(Chain), error :Common.Error);

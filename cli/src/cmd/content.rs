@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use capstan_client::schema::content_capnp::content;
-use capstan_client::schema::{Labels, MAX_CHUNK_BYTES, read_labels, write_labels};
+use capstan_client::schema::{Labels, MAX_CHUNK_BYTES, read_labels, write_labels, write_texts};
 use clap::Subcommand;
 use tokio::io::AsyncReadExt as _;
 
@@ -52,11 +52,7 @@ pub(crate) enum Content {
         digest: String,
     },
     /// List ingests
-    Active {
-        /// Print only their names
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Active(Ls),
     /// Drop an ingest and its bytes
     Abort {
         #[arg(value_name = "REF")]
@@ -102,7 +98,7 @@ impl Content {
                 print::json(response.get()?.get_info()?)
             }
             Self::Fetch(fetch) => fetch.run(session).await,
-            Self::Active { quiet } => active(session, &service, quiet).await,
+            Self::Active(ls) => active(session, &service, &ls).await,
             Self::Abort { reference } => {
                 let mut request = service.abort_request();
                 request.get().set_ref(&reference);
@@ -228,9 +224,12 @@ async fn ingest(
     Ok(writeln!(std::io::stdout(), "{}", response.get()?.get_digest()?.to_str()?)?)
 }
 
-async fn active(session: &Session, service: &content::Client, quiet: bool) -> Outcome {
-    let mut list = Listing::new(session.is_json(), quiet, &["REF", "SIZE", "AGE"]);
-    let response = call!(session, service.ingests_request());
+async fn active(session: &Session, service: &content::Client, ls: &Ls) -> Outcome {
+    let mut list = Listing::new(session.is_json(), ls.quiet, &["REF", "SIZE", "AGE"]);
+    let mut request = service.ingests_request();
+    let count = u32::try_from(ls.filters.len()).unwrap_or(u32::MAX);
+    write_texts(&ls.filters, request.get().init_filters(count));
+    let response = call!(session, request);
     for item in response.get()?.get_ingests()? {
         list.item(item, item.get_ref(), |reference| {
             Ok([

@@ -58,7 +58,7 @@ impl Gc {
         for removed in report.get_removed()? {
             count += 1;
             table.row([
-                removed.get_namespace()?.to_string()?,
+                namespace(removed.get_namespace()?)?,
                 removed.get_resource()?.to_string()?,
                 print::size(removed.get_size_bytes()),
             ]);
@@ -83,12 +83,17 @@ fn flaw(finding: finding::Reader<'_>) -> Outcome<&'static str> {
     })
 }
 
-/// Namespace, what and flaw, as they are in tables.
-fn cells(finding: finding::Reader<'_>) -> Outcome<[String; 3]> {
-    let namespace = match finding.get_namespace()?.to_str()? {
+/// As it is in tables.
+fn namespace(name: capnp::text::Reader<'_>) -> Outcome<String> {
+    Ok(match name.to_str()? {
         "" => "-".to_owned(),
         name => name.to_owned(),
-    };
+    })
+}
+
+/// Namespace, what and flaw, as they are in tables.
+fn cells(finding: finding::Reader<'_>) -> Outcome<[String; 3]> {
+    let namespace = namespace(finding.get_namespace()?)?;
     Ok([namespace, finding.get_what()?.to_string()?, flaw(finding)?.to_owned()])
 }
 

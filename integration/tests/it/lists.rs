@@ -1,5 +1,7 @@
 //! Filters of lists, labels, tags, and the check of images.
 
+use std::process::Stdio;
+
 use capstan_integration::{FakeRegistry, Host, Image, Layer};
 
 #[test]
@@ -59,6 +61,32 @@ fn list_filters() {
     }
     host.remove("task");
     host.assert_no_container();
+}
+
+#[test]
+fn ingests_are_filtered_by_name() {
+    let host = Host::new();
+    let names = ["layer-1", "layer-2", "manifest"];
+    // Each waits for more.
+    let mut writers = names.map(|name| {
+        host.command(&["content", "ingest", name]).stdin(Stdio::piped()).spawn().unwrap()
+    });
+    host.until("all are begun", || host.ids(&["content", "active"]).len() == names.len());
+    let active = |filters: &[&str]| host.ids(&[&["content", "active"], filters].concat());
+    assert_eq!(active(&[]), ["layer-1", "layer-2", "manifest"]);
+    assert_eq!(active(&["ref~=^lay"]), ["layer-1", "layer-2"]);
+    assert_eq!(active(&["ref==manifest", "ref==layer-2"]), ["layer-2", "manifest"]);
+    assert_eq!(active(&["ref~=e,ref!=layer-1"]), ["layer-2", "manifest"]);
+    assert_eq!(active(&["ref==layer"]), Vec::<String>::new());
+    let json = host.json(&["content", "active", "ref~=2$"]);
+    assert_eq!((json[0]["ref"].as_str(), json[1].as_null()), (Some("layer-2"), Some(())));
+    let place = "filters: parse error: [a >|=|< b]: unsupported operator \"=\"";
+    host.fails(&["content", "active", "a=b"], 5, "InvalidArgument", &[place]);
+    for writer in &mut writers {
+        drop(writer.stdin.take());
+        assert!(writer.wait().unwrap().success());
+    }
+    assert_eq!(active(&[]), Vec::<String>::new());
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::fs;
 
 use capstan_sdk::contract::containers::{Container, Label, Update};
 use capstan_sdk::contract::events::NewEvent;
-use capstan_sdk::contract::metadata::{self, Commit, Step};
-use capstan_sdk::{Class, ContainerId, Error, Labels, Namespace, Result, clock, merge_labels};
+use capstan_sdk::revise::{Revision, revise};
+use capstan_sdk::{ContainerId, Error, Labels, Namespace, Result, clock, merge_labels};
 
 use crate::plugin::{LocalContainers, missing};
 use crate::{record, spec};
@@ -79,18 +79,14 @@ impl LocalContainers {
         Ok(())
     }
 
-    /// Reads, changes and writes until nobody else did so meanwhile.
     async fn change(
         &self,
         namespace: &Namespace,
         id: &ContainerId,
         change: impl Fn(&mut Container) -> Result<()>,
     ) -> Result<Container> {
-        let key = record::key(namespace, id);
-        loop {
-            let old = self.metadata.send(metadata::Get(key.clone())).await?;
-            let old = old.ok_or_else(|| missing(id))?;
-            let mut container = record::read(id.as_str(), &old)
+        revise(&self.metadata, &record::key(namespace, id), |old| {
+            let mut container = record::read(id.as_str(), old.ok_or_else(|| missing(id))?)
                 .map_err(|error| error.at(format!("container {id}")))?;
             change(&mut container)?;
             container.updated_at_unix_ns = clock::now_unix_ns();
@@ -101,16 +97,9 @@ impl LocalContainers {
                 .with("image", &container.image)
                 .with("labels", labels.join(","))
                 .with("rootfs", &container.rootfs);
-            let steps = vec![
-                Step::unchanged(key.clone(), old),
-                Step::Put { key: key.clone(), value: record::write(&container) },
-            ];
-            match self.metadata.send(Commit { steps, events: vec![event] }).await {
-                Err(error) if error.class() == Class::Aborted => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(container),
-            }
-        }
+            Ok(Revision::write(record::write(&container), container).with(event))
+        })
+        .await
     }
 }
 

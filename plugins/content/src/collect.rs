@@ -1,17 +1,19 @@
 //! The blobs in the ownership graph: what there is, when it was used, and what nobody keeps.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use capstan_sdk::contract::Page;
 use capstan_sdk::contract::content::{BlobInfo, Collect, IngestInfo, Label};
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Collected, Node, Resource};
-use capstan_sdk::contract::metadata::{Commit, Scan, Step};
+use capstan_sdk::contract::metadata::{Commit, Scan, ScanAll, Step};
+use capstan_sdk::revise::{Revision, revise};
 use capstan_sdk::uses::BATCH;
-use capstan_sdk::{Class, Digest, Labels, Namespace, Result, blocking, clock, merge_labels};
+use capstan_sdk::{Digest, Labels, Namespace, Result, blocking, clock, merge_labels};
 use tracing::warn;
 
-use crate::plugin::{LocalContent, missing};
+use crate::plugin::{LocalContent, decode, missing};
 use crate::record;
 
 impl LocalContent {
@@ -22,21 +24,14 @@ impl LocalContent {
 
     pub(crate) async fn label(self, label: Label) -> Result<BlobInfo> {
         let Label { namespace, digest, labels } = label;
-        loop {
-            let _shared = self.uses.shared().await;
-            let found = self.find(&namespace, &digest).await?;
-            let (mut blob, old) = found.ok_or_else(|| missing(&digest))?;
+        let _shared = self.uses.shared().await;
+        revise(&self.metadata, &record::key(&namespace, &digest), |old| {
+            let mut blob = decode(&digest, old.ok_or_else(|| missing(&digest))?)?;
             merge_labels(&mut blob.info.labels, &labels);
-            let key = record::key(&namespace, &digest);
-            let guard = Step::unchanged(key.clone(), old);
-            let steps = vec![guard, Step::Put { key, value: record::write(&blob) }];
             let event = NewEvent::new(&namespace, "/content/update").with("digest", &digest);
-            match self.metadata.send(Commit { steps, events: vec![event] }).await {
-                // Somebody else changed it meanwhile.
-                Err(error) if error.class() == Class::Aborted => {}
-                answer => return answer.map(|_| blob.info),
-            }
-        }
+            Ok(Revision::write(record::write(&blob), blob.info).with(event))
+        })
+        .await
     }
 
     pub(crate) async fn collect(self, collect: Collect) -> Result<Collected> {
@@ -91,6 +86,31 @@ impl LocalContent {
         Ok(removed)
     }
 
+    /// Blobs that have bytes and no record.
+    pub(crate) async fn orphans(self, is_removing: bool) -> Result<Vec<Node>> {
+        let blobs = self.blobs.clone();
+        let lying = blocking::run("list the blobs", move || blobs.lying()).await?;
+        let records = self.metadata.send(ScanAll(record::BUCKET.into())).await?;
+        let named: HashSet<&str> = records.iter().map(|(key, _)| key.name.as_str()).collect();
+        let mut orphans = Vec::new();
+        for (digest, size) in lying.blobs {
+            if named.contains(digest.as_str()) {
+                continue;
+            }
+            // Alone: a file gets its name before its record.
+            let _alone = self.hold(true).await?;
+            let is_orphan = match is_removing {
+                true => self.remove_unnamed(&digest).await?,
+                false => self.recorded_size(&digest).await?.is_none(),
+            };
+            if is_orphan {
+                orphans.push(orphan_node(digest, size));
+            }
+        }
+        orphans.sort_by(|one, other| one.resource.cmp(&other.resource));
+        Ok(orphans)
+    }
+
     pub(crate) async fn nodes(self, namespace: Namespace) -> Result<Vec<Node>> {
         if let Err(error) = self.settle(Some(&namespace)).await {
             // A full disk must not keep a collection from making room.
@@ -126,6 +146,19 @@ impl LocalContent {
             ingest_node(info, is_written, oldest)
         }));
         Ok(nodes)
+    }
+}
+
+/// A blob that is in no namespace.
+fn orphan_node(digest: Digest, size: u64) -> Node {
+    Node {
+        resource: Resource::Content(digest),
+        references: Vec::new(),
+        root: String::new(),
+        size,
+        created_at_unix_ns: 0,
+        used_at_unix_ns: 0,
+        labels: Labels::new(),
     }
 }
 

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::content::{
     Abort, Audit, BlobInfo, Collect, ContentAddr, Delete, Ingest, IngestInfo,
-    Ingests as ListIngests, Label, List, Nodes, Open, OpenBlob, OpenIngest, Stat, Use,
+    Ingests as ListIngests, Label, List, Nodes, Open, OpenBlob, OpenIngest, Orphans, Stat, Use,
 };
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Collected, Finding, Node};
 use capstan_sdk::contract::metadata::{Commit, Get, ScanAll, Step};
 use capstan_sdk::contract::{Content, Listed, Metadata};
+use capstan_sdk::revise::{Revision, revise};
 use capstan_sdk::uses::Uses;
 use capstan_sdk::{
-    Algorithm, Class, Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin,
-    Result, blocking, clock, export_plugin, failpoint, merge_labels, rpc,
+    Algorithm, Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result,
+    blocking, clock, export_plugin, failpoint, merge_labels, rpc,
 };
 
 use crate::blobs::Blobs;
@@ -113,6 +114,10 @@ pub(crate) fn missing(digest: &Digest) -> Error {
     Error::not_found(format!("blob {digest} is not in this namespace"))
 }
 
+pub(crate) fn decode(digest: &Digest, record: &[u8]) -> Result<Blob> {
+    record::read_blob(digest.as_str(), record).map_err(|error| error.at(format!("blob {digest}")))
+}
+
 fn put_aside(digest: &Digest) -> Error {
     Error::not_found(format!(
         "the bytes of blob {digest} were damaged and are put aside; fetch it again (capstan system heal)"
@@ -127,9 +132,7 @@ impl LocalContent {
     ) -> Result<Option<(Blob, Vec<u8>)>> {
         let bytes = self.metadata.send(Get(record::key(namespace, digest))).await?;
         let Some(bytes) = bytes else { return Ok(None) };
-        let blob = record::read_blob(digest.as_str(), &bytes)
-            .map_err(|error| error.at(format!("blob {digest}")))?;
-        Ok(Some((blob, bytes)))
+        Ok(Some((decode(digest, &bytes)?, bytes)))
     }
 
     async fn stat(&self, namespace: &Namespace, digest: &Digest) -> Result<Option<BlobInfo>> {
@@ -279,12 +282,11 @@ impl LocalContent {
         size: u64,
         labels: &Labels,
     ) -> Result<()> {
-        loop {
-            let _shared = self.uses.shared().await;
+        let _shared = self.uses.shared().await;
+        revise(&self.metadata, &record::key(namespace, digest), |old| {
             let now = clock::now_unix_ns();
-            let old = self.find(namespace, digest).await?;
-            let mut blob = match &old {
-                Some((blob, _)) => blob.clone(),
+            let mut blob = match old {
+                Some(old) => decode(digest, old)?,
                 None => Blob {
                     info: BlobInfo {
                         digest: digest.clone(),
@@ -299,22 +301,16 @@ impl LocalContent {
             blob.info.size = size;
             blob.used_at_unix_ns = now;
             merge_labels(&mut blob.info.labels, labels);
-            let key = record::key(namespace, digest);
-            let gone = Error::aborted(format!("blob {digest} was recorded meanwhile"));
-            let guard = match old {
-                Some((_, bytes)) => Step::unchanged(key.clone(), bytes),
-                None => Step::absent(key.clone(), gone),
-            };
-            let put = Step::Put { key, value: record::write(&blob) };
+            let revision = Revision::write(record::write(&blob), ());
+            if is_same {
+                return Ok(revision);
+            }
             let event = NewEvent::new(namespace, "/content/create")
                 .with("digest", digest)
                 .with("size", size);
-            let events = if is_same { Vec::new() } else { vec![event] };
-            match self.metadata.send(Commit { steps: vec![guard, put], events }).await {
-                Err(error) if error.class() == Class::Aborted => {}
-                answer => return answer.map(drop),
-            }
-        }
+            Ok(revision.with(event))
+        })
+        .await
     }
 
     /// Gives verified bytes their name: file first, then record.
@@ -457,5 +453,12 @@ impl Handler<Audit> for LocalContent {
     type Result = ResponseFuture<Result<Vec<Finding>>>;
     fn handle(&mut self, audit: Audit, _: &mut Cell<Self>) -> Self::Result {
         Box::pin(self.clone().audit(audit))
+    }
+}
+
+impl Handler<Orphans> for LocalContent {
+    type Result = ResponseFuture<Result<Vec<Node>>>;
+    fn handle(&mut self, Orphans { is_removing }: Orphans, _: &mut Cell<Self>) -> Self::Result {
+        Box::pin(self.clone().orphans(is_removing))
     }
 }

@@ -5,9 +5,9 @@ use capstan_content::LocalContent;
 use capstan_metadata::RedbMetadata;
 use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{
-    Abort, Audit, Collect, Delete, Ingest, Ingests, Nodes, Open, OpenIngest, Stat, Use,
+    Abort, Audit, Collect, Delete, Ingest, Ingests, Nodes, Open, OpenIngest, Orphans, Stat, Use,
 };
-use capstan_sdk::contract::graph::{Finding, Flaw};
+use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
 use capstan_sdk::testing::{Bench, run};
 use capstan_sdk::testing_disk::LoopDisk;
 use capstan_sdk::{Class, Digest, Link, Namespace, Result};
@@ -262,6 +262,31 @@ fn missing_files_orphans_and_strays_are_found() {
         writer.commit(None, 0).await.unwrap();
         let open = Open { namespace: ns("a"), digest: other };
         assert_eq!(link.send(open).await.unwrap().read_all(100).unwrap(), b"other");
+    });
+}
+
+#[test]
+fn blobs_that_are_in_no_namespace_are_told_and_go() {
+    run(|| async {
+        let mut bench = Bench::new();
+        bench.start::<RedbMetadata>("").await.unwrap();
+        bench.start_over_wire::<LocalContent>("").await.unwrap();
+        let link: Link<Content> = bench.link("content");
+        let named = store(&link, "a", HELLO).await.unwrap();
+        let blobs = bench.root().join("content.local/blobs/sha256");
+        let orphan = digest(OTHER_DIGEST);
+        std::fs::write(blobs.join(orphan.hex()), "nobody names me").unwrap();
+        std::fs::write(blobs.join("odd"), "no blob").unwrap();
+        for is_removing in [false, true] {
+            let found = link.send(Orphans { is_removing }).await.unwrap();
+            let told: Vec<_> = found.iter().map(|node| (&node.resource, node.size)).collect();
+            assert_eq!(told, [(&Resource::Content(orphan.clone()), 15)]);
+            assert_eq!(blobs.join(orphan.hex()).exists(), !is_removing);
+        }
+        assert_eq!(link.send(Orphans { is_removing: true }).await.unwrap(), []);
+        let open = Open { namespace: ns("a"), digest: named };
+        assert_eq!(link.send(open).await.unwrap().read_all(100).unwrap(), HELLO);
+        bench.stop::<LocalContent>().await;
     });
 }
 

@@ -88,10 +88,16 @@ impl LocalGc {
         let _alone = self.running.lock().await;
         let begun = Instant::now();
         let mut report = Report::default();
+        let is_all = collect.namespace.is_none();
         for namespace in self.owners.namespaces(collect.namespace).await? {
             sweep::collect(&self.owners, &namespace, collect.is_dry, &mut report)
                 .await
                 .map_err(|error| error.at(format!("collect garbage of namespace {namespace}")))?;
+        }
+        if is_all {
+            sweep::collect_orphans(&self.owners, collect.is_dry, &mut report)
+                .await
+                .map_err(|error| error.at("collect blobs that are in no namespace"))?;
         }
         report.took_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if !collect.is_dry {

@@ -16,6 +16,22 @@ use crate::owners::{Look, Owners};
 /// Things that an owner removes at a time; between two of these others have their turn.
 const BATCH: usize = 32;
 
+/// Collects what is in no namespace. No policy is asked: nobody can have a use for what has no name.
+pub(crate) async fn collect_orphans(
+    owners: &Owners,
+    is_dry: bool,
+    report: &mut Report,
+) -> Result<()> {
+    let orphans = owners.content.send(content::Orphans { is_removing: !is_dry }).await?;
+    report.freed += orphans.iter().map(|node| node.size).sum::<u64>();
+    report.removed.extend(orphans.into_iter().map(|node| Removed {
+        namespace: None,
+        resource: node.resource,
+        size: node.size,
+    }));
+    Ok(())
+}
+
 /// Collects the garbage of one namespace.
 pub(crate) async fn collect(
     owners: &Owners,
@@ -40,7 +56,7 @@ pub(crate) async fn collect(
 
 fn removed(namespace: &Namespace, graph: &Graph, index: usize) -> Removed {
     let node = &graph.nodes[index];
-    Removed { namespace: namespace.clone(), resource: node.resource.clone(), size: node.size }
+    Removed { namespace: Some(namespace.clone()), resource: node.resource.clone(), size: node.size }
 }
 
 /// Asks the policies which garbage may go. Each may spare.

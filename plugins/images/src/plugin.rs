@@ -9,9 +9,10 @@ use capstan_sdk::contract::images::{
 };
 use capstan_sdk::contract::metadata::{self, Commit, Expect, Key, Scan, Step};
 use capstan_sdk::contract::{Content, Images, Listed, Metadata, Page};
+use capstan_sdk::revise::{Revision, revise};
 use capstan_sdk::{
-    Class, Context, Descriptor, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result,
-    clock, export_plugin, rpc,
+    Context, Descriptor, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, clock,
+    export_plugin, rpc,
 };
 
 use crate::record;
@@ -56,8 +57,15 @@ impl Actor for LocalImages {
     type Context = Cell<Self>;
 }
 
-fn missing(name: &str) -> Error {
+pub(crate) fn missing(name: &str) -> Error {
     Error::not_found(format!("image {name:?} is not here; pull it, or see `capstan images ls`"))
+}
+
+pub(crate) fn named(namespace: &Namespace, name: &str) -> Result<Key> {
+    if name.is_empty() {
+        return Err(Error::invalid("which image? the name is empty"));
+    }
+    Ok(record::key(namespace, name))
 }
 
 impl LocalImages {
@@ -70,10 +78,7 @@ impl LocalImages {
         namespace: &Namespace,
         name: &str,
     ) -> Result<(Image, Vec<u8>)> {
-        if name.is_empty() {
-            return Err(Error::invalid("which image? the name is empty"));
-        }
-        let bytes = self.metadata.send(metadata::Get(record::key(namespace, name))).await?;
+        let bytes = self.metadata.send(metadata::Get(named(namespace, name)?)).await?;
         let bytes = bytes.ok_or_else(|| missing(name))?;
         Ok((record::read(name, &bytes).map_err(|error| error.at(name))?, bytes))
     }
@@ -89,49 +94,36 @@ impl LocalImages {
         namespace: &Namespace,
         name: &str,
         target: &Descriptor,
-        guard: Option<(Key, Vec<u8>, Error)>,
+        guard: Option<Step>,
     ) -> Result<Image> {
         if name.is_empty() {
             return Err(Error::invalid("an image needs a name"));
         }
-        loop {
+        revise(&self.metadata, &record::key(namespace, name), |old| {
             let now = clock::now_unix_ns();
-            let fresh = Image {
+            let mut image = Image {
                 name: name.to_owned(),
                 target: target.clone(),
                 created_at_unix_ns: now,
                 updated_at_unix_ns: now,
                 labels: Labels::new(),
             };
-            let key = record::key(namespace, name);
-            let (stored, step, topic) = match self.stored(namespace, name).await {
-                Ok((old, bytes)) => {
-                    let stored = Image {
-                        created_at_unix_ns: old.created_at_unix_ns,
-                        labels: old.labels,
-                        ..fresh
-                    };
-                    (stored, Step::unchanged(key.clone(), bytes), "/images/update")
+            let topic = match old {
+                Some(old) => {
+                    let old = record::read(name, old).map_err(|error| error.at(name))?;
+                    image.created_at_unix_ns = old.created_at_unix_ns;
+                    image.labels = old.labels;
+                    "/images/update"
                 }
-                Err(error) if error.class() == Class::NotFound => {
-                    let raced = Error::aborted("the image was made meanwhile");
-                    (fresh, Step::absent(key.clone(), raced), "/images/create")
-                }
-                Err(error) => return Err(error),
+                None => "/images/create",
             };
             let event =
                 NewEvent::new(namespace, topic).with("name", name).with("digest", &target.digest);
-            let mut steps = vec![step, Step::Put { key, value: record::write(&stored) }];
-            if let Some((key, value, error)) = guard.clone() {
-                steps.push(Step::Guard { key, expect: Expect::Equals(value), error });
-            }
-            match self.metadata.send(Commit { steps, events: vec![event] }).await {
-                // Somebody else put the name between our look and our change: look again.
-                Err(error) if error.class() == Class::Aborted => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(stored),
-            }
-        }
+            let mut revision = Revision::write(record::write(&image), image).with(event);
+            revision.steps.extend(guard.clone());
+            Ok(revision)
+        })
+        .await
     }
 
     /// Its target has this name too, from one moment to the next: a collection never finds it without one.
@@ -141,7 +133,8 @@ impl LocalImages {
         let key = record::key(&namespace, &name);
         let changed =
             Error::unavailable(format!("image {name:?} was changed meanwhile; try again"));
-        self.point(&namespace, &new_name, &image.target, Some((key, bytes, changed))).await
+        let guard = Step::Guard { key, expect: Expect::Equals(bytes), error: changed };
+        self.point(&namespace, &new_name, &image.target, Some(guard)).await
     }
 
     /// All images of a namespace.

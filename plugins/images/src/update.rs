@@ -2,10 +2,10 @@
 
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::images::{Image, Label, Update};
-use capstan_sdk::contract::metadata::{Commit, Step};
-use capstan_sdk::{Class, Error, Labels, Namespace, Result, clock, merge_labels};
+use capstan_sdk::revise::{Revision, revise};
+use capstan_sdk::{Error, Labels, Namespace, Result, clock, merge_labels};
 
-use crate::plugin::LocalImages;
+use crate::plugin::{LocalImages, missing, named};
 use crate::record;
 
 /// What an empty mask means.
@@ -53,16 +53,15 @@ impl LocalImages {
         self.change(&update.namespace, &update.name, change).await
     }
 
-    /// Reads, changes and writes until nobody else did so meanwhile.
     async fn change(
         &self,
         namespace: &Namespace,
         name: &str,
         change: impl Fn(&mut Image) -> Result<()>,
     ) -> Result<Image> {
-        let key = record::key(namespace, name);
-        loop {
-            let (mut image, old) = self.stored(namespace, name).await?;
+        revise(&self.metadata, &named(namespace, name)?, |old| {
+            let mut image = record::read(name, old.ok_or_else(|| missing(name))?)
+                .map_err(|error| error.at(name))?;
             change(&mut image)?;
             image.updated_at_unix_ns = clock::now_unix_ns();
             let labels: Vec<String> =
@@ -71,15 +70,8 @@ impl LocalImages {
                 .with("name", name)
                 .with("digest", &image.target.digest)
                 .with("labels", labels.join(","));
-            let steps = vec![
-                Step::unchanged(key.clone(), old),
-                Step::Put { key: key.clone(), value: record::write(&image) },
-            ];
-            match self.metadata.send(Commit { steps, events: vec![event] }).await {
-                Err(error) if error.class() == Class::Aborted => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(image),
-            }
-        }
+            Ok(Revision::write(record::write(&image), image).with(event))
+        })
+        .await
     }
 }

@@ -11,6 +11,7 @@ use capstan_sdk::contract::leases::{
 };
 use capstan_sdk::contract::metadata::{self, Commit, Key, Scan, Step};
 use capstan_sdk::contract::{Leases, Listed, Metadata, Page};
+use capstan_sdk::revise::{Revision, revise};
 use capstan_sdk::{
     Class, ContainerId, Context, Error, Exports, Info, Link, Namespace, Plugin, Result, clock,
     export_plugin, random, rpc,
@@ -74,16 +75,19 @@ fn is_over(lease: &Lease, now_unix_ns: i64) -> bool {
     lease.expires_at_unix_ns != 0 && lease.expires_at_unix_ns <= now_unix_ns
 }
 
+/// A lease that has not expired.
+fn live(id: &str, bytes: Option<&[u8]>) -> Result<Stored> {
+    let bytes = bytes.ok_or_else(|| missing(id))?;
+    let stored = record::read(id, bytes).map_err(|error| error.at(id))?;
+    if is_over(&stored.lease, clock::now_unix_ns()) {
+        return Err(missing(id));
+    }
+    Ok(stored)
+}
+
 impl LocalLeases {
-    /// A lease that has not expired.
-    async fn find(&self, namespace: &Namespace, id: &str) -> Result<(Stored, Vec<u8>)> {
-        let bytes = self.metadata.send(metadata::Get(key(namespace, id))).await?;
-        let bytes = bytes.ok_or_else(|| missing(id))?;
-        let stored = record::read(id, &bytes).map_err(|error| error.at(id))?;
-        if is_over(&stored.lease, clock::now_unix_ns()) {
-            return Err(missing(id));
-        }
-        Ok((stored, bytes))
+    async fn find(&self, namespace: &Namespace, id: &str) -> Result<Stored> {
+        live(id, self.metadata.send(metadata::Get(key(namespace, id))).await?.as_deref())
     }
 
     async fn create(self, create: Create) -> Result<Lease> {
@@ -162,24 +166,18 @@ impl LocalLeases {
                 "a lease keeps content, snapshots and images; {resource} is kept by itself"
             )));
         }
-        loop {
-            let (mut stored, old) = self.find(&namespace, &id).await?;
+        revise(&self.metadata, &key(&namespace, &id), |old| {
+            let mut stored = live(&id, old)?;
             let has_changed = match is_kept {
                 true => stored.resources.insert(resource.clone()),
                 false => stored.resources.remove(&resource),
             };
-            if !has_changed {
-                return Ok(());
-            }
-            let name = key(&namespace, &id);
-            let put = Step::Put { key: name.clone(), value: record::write(&stored) };
-            let steps = vec![Step::unchanged(name, old), put];
-            match self.metadata.send(Commit { steps, events: Vec::new() }).await {
-                // Somebody else was faster: on top of that, then.
-                Err(error) if error.class() == Class::Aborted => {}
-                done => return done.map(drop),
-            }
-        }
+            Ok(match has_changed {
+                true => Revision::write(record::write(&stored), ()),
+                false => Revision::keep(()),
+            })
+        })
+        .await
     }
 
     async fn nodes(self, namespace: Namespace) -> Result<Vec<Node>> {
@@ -210,7 +208,7 @@ impl Handler<Get> for LocalLeases {
     type Result = ResponseFuture<Result<Lease>>;
     fn handle(&mut self, get: Get, _: &mut Cell<Self>) -> Self::Result {
         let leases = self.clone();
-        Box::pin(async move { Ok(leases.find(&get.namespace, &get.id).await?.0.lease) })
+        Box::pin(async move { Ok(leases.find(&get.namespace, &get.id).await?.lease) })
     }
 }
 
@@ -244,7 +242,7 @@ impl Handler<Resources> for LocalLeases {
     fn handle(&mut self, asked: Resources, _: &mut Cell<Self>) -> Self::Result {
         let leases = self.clone();
         Box::pin(async move {
-            let (stored, _) = leases.find(&asked.namespace, &asked.id).await?;
+            let stored = leases.find(&asked.namespace, &asked.id).await?;
             Ok(stored.resources.into_iter().collect())
         })
     }

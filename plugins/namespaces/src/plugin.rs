@@ -7,9 +7,10 @@ use capstan_sdk::contract::namespaces::{
     Create, Delete, Get, Label, List, NamespaceInfo, NamespacesAddr, Update,
 };
 use capstan_sdk::contract::{Listed, Metadata, Namespaces};
+use capstan_sdk::revise::{Revision, revise};
 use capstan_sdk::{
-    Class, Context, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, clock,
-    export_plugin, merge_labels, rpc,
+    Context, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, clock, export_plugin,
+    merge_labels, rpc,
 };
 
 use crate::record;
@@ -83,9 +84,9 @@ async fn create(metadata: Link<Metadata>, create: Create) -> Result<NamespaceInf
     Ok(info)
 }
 
-async fn read(metadata: &Link<Metadata>, name: &Namespace) -> Result<(NamespaceInfo, Vec<u8>)> {
+async fn read(metadata: &Link<Metadata>, name: &Namespace) -> Result<NamespaceInfo> {
     let bytes = metadata.send(metadata::Get(key(name))).await?.ok_or_else(|| missing(name))?;
-    Ok((record::read(name.clone(), &bytes)?, bytes))
+    record::read(name.clone(), &bytes)
 }
 
 async fn label(metadata: Link<Metadata>, label: Label) -> Result<NamespaceInfo> {
@@ -120,27 +121,18 @@ async fn update(metadata: Link<Metadata>, update: Update) -> Result<NamespaceInf
     change_labels(metadata, &update.name, change).await
 }
 
-/// Reads, changes and writes until nobody else did so meanwhile.
 async fn change_labels(
     metadata: Link<Metadata>,
     name: &Namespace,
     change: impl Fn(&mut Labels) -> Result<()>,
 ) -> Result<NamespaceInfo> {
-    loop {
-        let (mut info, old) = read(&metadata, name).await?;
+    revise(&metadata, &key(name), |old| {
+        let mut info = record::read(name.clone(), old.ok_or_else(|| missing(name))?)?;
         change(&mut info.labels)?;
-        let steps = vec![
-            Step::unchanged(key(&info.name), old),
-            Step::Put { key: key(&info.name), value: record::write(&info) },
-        ];
-        let events = vec![event(&info.name, "/namespaces/update", &info.labels)];
-        match metadata.send(Commit { steps, events }).await {
-            // Somebody else changed it between read and write: do it again on what is there now.
-            Err(error) if error.class() == Class::Aborted => {}
-            Err(error) => return Err(error),
-            Ok(_) => return Ok(info),
-        }
-    }
+        let event = event(&info.name, "/namespaces/update", &info.labels);
+        Ok(Revision::write(record::write(&info), info).with(event))
+    })
+    .await
 }
 
 async fn delete(metadata: Link<Metadata>, name: Namespace) -> Result<()> {
@@ -164,7 +156,7 @@ impl Handler<Get> for LocalNamespaces {
     type Result = ResponseFuture<Result<NamespaceInfo>>;
     fn handle(&mut self, Get(name): Get, _: &mut Cell<Self>) -> Self::Result {
         let metadata = self.metadata.clone();
-        Box::pin(async move { Ok(read(&metadata, &name).await?.0) })
+        Box::pin(async move { read(&metadata, &name).await })
     }
 }
 

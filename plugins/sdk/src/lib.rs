@@ -32,6 +32,7 @@ mod plugin;
 mod proxy;
 pub mod random;
 pub mod record;
+pub mod revise;
 pub mod rpc;
 pub mod snapshots;
 #[cfg(feature = "testing")]

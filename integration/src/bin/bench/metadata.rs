@@ -51,17 +51,28 @@ fn look(callers: usize, time: Duration) -> Result<Figures, String> {
     let mut daemon = Daemon::new(&Capstan);
     daemon.start_until(|_| true)?;
     let address = daemon.address();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let set = tokio::task::LocalSet::new();
-    let figures = set.block_on(&runtime, drive(&address, callers, time));
-    let figures = figures.map_err(|error| error.to_string());
+    let end = Instant::now() + time;
+    // Each on a thread of its own: a reader that queued behind callers in here would say nothing of the daemon.
+    let (count, reads) = std::thread::scope(|scope| {
+        let reads = scope.spawn(|| alone(read(&address, end)));
+        let count = alone(mutate_all(&address, callers, end));
+        (count, reads.join().expect("the reader does not panic"))
+    });
     daemon.stop()?;
-    figures
+    #[allow(clippy::cast_precision_loss, reason = "a count is small")]
+    let rate = count? as f64 / time.as_secs_f64();
+    Ok(Figures { rate, reads: reads? })
 }
 
-async fn drive(address: &str, callers: usize, time: Duration) -> capstan_client::Result<Figures> {
-    let end = Instant::now() + time;
+/// Does one client's work on this thread.
+fn alone<T>(work: impl Future<Output = capstan_client::Result<T>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    tokio::task::LocalSet::new().block_on(&runtime, work).map_err(|error| error.to_string())
+}
+
+/// How many changes all callers make until the end.
+async fn mutate_all(address: &str, callers: usize, end: Instant) -> capstan_client::Result<usize> {
     let mut work = Vec::new();
     for first in (0..callers).step_by(PER_CONNECTION) {
         let client = std::rc::Rc::new(Client::connect(address).await?);
@@ -69,15 +80,11 @@ async fn drive(address: &str, callers: usize, time: Duration) -> capstan_client:
             work.push(tokio::task::spawn_local(mutate(client.clone(), caller, end)));
         }
     }
-    let client = Client::connect(address).await?;
-    let reads = read(&client, end).await?;
     let mut count = 0;
     for one in work {
         count += one.await.expect("a caller does not panic")?;
     }
-    #[allow(clippy::cast_precision_loss, reason = "a count is small")]
-    let rate = count as f64 / time.as_secs_f64();
-    Ok(Figures { rate, reads })
+    Ok(count)
 }
 
 /// How many changes one caller makes until the end.
@@ -107,7 +114,8 @@ async fn mutate(
 }
 
 /// How long reads take until the end.
-async fn read(client: &Client, end: Instant) -> capstan_client::Result<[f64; 2]> {
+async fn read(address: &str, end: Instant) -> capstan_client::Result<[f64; 2]> {
+    let client = Client::connect(address).await?;
     let service: namespaces::Client = client.open("namespaces", "");
     let mut request = service.create_request();
     request.get().set_name("read");

@@ -5,7 +5,7 @@ use capstan_schema::{Algorithm, Class, Digest, Labels};
 
 use super::content::{Suite, class, digest_of, fill};
 use crate::clock;
-use crate::contract::content::{Audit, Collect, Label, Nodes, OpenIngest, Use};
+use crate::contract::content::{Audit, Collect, Label, Nodes, OpenIngest, Orphans, Use};
 use crate::contract::graph::{Collected, Node, Resource};
 
 pub(super) fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -223,6 +223,10 @@ impl Suite {
         for (is_full, is_cleaning) in [(false, false), (true, false), (true, true)] {
             let findings = self.link.send(Audit { is_full, is_cleaning }).await.expect("audit");
             assert!(findings.is_empty(), "{findings:?}");
+        }
+        for is_removing in [false, true] {
+            let orphans = self.link.send(Orphans { is_removing }).await.expect("orphans");
+            assert!(orphans.is_empty(), "{orphans:?}");
         }
         self.open(&digest).await.expect("open");
         writer.write(Bytes::from_static(b"x")).await.expect("write");

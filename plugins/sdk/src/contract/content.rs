@@ -192,6 +192,15 @@ pub struct Audit {
     pub is_cleaning: bool,
 }
 
+/// The blobs that have bytes and no record in any namespace: a blob gets its file before its record, and a crash between
+/// the two, or a record that could not be written, leaves such a file. With `is_removing` they go, and the answer is
+/// what went.
+#[derive(Clone, Debug)]
+pub struct Orphans {
+    /// Remove them.
+    pub is_removing: bool,
+}
+
 crate::contract! {
     /// The contract of kind `content`.
     Content ("content") as ContentAddr {
@@ -207,6 +216,7 @@ crate::contract! {
         collect: Collect => Collected [again],
         nodes: Nodes => Vec<Node> [again],
         audit: Audit => Vec<Finding> [again],
+        orphans: Orphans => Vec<Node> [again],
     }
 }
 

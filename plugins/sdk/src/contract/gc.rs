@@ -13,7 +13,7 @@ use crate::contract::graph::{Finding, Resource};
 /// `Unavailable`: an owner does not answer; nothing is removed then. Cancel safety: what was begun is carried out.
 #[derive(Clone, Debug)]
 pub struct Collect {
-    /// `None` = all namespaces.
+    /// `None` = all namespaces, and the blobs that are in none.
     pub namespace: Option<Namespace>,
     /// Only tells what would go.
     pub is_dry: bool,
@@ -22,8 +22,8 @@ pub struct Collect {
 /// Something that went, or would go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
-    /// Where it was.
-    pub namespace: Namespace,
+    /// Where it was. `None`: in no namespace, a blob whose record a crash has cost.
+    pub namespace: Option<Namespace>,
     /// What it was.
     pub resource: Resource,
     /// Bytes that went with it. A blob that another namespace has too counts 0.

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::{all_pages, graph, labels, write_page};
 use crate::contract::content::{
     Abort, Audit, BlobInfo, Collect, Delete, Ingest, IngestCommand, IngestInfo, IngestProgress,
-    Ingests, Label, List, Nodes, Open, OpenBlob, OpenIngest, Stat, Use,
+    Ingests, Label, List, Nodes, Open, OpenBlob, OpenIngest, Orphans, Stat, Use,
 };
 use crate::contract::graph::{Collected, Finding, Node};
 use crate::contract::{Content, Listed, Page};
@@ -374,6 +374,22 @@ impl Handler<Audit> for This {
             params.set_repair(audit.is_cleaning);
             let findings = call!(far, request, |results| Ok(results.get_findings()?))?;
             graph::findings(&far, findings).await
+        })
+    }
+}
+
+impl Handler<Orphans> for This {
+    type Result = ResponseFuture<Result<Vec<Node>>>;
+    fn handle(&mut self, Orphans { is_removing }: Orphans, _: &mut Cell<Self>) -> Self::Result {
+        let far = self.far.clone();
+        Box::pin(async move {
+            // As an audit.
+            let namespace = capstan_schema::Namespace::parse("default")?;
+            let client: Client = far.open(Some(&namespace)).await?;
+            let mut request = client.orphans_request();
+            request.get().set_remove(is_removing);
+            let nodes = call!(far, request, |results| Ok(results.get_nodes()?))?;
+            graph::nodes(&far, nodes).await
         })
     }
 }

@@ -7,15 +7,15 @@ use std::rc::Rc;
 use bytes::Bytes;
 use capnp::capability::Client;
 use capstan_schema::{
-    Algorithm, Digest, Error, MAX_CHUNK_BYTES, Namespace, Result, content_capnp as wire,
-    read_labels, write_labels, write_texts,
+    Algorithm, Digest, Error, Filters, MAX_CHUNK_BYTES, Namespace, Result, content_capnp as wire,
+    read_labels, read_texts, write_labels, write_texts,
 };
 
 use super::{answer, graph, length, page, text};
 use crate::contract::Content;
 use crate::contract::content::{
     Abort, Audit, BlobInfo, Collect, Delete, Ingest, IngestInfo, Ingests, Label, List, Nodes, Open,
-    OpenBlob, OpenIngest, Stat, Use,
+    OpenBlob, OpenIngest, Orphans, Stat, Use,
 };
 use crate::outside::Wire;
 use crate::{Link, blocking};
@@ -142,10 +142,15 @@ impl wire::content::Server for Server {
 
     async fn ingests(
         self: Rc<Self>,
-        _params: wire::content::IngestsParams,
+        params: wire::content::IngestsParams,
         mut results: wire::content::IngestsResults,
     ) -> capnp::Result<()> {
-        let work = self.link.send(Ingests(self.namespace.clone()));
+        let work = async {
+            let filters = Filters::parse(read_texts(params.get()?.get_filters()?)?)?;
+            let mut ingests = self.link.send(Ingests(self.namespace.clone())).await?;
+            ingests.retain(|ingest| filters.matches(ingest));
+            Ok(ingests)
+        };
         answer!(results, work, |out, ingests| {
             let mut list = out.init_ingests(length(&ingests));
             for (index, info) in (0..).zip(&ingests) {
@@ -245,6 +250,16 @@ impl wire::content::Server for Server {
             self.link.send(Audit { is_full, is_cleaning }).await
         };
         answer!(results, work, |out, findings| out.set_findings(graph::findings(findings)))
+    }
+
+    async fn orphans(
+        self: Rc<Self>,
+        params: wire::content::OrphansParams,
+        mut results: wire::content::OrphansResults,
+    ) -> capnp::Result<()> {
+        let work =
+            async { self.link.send(Orphans { is_removing: params.get()?.get_remove() }).await };
+        answer!(results, work, |out, nodes| out.set_nodes(graph::nodes(nodes)))
     }
 }
 

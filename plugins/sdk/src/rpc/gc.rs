@@ -27,7 +27,7 @@ fn write_report(report: &Report, mut out: wire::report::Builder<'_>) {
     let mut list = out.init_removed(length(&report.removed));
     for (index, removed) in (0..).zip(&report.removed) {
         let mut out = list.reborrow().get(index);
-        out.set_namespace(removed.namespace.as_str());
+        out.set_namespace(removed.namespace.as_ref().map(Namespace::as_str).unwrap_or_default());
         out.set_resource(removed.resource.to_string());
         out.set_size_bytes(removed.size);
     }

@@ -11,12 +11,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use capstan_schema::{Class, Error, Labels, Namespace, Result, merge_labels};
+use capstan_schema::{Error, Labels, Namespace, Result, merge_labels};
 
 use crate::contract::events::NewEvent;
 use crate::contract::metadata::{Commit, Get, Key, Scan, ScanAll, Step};
 use crate::contract::snapshotter::{self, Kind, SnapshotInfo, StackLayer, Usage};
 use crate::contract::{Listed, Metadata, Page};
+use crate::revise::{Revision, revise, until_alone};
 use crate::uses::Uses;
 use crate::{Link, clock};
 
@@ -269,13 +270,8 @@ impl Ledger {
     /// # Errors
     /// Those of `snapshotter::Commit`.
     pub(super) async fn commit(&self, commits: &[snapshotter::Commit]) -> Result<()> {
-        loop {
-            match self.try_commit(commits).await {
-                // A label or a time of last use was written meanwhile.
-                Err(error) if error.class() == Class::Aborted => {}
-                outcome => return outcome,
-            }
-        }
+        // A label or a time of last use may be written meanwhile.
+        until_alone(async || self.try_commit(commits).await).await
     }
 
     async fn try_commit(&self, commits: &[snapshotter::Commit]) -> Result<()> {
@@ -495,20 +491,16 @@ impl Ledger {
         key: &str,
         change: impl Fn(&mut Snapshot) -> bool,
     ) -> Result<Snapshot> {
-        loop {
-            let _shared = self.uses.shared().await;
-            let (mut snapshot, old) = self.find(namespace, key).await?;
-            if !change(&mut snapshot) {
-                return Ok(snapshot);
-            }
-            let key = self.key(namespace, key);
-            let guard = Step::unchanged(key.clone(), old);
-            let steps = vec![guard, Step::Put { key, value: write(&snapshot) }];
-            match self.metadata.send(Commit { steps, events: Vec::new() }).await {
-                Err(error) if error.class() == Class::Aborted => {}
-                answer => return answer.map(|_| snapshot),
-            }
-        }
+        let _shared = self.uses.shared().await;
+        revise(&self.metadata, &self.key(namespace, key), |old| {
+            let old = old.ok_or_else(|| self.missing(key))?;
+            let mut snapshot = read(key, old).map_err(|error| error.at(key))?;
+            Ok(match change(&mut snapshot) {
+                true => Revision::write(write(&snapshot), snapshot),
+                false => Revision::keep(snapshot),
+            })
+        })
+        .await
     }
 
     /// Looks a snapshot up, and notes that it is used.

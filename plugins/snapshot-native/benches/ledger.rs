@@ -1,7 +1,7 @@
 //! What the record of a snapshot costs: the operations of a snapshotter that has nothing but directories, on the real
 //! metadata, one after the other, and one transaction of each kind alone.
 //!
-//! `cargo bench --package capstan-daemon --bench ledger`. It works in `TMPDIR`: put that on the disk that is meant,
+//! `cargo bench --package capstan-snapshot-native --bench ledger`. It works in `TMPDIR`: put that on the disk that is meant,
 //! since what is durable waits for it.
 
 use std::io::Write as _;
