@@ -5,7 +5,7 @@ mod misbehaved;
 mod registry;
 mod signer;
 
-use capstan_integration::{FakeRegistry, Host, Image, Layer};
+use capstan_integration::{FakeRegistry, Fault, Host, Image, Layer};
 
 use signer::Signer;
 
@@ -19,9 +19,14 @@ fn host(name: &str, rules: &str) -> Host {
 }
 
 fn assert_refused(host: &Host, image: &str, reason: &[&str]) {
+    assert_fails(host, image, 8, "PermissionDenied", reason);
+}
+
+/// A pull fails, and nothing is left of it.
+fn assert_fails(host: &Host, image: &str, code: i32, class: &str, reason: &[&str]) {
     let mut parts = vec![image];
     parts.extend(reason);
-    host.fails(&["images", "pull", "--plain-http", image], 8, "PermissionDenied", &parts);
+    host.fails(&["images", "pull", "--plain-http", image], code, class, &parts);
     for list in
         [&["images", "ls"][..], &["content", "ls"], &["content", "active"], &["snapshots", "ls"]]
     {
@@ -91,4 +96,25 @@ fn only_what_the_right_key_signed_gets_a_name() {
     assert_eq!(digest, good.manifest.as_str(), "the name means what it meant before");
     let free = registry.offer("free", &other);
     assert_taken(&host, &free);
+}
+
+#[test]
+fn a_signature_that_cannot_be_had_lets_nothing_in() {
+    let signer = Signer::new();
+    let registry = FakeRegistry::start();
+    let good = image("good");
+    let name = registry.offer("app", &good);
+    let signature = signer.signature(&good, name.strip_suffix(":latest").unwrap());
+    registry.offer_as("app", &signer::tag_of(&good), &signature);
+    let few = "[plugins.\"transfer.local\"]\nattempts = 1";
+    let host = host("cosign", &format!("{}\n{few}", signer.rule("127.0.0.1:*/app")));
+    for (fault, code, class) in
+        [(Fault::CutAfter(0), 7, "Unavailable"), (Fault::Instead(b"{}".to_vec()), 10, "Corrupt")]
+    {
+        let [payload] = &signature.layers[..] else { panic!("it has one signature") };
+        registry.set_fault(payload, Some(fault));
+        assert_fails(&host, &name, code, class, &["look for signatures"]);
+        registry.set_fault(payload, None);
+    }
+    assert_taken(&host, &name);
 }

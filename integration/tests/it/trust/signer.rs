@@ -138,9 +138,11 @@ pub(super) fn referrers(all: &[&Image]) -> Image {
     list
 }
 
-fn of_blobs(document: &Value, blobs: Vec<Vec<u8>>) -> Image {
-    let document = document.to_string().into_bytes();
+fn of_blobs(json: &Value, blobs: Vec<Vec<u8>>) -> Image {
+    let document = json.to_string().into_bytes();
     let manifest = digest(&document);
+    let listed = json["layers"].as_array().into_iter().flatten();
+    let layers = listed.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect();
     let blobs = blobs.into_iter().chain([document]).map(|blob| (digest(&blob), blob)).collect();
-    Image { blobs, manifest, layers: Vec::new() }
+    Image { blobs, manifest, layers }
 }
