@@ -7,6 +7,7 @@ mod churn;
 mod cli;
 mod copy;
 mod corpus;
+mod credentials;
 mod damage_metadata;
 mod disk_full;
 mod distribution;

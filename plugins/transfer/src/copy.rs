@@ -31,7 +31,8 @@ impl Pusher {
         });
         let (namespace, at_once) = (copy.namespace.clone(), copy.concurrency);
         let job = Job::new(self, namespace, repository, at_once, Some(Rc::clone(&origin)));
-        let outcome = job.told(&copy.progress, job.copy(&origin, &target, &copy)).await;
+        let work = Box::pin(job.copy(&origin, &target, &copy));
+        let outcome = job.told(&copy.progress, work).await;
         let root = outcome.map_err(|error| error.at(format!("copy {source} to {target}")))?;
         info!(image = %source, to = %target, digest = %root.digest, "copied");
         Ok(root)
@@ -60,11 +61,9 @@ impl Job {
     async fn with_referrers(
         &self,
         origin: &Origin,
-        mut documents: Vec<Document>,
+        documents: Vec<Document>,
     ) -> Result<Vec<Document>> {
-        let root = documents.pop().expect("the root is there");
-        let last = root.descriptor.digest.clone();
-        documents.push(root);
+        let last = documents.last().map(|root| root.descriptor.digest.clone());
         let mut walk = Walk::of(self, documents);
         let mut asked = HashSet::new();
         loop {
@@ -81,7 +80,8 @@ impl Job {
             }
         }
         let mut documents = walk.documents;
-        let place = documents.iter().position(|document| document.descriptor.digest == last);
+        let is_last = |document: &Document| Some(&document.descriptor.digest) == last.as_ref();
+        let place = documents.iter().position(is_last);
         let root = documents.remove(place.expect("it was there before"));
         documents.push(root);
         Ok(documents)

@@ -67,7 +67,7 @@ impl Pusher {
         let reference = Reference::parse(&push.reference)?;
         let repository = self.registry.repository(&reference, &push.access)?;
         let job = Job::new(self, push.namespace.clone(), repository, push.concurrency, None);
-        let outcome = job.told(&push.progress, job.push(&reference, &push)).await;
+        let outcome = job.told(&push.progress, Box::pin(job.push(&reference, &push))).await;
         let target = outcome.map_err(|error| error.at(format!("push {reference}")))?;
         info!(image = push.source, to = %reference, digest = %target.digest, "pushed");
         Ok(target)
@@ -133,7 +133,7 @@ impl Pusher {
         let found = Use { namespace: namespace.clone(), digest: digest.clone() };
         let mut known = Labels::new();
         if let Some(origin) = origin {
-            known.insert(LABEL_SOURCE.to_owned(), origin.repository.source());
+            known.insert(format!("{LABEL_SOURCE}.origin"), origin.repository.source());
         }
         let mut is_lacking = false;
         match (self.content.send(found).await, origin) {
@@ -519,7 +519,7 @@ impl Job {
 }
 
 fn cancelled() -> Error {
-    Error::aborted("the push was cancelled")
+    Error::aborted("it was cancelled")
 }
 
 /// Another repository of the registry of `to` that has a blob, by the blob's labels.
