@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use capstan_schema::{Error, Labels, Namespace, Result, merge_labels};
+use capstan_schema::{Class, Error, Labels, Namespace, Result, merge_labels};
 
 use crate::contract::events::NewEvent;
 use crate::contract::metadata::{Commit, Get, Key, Scan, ScanAll, Step};
