@@ -71,7 +71,7 @@ fn without_btrfs() -> Result<()> {
     };
     let check = |text: &str| {
         ensure!(!text.contains("btrfs"), "a daemon without btrfs knows of it:\n{text}");
-        ensure!(text.contains("snapshotter.overlay"), "a daemon without btrfs lacks more:\n{text}");
+        ensure!(text.contains("metadata.redb"), "a daemon without btrfs lacks more:\n{text}");
         Ok(())
     };
     check(&said(Command::new(&daemon).args(["config", "default"]))?)?;

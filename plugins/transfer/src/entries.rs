@@ -236,7 +236,7 @@ mod tests {
         bytes
     }
 
-    fn pax(records: &[(&str, &str)]) -> Vec<u8> {
+    fn headers(kind: EntryType, records: &[(&str, &str)]) -> Vec<u8> {
         let mut text = String::new();
         for (key, value) in records {
             // Its own length is in front of it.
@@ -244,7 +244,15 @@ mod tests {
             let length = (1..).find(|n| n.to_string().len() + rest.len() == *n).unwrap();
             text += &format!("{length}{rest}");
         }
-        [block(EntryType::XHeader, "x", text.len() as u64), padded(text.into())].concat()
+        [block(kind, "x", text.len() as u64), padded(text.into())].concat()
+    }
+
+    fn pax(records: &[(&str, &str)]) -> Vec<u8> {
+        headers(EntryType::XHeader, records)
+    }
+
+    fn global(key: &str) -> Vec<u8> {
+        headers(EntryType::XGlobalHeader, &[(key, "1")])
     }
 
     /// That many bytes, which take no time: they are not there but for the first of a read.
@@ -259,11 +267,6 @@ mod tests {
             self.0 -= count as u64;
             Ok(count)
         }
-    }
-
-    fn global(key: &str) -> Vec<u8> {
-        let text = format!("{} {key}=1\n", key.len() + 5);
-        [block(EntryType::XGlobalHeader, "g", text.len() as u64), padded(text.into())].concat()
     }
 
     fn names(tar: &[u8]) -> Result<Vec<(String, u64)>> {
