@@ -193,10 +193,11 @@ fn what_needs_a_removed_image_says_so() {
         &["images", "tag", &reference, "localhost/b:1"],
         &["images", "push", "--plain-http", &reference],
         &["containers", "create", "more", &reference],
-        &["run", "--rm", "--pull", "never", &reference, "true"],
     ] {
         host.fails(args, 3, "NotFound", &[&reference]);
     }
+    let run = ["run", "--rm", "--pull", "never", &reference, "true"];
+    host.fails(&run, 125, "NotFound", &[&reference]);
     assert!(!export.exists(), "nothing half-made is left");
     assert_eq!(host.ids(&["images", "ls"]), Vec::<String>::new());
     assert_eq!(host.ids(&["containers", "ls"]), ["web"]);

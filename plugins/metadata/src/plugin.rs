@@ -13,12 +13,12 @@ use capstan_sdk::contract::metadata::{
     Audit, Commit, Get, Key, LogPage, MetadataAddr, ReadLog, Scan, ScanAll, TrimLog, WatchLog,
 };
 use capstan_sdk::{Class, Context, Exports, Info, Plugin, Result, blocking, export_plugin};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::reserve::Reserve;
 use crate::shared::Shared;
 use crate::writer::{Order, Writer};
-use crate::{Config, audit, read};
+use crate::{Config, audit, read, writer};
 
 /// metadata.redb.
 pub struct RedbMetadata {
@@ -47,10 +47,12 @@ impl Plugin for RedbMetadata {
 
     async fn build(config: Config, context: Context) -> Result<Self> {
         let dir = context.root_dir()?;
+        let (written, answers) = mpsc::unbounded_channel();
+        actix::spawn(writer::answer(answers));
         let open = move || {
             let mut reserve = Reserve::new(&dir, config.reserve_mib);
             let shared = Arc::new(Shared::open(dir, config, &mut reserve)?);
-            let (writer, ended) = Writer::start(Arc::clone(&shared), reserve)?;
+            let (writer, ended) = Writer::start(Arc::clone(&shared), reserve, written)?;
             Ok(Self { shared, writer, writer_ended: Some(ended) })
         };
         blocking::run("open the database", open).await

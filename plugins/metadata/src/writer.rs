@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use capstan_sdk::contract::metadata::{Commit, Step};
 use capstan_sdk::{Class, Error, Namespace, Result, failpoint};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::change::{self, Change};
@@ -50,12 +50,37 @@ impl Request {
     }
 }
 
+/// What is written, in its order, with its answers.
+pub(crate) type Written = Vec<(oneshot::Sender<Result<u64>>, Result<u64>)>;
+
+/// Answers at a time. Each makes work for the thread that all plugins and connections share: with as many as were
+/// written at once, whoever only reads would wait for all of it, several times over.
+const FEW: usize = 16;
+
+/// How often all others have their turn before the next few: what an answer makes of work is done in several steps.
+const TURNS: usize = 3;
+
+/// Answers what is written, on the callers' thread, and lets all others have their turn in between.
+pub(crate) async fn answer(mut written: mpsc::UnboundedReceiver<Written>) {
+    while let Some(batch) = written.recv().await {
+        for (index, (reply, answer)) in batch.into_iter().enumerate() {
+            if index > 0 && index % FEW == 0 {
+                for _ in 0..TURNS {
+                    tokio::task::yield_now().await;
+                }
+            }
+            // Nobody may wait any more: that is the caller's choice.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
 /// The thread. Dropping this ends it, after it has written what was sent.
 ///
 /// Only this holds the sending half, so that its end closes the queue at once; the wait then is for what is
 /// queued, at most.
 pub(crate) struct Writer {
-    requests: Option<mpsc::Sender<Request>>,
+    requests: Option<std::sync::mpsc::Sender<Request>>,
     /// How many were sent and not taken yet.
     waiting: Arc<AtomicUsize>,
     head: watch::Receiver<u64>,
@@ -67,10 +92,11 @@ impl Writer {
     pub(crate) fn start(
         shared: Arc<Shared>,
         reserve: Reserve,
+        written: mpsc::UnboundedSender<Written>,
     ) -> Result<(Self, oneshot::Receiver<Infallible>)> {
         let (newest, sequence) =
             shared.with(|database| Ok((read::head(database)?, store::sequence(database)?)))?;
-        let (requests, inbox) = mpsc::channel();
+        let (requests, inbox) = std::sync::mpsc::channel();
         let (publish, head) = watch::channel(newest);
         let (alive, ended) = oneshot::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
@@ -81,6 +107,7 @@ impl Writer {
             newest,
             sequence,
             publish,
+            written,
             waiting: Arc::clone(&waiting),
             known: HashSet::new(),
             looked_after: Instant::now(),
@@ -153,6 +180,7 @@ struct State {
     /// The number of the newest transaction on disk.
     sequence: u64,
     publish: watch::Sender<u64>,
+    written: mpsc::UnboundedSender<Written>,
     waiting: Arc<AtomicUsize>,
     /// Namespaces that are known to have a record.
     known: HashSet<Namespace>,
@@ -168,7 +196,7 @@ struct Prepared {
 }
 
 impl State {
-    fn run(mut self, inbox: &mpsc::Receiver<Request>) {
+    fn run(mut self, inbox: &std::sync::mpsc::Receiver<Request>) {
         self.begin_journal();
         self.shared.note_journal();
         let mut batch = Vec::new();
@@ -380,12 +408,15 @@ impl State {
         }
         // Before the answers: who has one finds its event at the head of the log.
         self.publish.send_if_modified(|head| std::mem::replace(head, newest) != newest);
+        let mut answered = Vec::with_capacity(batch.len());
         for (request, answer) in batch.drain(..).zip(answers) {
             if let (Order::Commit(commit), Ok(_)) = (&request.order, &answer) {
                 forget(&mut self.known, commit);
             }
-            request.answer(answer);
+            answered.push((request.reply, answer));
         }
+        // Who answers is there until the last of these is dropped.
+        let _ = self.written.send(answered);
         Ok(())
     }
 }
@@ -405,5 +436,42 @@ fn forget(known: &mut HashSet<Namespace>, commit: &Commit) {
         {
             known.remove(&namespace);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    /// A commit of many at once is answered so that whoever else has something to do has a turn after a few of them.
+    #[test]
+    fn others_have_their_turn_between_answers() {
+        const MANY: usize = 100;
+        actix::System::new().block_on(async {
+            let (written, answers) = mpsc::unbounded_channel();
+            actix::spawn(answer(answers));
+            let answered = Rc::new(Cell::new(0));
+            let mut batch = Vec::new();
+            for number in 0..MANY {
+                let (reply, answer) = oneshot::channel::<Result<u64>>();
+                batch.push((reply, Ok(number as u64)));
+                let answered = Rc::clone(&answered);
+                actix::spawn(async move {
+                    assert_eq!(answer.await.unwrap().unwrap(), answered.get() as u64);
+                    answered.set(answered.get() + 1);
+                });
+            }
+            written.send(batch).unwrap();
+            let (mut last, mut most) = (0, 0);
+            while answered.get() < MANY {
+                tokio::task::yield_now().await;
+                most = most.max(answered.get() - last);
+                last = answered.get();
+            }
+            assert!(most <= 2 * FEW, "{most} answers without a turn for others");
+        });
     }
 }
