@@ -206,6 +206,8 @@ fn what_needs_a_removed_image_says_so() {
     // The layers below it are there: what it wrote can be told from them, and becomes a layer.
     let layer = host.ok(&["snapshots", "diff", "web"]);
     assert!(layer.contains("written") && !layer.contains("noise"), "just what it wrote");
+    // That layer is a blob, which nothing keeps.
+    assert_eq!(collect(&host).len(), 1);
     assert_eq!(host.json(&["containers", "inspect", "web"])["image"], reference);
     assert_eq!(host.ok(&["tasks", "exec", "web", "cat", "/name", "/written"]), "anew\n");
     assert_sound(&host);
