@@ -81,7 +81,8 @@ impl Repository {
         // What may have to be had elsewhere comes in one piece.
         let has_ranges = self.config().range_connections > 1 && self.elsewhere.is_empty();
         if left >= self.config().range_threshold_bytes && has_ranges {
-            match self.download_ranges(descriptor, start, &mut sink).await? {
+            // On the heap: few blobs are so large, and all would carry it.
+            match Box::pin(self.download_ranges(descriptor, start, &mut sink)).await? {
                 None => return Ok(()),
                 Some(stream) => opened = Some(stream),
             }
@@ -218,7 +219,7 @@ impl Repository {
             })
             .await;
         match found {
-            Err(failure) => self.try_elsewhere(what, failure, offset, size).await,
+            Err(failure) => Box::pin(self.try_elsewhere(what, failure, offset, size)).await,
             found => found,
         }
     }
