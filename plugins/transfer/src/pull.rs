@@ -79,8 +79,8 @@ impl Puller {
         };
         let work = async {
             let outcome = job.run(&reference, target).await;
-            let (hold, early) = (Hold::default(), job.early.take().into_values());
-            Hold { fetches: early.collect(), ..hold }.leave().await;
+            let (fetches, offers) = job.early.take().into_values().unzip();
+            Hold { fetches, offers, ..Hold::default() }.leave().await;
             outcome
         };
         tokio::pin!(work);
@@ -161,7 +161,7 @@ struct Job {
     /// What was stored or found.
     stored: RefCell<Vec<Digest>>,
     /// Layers that are on their way before the image's configuration is there.
-    early: RefCell<BTreeMap<Digest, Rc<Fetch>>>,
+    early: RefCell<BTreeMap<Digest, (Rc<Fetch>, Offer)>>,
     /// How many documents of other platforms were read.
     documents: Cell<usize>,
 }
@@ -320,9 +320,17 @@ impl Job {
         let mut early = self.early.borrow_mut();
         for layer in layers {
             let place = self.place_of(layer, manifest);
-            let begin = || self.puller.fetcher.fetch(&self.namespace, layer, &place);
-            early.entry(layer.digest.clone()).or_insert_with(begin);
+            early.entry(layer.digest.clone()).or_insert_with(|| {
+                let fetcher = &self.puller.fetcher;
+                let offer = fetcher.offer(&self.namespace, layer, &place);
+                (fetcher.fetch(&self.namespace, layer, &place), offer)
+            });
         }
+    }
+
+    /// The fetch of a layer that was begun early.
+    fn begun(&self, layer: &Digest) -> Option<Rc<Fetch>> {
+        self.early.borrow().get(layer).map(|(fetch, _)| Rc::clone(fetch))
     }
 
     /// Asks whether it may have its name, before anything of it is stored.
@@ -462,7 +470,7 @@ impl Job {
         let (fetcher, namespace) = (self.puller.fetcher.clone(), self.namespace.clone());
         let (descriptor, place) = (descriptor.clone(), place.clone());
         let (watched, hold) = (Rc::clone(watched), Rc::downgrade(hold));
-        let early = self.early.borrow().get(&descriptor.digest).cloned();
+        let early = self.begun(&descriptor.digest);
         move || {
             let fetch = early.unwrap_or_else(|| fetcher.fetch(&namespace, &descriptor, &place));
             watched.borrow_mut().fetch = Some(Rc::clone(&fetch));
@@ -482,8 +490,7 @@ impl Job {
         hold: &RefCell<Hold>,
     ) -> Result<()> {
         let begun = watched.borrow().fetch.clone();
-        let early = || self.early.borrow().get(&descriptor.digest).cloned();
-        let fetch = match begun.or_else(early) {
+        let fetch = match begun.or_else(|| self.begun(&descriptor.digest)) {
             Some(fetch) => {
                 watched.borrow_mut().fetch = Some(Rc::clone(&fetch));
                 fetch

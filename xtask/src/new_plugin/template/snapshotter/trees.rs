@@ -70,7 +70,7 @@ impl Driver for Trees {
     }
 
     /// The whole file system: cheaper than file by file.
-    fn sync(&self, _id: u64) -> Result<()> {
+    fn sync(&self, _ids: &[u64]) -> Result<()> {
         let sync = || rustix::fs::syncfs(File::open(&self.dir)?).map_err(std::io::Error::from);
         sync().map_err(|error| Error::io(format!("sync {}", self.dir.display()), error))
     }
