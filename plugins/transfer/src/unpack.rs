@@ -295,7 +295,7 @@ impl Work {
         };
         let settled = settled.await;
         match draft.keep_if_settled(settled).await? {
-            Some(draft) => draft.commit(Some(self.parent_key())).await,
+            Some((draft, ())) => draft.commit(Some(self.parent_key())).await,
             None => self.again_on_its_parent(state).await,
         }
     }
@@ -314,12 +314,9 @@ impl Work {
             self.settle_on_stack(&draft, &applied.pending, below.as_ref()).await?;
             Ok(below)
         };
-        let (draft, below) = match settled.await {
-            Ok(below) => (draft, below),
-            Err(error) => match draft.keep_if_settled(Err(error)).await? {
-                Some(_) => unreachable!("it was an error"),
-                None => return self.again_on_its_parent(state).await,
-            },
+        let settled = settled.await;
+        let Some((draft, below)) = draft.keep_if_settled(settled).await? else {
+            return self.again_on_its_parent(state).await;
         };
         let layer = StackLayer { key: draft.key.clone(), name: draft.chain_id.to_string() };
         // Queued before anybody is told: so what stands on it comes behind it.
@@ -554,14 +551,14 @@ impl Draft {
     }
 
     /// As [`Self::keep_if`]; `None`, and it is removed: its layer can only be applied on its parents.
-    async fn keep_if_settled(self, settled: Result<()>) -> Result<Option<Self>> {
+    async fn keep_if_settled<T>(self, settled: Result<T>) -> Result<Option<(Self, T)>> {
         match settled {
             Err(error) if error.class() == Class::FailedPrecondition => {
                 info!(layer = %self.layer, %error, "unpacked again, on its parent");
                 self.discard().await;
                 Ok(None)
             }
-            settled => Ok(Some(self.keep_if(settled).await?.0)),
+            settled => self.keep_if(settled).await.map(Some),
         }
     }
 
