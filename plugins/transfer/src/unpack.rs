@@ -296,7 +296,7 @@ impl Work {
         let settled = settled.await;
         match draft.keep_if_settled(settled).await? {
             Some((draft, ())) => draft.commit(Some(self.parent_key())).await,
-            None => self.again_on_its_parent(state).await,
+            None => self.on_its_parent(state, &mut || None).await,
         }
     }
 
@@ -316,18 +316,13 @@ impl Work {
         };
         let settled = settled.await;
         let Some((draft, below)) = draft.keep_if_settled(settled).await? else {
-            return self.again_on_its_parent(state).await;
+            return self.on_its_parent(state, &mut || None).await;
         };
         let layer = StackLayer { key: draft.key.clone(), name: draft.chain_id.to_string() };
         // Queued before anybody is told: so what stands on it comes behind it.
         let committed = draft.commit_with(&self.unpacker.commits, self.parent_key());
         state.settled.send_replace(Some(Rc::new(Settled { layer, below })));
         committed.await
-    }
-
-    /// The layer cannot be had in overlay form.
-    async fn again_on_its_parent(&self, state: &UnpackState) -> Result<()> {
-        self.on_its_parent(state, &mut || None).await
     }
 
     /// Waits until the trees of the layers below are as they will be. What is below; `None`: nothing.

@@ -351,7 +351,8 @@ impl<D: Driver> DriverPlugin<D> {
                     D::INFO.id
                 )));
             }
-            ids.push(self.ledger.check_commit(namespace, name, key).await?.id);
+            let (snapshot, _) = self.ledger.check_commit(namespace, name, key).await?;
+            ids.push(snapshot.id);
         }
         let ids: Arc<[u64]> = ids.into();
         let (driver, synced) = (Arc::clone(&self.driver), Arc::clone(&ids));

@@ -235,7 +235,7 @@ impl Ledger {
         Ok(snapshot.clone())
     }
 
-    /// Whether an active snapshot may become `name`, before the driver syncs its tree.
+    /// Whether an active snapshot may become `name`; the snapshot, and its record as it is stored.
     ///
     /// # Errors
     /// Those of `snapshotter::Commit`.
@@ -244,11 +244,11 @@ impl Ledger {
         namespace: &Namespace,
         name: &str,
         key: &str,
-    ) -> Result<Snapshot> {
+    ) -> Result<(Snapshot, Vec<u8>)> {
         if name.is_empty() {
             return Err(Error::invalid("a committed snapshot needs a name"));
         }
-        let snapshot = self.get(namespace, key).await?;
+        let (snapshot, stored) = self.find(namespace, key).await?;
         match snapshot.info.kind {
             Kind::Active => {}
             Kind::View => {
@@ -261,7 +261,7 @@ impl Ledger {
         if name != key && self.metadata.send(Get(self.key(namespace, name))).await?.is_some() {
             return Err(self.taken(name));
         }
-        Ok(snapshot)
+        Ok((snapshot, stored))
     }
 
     /// Turns active snapshots, whose trees are on disk, into committed ones, in order, all or none. Each may be put on one
@@ -281,8 +281,7 @@ impl Ledger {
         let mut done: HashMap<&str, Snapshot> = HashMap::new();
         for commit in commits {
             let snapshotter::Commit { namespace, name, key, .. } = commit;
-            let (active, old) = self.find(namespace, key).await?;
-            self.check_commit(namespace, name, key).await?;
+            let (active, old) = self.check_commit(namespace, name, key).await?;
             if done.values().any(|done| done.id == active.id) {
                 return Err(Error::precondition(format!("snapshot {key:?} is committed already")));
             }
