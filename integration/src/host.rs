@@ -348,7 +348,17 @@ impl Host {
 
     /// Waits until something is so.
     pub fn until(&self, what: &str, is_so: impl FnMut() -> bool) {
-        until(what, is_so);
+        until(what, is_so, String::new);
+    }
+
+    /// The same; a failure tells what `instead` is at last.
+    pub fn until_or(
+        &self,
+        what: &str,
+        is_so: impl FnMut() -> bool,
+        instead: impl FnOnce() -> String,
+    ) {
+        until(what, is_so, instead);
     }
 }
 
@@ -371,10 +381,12 @@ impl Drop for Host {
     }
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+fn until(what: &str, mut is_so: impl FnMut() -> bool, instead: impl FnOnce() -> String) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        if Instant::now() >= deadline {
+            panic!("waited {PATIENCE:?} in vain: {what}; {}", instead());
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -9,12 +9,14 @@
 //! CRIU is never left to put processes into cgroups of its own choice: runc joins the new container's
 //! and passes those on as the roots, and the shim looks where the restored init really is.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
 
 use capstan_schema::{Error, Result};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Signal;
 
 use crate::cgroup;
@@ -229,8 +231,11 @@ fn check_streams(pid: u32) -> Result<()> {
     let mounts = read(format!("/proc/{pid}/mountinfo"))?;
     for (number, name) in ["stdin", "stdout", "stderr"].iter().enumerate() {
         // One that is closed is no trouble.
-        let Ok(target) = fs::read_link(format!("/proc/{pid}/fd/{number}")) else { continue };
-        let about = read(format!("/proc/{pid}/fdinfo/{number}"))?;
+        let Ok(stream) = open_as_it_is(&format!("/proc/{pid}/fd/{number}")) else { continue };
+        let ours = stream.as_raw_fd();
+        let target = fs::read_link(format!("/proc/self/fd/{ours}"))
+            .map_err(|error| Error::io(format!("find its {name}"), error))?;
+        let about = read(format!("/proc/self/fdinfo/{ours}"))?;
         if is_outside(&target.to_string_lossy(), &about, &mounts) {
             return Err(Error::precondition(format!(
                 "its {name} is {}, which is outside of the container; only /dev/null, a terminal and \
@@ -240,6 +245,12 @@ fn check_streams(pid: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Opens what a file of another process is, without its reading or writing: what is asked of this one
+/// is asked of one thing, while the process may put another in its place (a shell with `echo > file`).
+fn open_as_it_is(path: &str) -> std::io::Result<File> {
+    Ok(open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
 /// Whether an open file is in a mount that its process does not have. Pipes and sockets are in none.
@@ -288,6 +299,26 @@ mod tests {
             .spawn()
             .unwrap();
         let outcome = check_streams(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        outcome.unwrap();
+    }
+
+    /// As a shell does that writes into files of its container, one after the other: it has a pipe, a file,
+    /// the pipe again.
+    #[test]
+    fn a_process_that_changes_its_streams_passes() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "while :; do echo x > file; done";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script])
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let outcome: Result<()> = (0..5_000).try_for_each(|_| check_streams(child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
         outcome.unwrap();

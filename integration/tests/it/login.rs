@@ -368,9 +368,7 @@ fn a_password_that_is_typed_is_not_seen() {
         "CAPSTAN_AUTH_FILE={} {capstan} login --plain-http {address}; echo code $?",
         file.display()
     );
-    let asks = |question: &str| {
-        host.until(question, || tmux.screen().lines().any(|line| line.trim_end() == question));
-    };
+    let asks = |question: &str| tmux.sees(host, question);
     let question = format!("Password of {USER} for {address}:");
 
     // Interrupted: nothing is kept, and the terminal shows again what is typed.

@@ -5,6 +5,9 @@ use std::process::Command;
 
 use capstan_integration::{DockerRegistry, Host, find, program};
 
+/// What the shell in the window asks with.
+const PROMPT: &str = "HOST$ ";
+
 /// A tmux server of our own with one window.
 pub(crate) struct Tmux {
     socket: PathBuf,
@@ -14,11 +17,11 @@ impl Tmux {
     pub(crate) fn new(host: &Host, name: &str) -> Self {
         let tmux = Self { socket: host.path(&format!("tmux-{name}")) };
         let address = format!("CAPSTAN_ADDRESS={}", host.address());
-        let args =
-            ["new-session", "-d", "-x", "100", "-y", "30", "-e", &address, "-e", "PS1=HOST$ "];
-        let mut args = args.to_vec();
-        args.push("sh");
-        tmux.run(&args);
+        let prompt = format!("PS1={PROMPT}");
+        let args = ["new-session", "-d", "-x", "100", "-y", "30", "-e", &address, "-e", &prompt];
+        tmux.run(&[&args[..], &["sh"]].concat());
+        // What is typed before the shell asks is echoed above its prompt, and answered behind it.
+        host.until("the shell asks", || tmux.screen().starts_with(PROMPT.trim_end()));
         tmux
     }
 
@@ -44,11 +47,16 @@ impl Tmux {
         self.run(&["capture-pane", "-p"])
     }
 
+    /// Whether this line is on the screen; the prompt does not count, which may come after what was typed.
+    pub(crate) fn shows(&self, line: &str) -> bool {
+        let screen = self.screen();
+        let mut lines = screen.lines().map(|seen| seen.trim_end().trim_start_matches(PROMPT));
+        lines.any(|seen| seen == line)
+    }
+
     /// Waits for a whole line on the screen.
     pub(crate) fn sees(&self, host: &Host, line: &str) {
-        host.until(&format!("{line:?} is on the screen: {}", self.screen()), || {
-            self.screen().lines().any(|seen| seen.trim_end() == line)
-        });
+        host.until_or(&format!("{line:?} is on the screen"), || self.shows(line), || self.screen());
     }
 }
 
@@ -78,7 +86,7 @@ fn a_session_has_its_size_interrupts_detaches_and_comes_back() {
         tmux.run(&["resize-window", "-x", "90", "-y", "25"]);
         host.until("the terminal has the new size", || {
             tmux.type_line("stty size");
-            tmux.screen().lines().any(|line| line.trim_end() == "25 90")
+            tmux.shows("25 90")
         });
         tmux.type_line("sleep 1000");
         host.until("it sleeps", || host.ok(&["tasks", "ps", "term"]).lines().count() == 3);
@@ -94,7 +102,7 @@ fn a_session_has_its_size_interrupts_detaches_and_comes_back() {
         tmux.type_line(&format!("{capstan} tasks attach term; echo end=$?"));
         host.until("it is attached", || {
             tmux.type_line("echo again=$X");
-            tmux.screen().lines().any(|line| line.trim_end() == "again=kept")
+            tmux.shows("again=kept")
         });
         tmux.type_line("exit 4");
         tmux.sees(&host, "end=4");
