@@ -276,7 +276,9 @@ fn options() -> OpenOptions {
 }
 
 fn rehash(mut file: &File, hasher: &mut Hasher) -> Result<u64> {
-    let mut buffer = vec![0; 256 << 10];
+    // Of a fresh one it is nothing.
+    let size = file.metadata().map_err(|error| Error::io("look at its data", error))?.len();
+    let mut buffer = vec![0; size.min(256 << 10) as usize];
     let mut offset = 0;
     loop {
         let got = file.read(&mut buffer).map_err(|error| Error::io("read its data", error))?;

@@ -41,6 +41,7 @@ mod config;
 mod diff;
 mod error;
 mod form;
+mod gzip;
 mod header;
 mod media_type;
 mod name;

@@ -1,12 +1,16 @@
-//! A stream on a thread of its own: it inflates ahead while files are made here.
+//! A stream that is inflated ahead, on a thread of its own, while files are made here.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
 
 use capstan_sdk::{Digest, Error, Result};
 
 use crate::archive::Source;
 use crate::media_type::Compression;
 use crate::stream::{CHUNK, Stream, Tally};
+
+/// Chunks that are inflated here before there is a thread: most layers of most images are no longer than that.
+const SHORT: usize = 4;
 
 /// One is filled, one is emptied, two wait: more did not make it faster.
 const BUFFERS: usize = 4;
@@ -22,34 +26,113 @@ impl Chunk {
     }
 }
 
-/// The near end of a stream.
-pub(crate) struct Pipe {
+/// The stream on its thread.
+struct Far {
     full: Receiver<Result<Chunk>>,
     empty: Sender<Vec<u8>>,
+    thread: JoinHandle<Option<Tally>>,
+}
+
+/// What is still to come.
+enum Rest {
+    /// Read here, after so many chunks.
+    Near(Stream, usize),
+    Far(Far),
+    Nothing,
+}
+
+/// The near end of a stream.
+pub(crate) struct Pipe {
+    rest: Rest,
     chunk: Chunk,
     at: usize,
+    /// `None`: the thread counts.
     tally: Option<Tally>,
 }
 
 impl Source for Pipe {
     fn peek(&mut self) -> Result<&[u8]> {
-        if self.at == self.chunk.filled
-            // A closed channel is the end: an error would have come through it.
-            && let Ok(next) = self.full.recv()
-        {
-            let old = std::mem::replace(&mut self.chunk, next?);
-            self.at = 0;
-            if let Some(tally) = &mut self.tally {
-                tally.add(self.chunk.bytes());
-            }
-            // Nobody takes it any more once the stream has ended.
-            let _ = self.empty.send(old.buffer);
+        if self.at == self.chunk.filled {
+            self.next()?;
         }
         Ok(&self.chunk.bytes()[self.at..])
     }
 
     fn consume(&mut self, count: usize) {
         self.at += count;
+    }
+}
+
+impl Pipe {
+    fn new(stream: Stream) -> Self {
+        let chunk = Chunk { buffer: vec![0; CHUNK], filled: 0 };
+        Self { rest: Rest::Near(stream, 0), chunk, at: 0, tally: Some(Tally::default()) }
+    }
+
+    /// Puts the next chunk in the place of one that is read; at the end an empty one.
+    fn next(&mut self) -> Result<()> {
+        self.rest = match std::mem::replace(&mut self.rest, Rest::Nothing) {
+            Rest::Near(stream, SHORT..) => Rest::Far(self.send_away(stream)?),
+            rest => rest,
+        };
+        match &mut self.rest {
+            Rest::Near(stream, count) => {
+                *count += 1;
+                self.chunk.filled = stream.fill(&mut self.chunk.buffer)?;
+                if self.chunk.filled < CHUNK {
+                    self.rest = Rest::Nothing;
+                }
+            }
+            // A closed channel is the end: an error would have come through it.
+            Rest::Far(far) => match far.full.recv() {
+                Ok(next) => {
+                    let old = std::mem::replace(&mut self.chunk, next?);
+                    // Nobody takes it any more once the stream has ended.
+                    let _ = far.empty.send(old.buffer);
+                }
+                Err(_) => self.chunk.filled = 0,
+            },
+            Rest::Nothing => self.chunk.filled = 0,
+        }
+        self.at = 0;
+        if let Some(tally) = &mut self.tally {
+            tally.add(self.chunk.bytes());
+        }
+        Ok(())
+    }
+
+    fn send_away(&mut self, stream: Stream) -> Result<Far> {
+        let (to_near, full) = sync_channel(BUFFERS);
+        let (empty, to_far) = channel();
+        for _ in 1..BUFFERS {
+            empty.send(vec![0; CHUNK]).expect("its receiver is right here");
+        }
+        // Inflating takes longer than making files does, and hashing is best done by the other side.
+        let tally = match stream.compression() {
+            Compression::None => self.tally.take(),
+            Compression::Gzip | Compression::Zstd => None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("inflate".into())
+            .spawn(move || pump(stream, tally, &to_near, &to_far))
+            .map_err(|error| Error::io("start a thread", error))?;
+        Ok(Far { full, empty, thread })
+    }
+
+    /// Ends the thread, if there is one. What was counted.
+    fn end(self) -> Result<Tally> {
+        let Self { rest, tally, .. } = self;
+        let far = match rest {
+            Rest::Far(Far { full, empty, thread }) => {
+                // Wakes it, should it wait.
+                drop((full, empty));
+                thread.join().map_err(|_| {
+                    Error::internal("inflating the layer panicked; the daemon's log has the place")
+                })?
+            }
+            Rest::Near(..) | Rest::Nothing => None,
+        };
+        Ok(tally.or(far).expect("one end has counted"))
     }
 }
 
@@ -61,40 +144,17 @@ pub(crate) fn with_pipe<T>(
     stream: Stream,
     work: impl FnOnce(&mut Pipe) -> Result<T>,
 ) -> Result<(T, Digest, u64)> {
-    let (to_near, full) = sync_channel(BUFFERS);
-    let (empty, to_far) = channel();
-    for _ in 1..BUFFERS {
-        empty.send(vec![0; CHUNK]).expect("its receiver is right here");
-    }
-    // Inflating takes longer than making files does, and hashing is best done by the other side.
-    let (near, far) = match stream.compression() {
-        Compression::None => (None, Some(Tally::default())),
-        Compression::Gzip | Compression::Zstd => (Some(Tally::default()), None),
-    };
-    // This is the first buffer that goes back.
-    let chunk = Chunk { buffer: vec![0; CHUNK], filled: 0 };
-    let mut pipe = Pipe { full, empty, chunk, at: 0, tally: near };
-    std::thread::scope(|scope| {
-        let far = std::thread::Builder::new()
-            .name("inflate".into())
-            .spawn_scoped(scope, move || pump(stream, far, &to_near, &to_far))
-            .map_err(|error| Error::io("start a thread", error))?;
-        let result = work(&mut pipe).and_then(|result| {
-            while let left @ 1.. = pipe.peek()?.len() {
-                pipe.consume(left);
-            }
-            Ok(result)
-        });
-        let near = pipe.tally.take();
-        // Wakes the far end, should it wait.
-        drop(pipe);
-        let far = far.join().map_err(|_| {
-            Error::internal("inflating the layer panicked; the daemon's log has the place")
-        })?;
-        let result = result?;
-        let (digest, size) = near.or(far).expect("one end has counted").finish();
-        Ok((result, digest, size))
-    })
+    let mut pipe = Pipe::new(stream);
+    let result = work(&mut pipe).and_then(|result| {
+        while let left @ 1.. = pipe.peek()?.len() {
+            pipe.consume(left);
+        }
+        Ok(result)
+    });
+    let tally = pipe.end()?;
+    let result = result?;
+    let (digest, size) = tally.finish();
+    Ok((result, digest, size))
 }
 
 /// The far end: until the stream ends or fails, or the near end is gone.

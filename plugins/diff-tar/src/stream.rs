@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use capstan_sdk::contract::differ::LayerStream;
 use capstan_sdk::{Algorithm, Digest, Error, Result};
-use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use crate::Config;
 use crate::config::exceeded;
+use crate::gzip::Members;
 use crate::media_type::Compression;
 
 /// 256 KiB: what is read and inflated at once. Measured flat above it; inflating copies 32 KiB of
@@ -56,7 +56,7 @@ type Input = BufReader<Chain<Cursor<Vec<u8>>, Tap>>;
 
 enum Decoder {
     Plain(Input),
-    Gzip(Box<MultiGzDecoder<Input>>),
+    Gzip(Box<Members<Input>>),
     Zstd(zstd::Decoder<'static, Input>),
 }
 
@@ -95,7 +95,7 @@ impl Stream {
         let input = BufReader::with_capacity(CHUNK, Cursor::new(start).chain(tap));
         let decoder = match compression {
             Compression::None => Decoder::Plain(input),
-            Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(input))),
+            Compression::Gzip => Decoder::Gzip(Box::new(Members::new(input))),
             Compression::Zstd => {
                 let start = |error| Error::io("start the zstd decoder", error);
                 let mut decoder = zstd::Decoder::with_buffer(input).map_err(start)?;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Open, Stat};
 use capstan_sdk::contract::images::{Checked, Manifest, Presence};
-use capstan_sdk::oci::media::Kind;
 use capstan_sdk::oci::{Document, ImageConfig, chain_ids, choose};
 use capstan_sdk::{Class, Descriptor, Digest, Error, Link, Namespace, Platform, Result, blocking};
 
@@ -73,41 +72,12 @@ impl Reader {
                     )));
                 }
                 Document::Manifest { config, layers, .. } => {
-                    return self.complete(descriptor, bytes, config, layers).await;
+                    let config_json = self.document(&config).await?;
+                    return Manifest::read(descriptor, bytes, config, config_json, layers);
                 }
             }
         }
         Err(Error::corrupt(format!("{}: more than {MAX_DEPTH} indexes deep", target.digest)))
-    }
-
-    async fn complete(
-        &self,
-        descriptor: Descriptor,
-        manifest_json: Vec<u8>,
-        config: Descriptor,
-        layers: Vec<Descriptor>,
-    ) -> Result<Manifest> {
-        let place = |error: Error| error.at(format!("manifest {}", descriptor.digest));
-        for layer in &layers {
-            check_layer(layer).map_err(place)?;
-        }
-        if Kind::of(&config.media_type).map_err(place)? != Kind::Config {
-            return Err(place(Error::corrupt(format!(
-                "its config is of type {}, which is no image configuration",
-                config.media_type
-            ))));
-        }
-        let config_json = self.document(&config).await?;
-        let diff_ids = ImageConfig::parse(&config_json).map_err(place)?.diff_ids;
-        if diff_ids.len() != layers.len() {
-            return Err(place(Error::corrupt(format!(
-                "{} layers, but the configuration has {} diff ids",
-                layers.len(),
-                diff_ids.len()
-            ))));
-        }
-        let chain_ids = chain_ids(&diff_ids);
-        Ok(Manifest { descriptor, config, layers, diff_ids, chain_ids, config_json, manifest_json })
     }
 
     /// How many bytes under `target` are present, and for which platforms everything is.
@@ -333,14 +303,4 @@ pub(crate) struct Closure {
 /// Whether something is simply not there, or not whole.
 fn is_gap(error: &Error) -> bool {
     matches!(error.class(), Class::NotFound | Class::Corrupt | Class::ResourceExhausted)
-}
-
-fn check_layer(layer: &Descriptor) -> Result<()> {
-    match Kind::of(&layer.media_type)? {
-        Kind::Layer(_) => Ok(()),
-        _ => Err(Error::corrupt(format!(
-            "layer {} is of type {}, which is no layer",
-            layer.digest, layer.media_type
-        ))),
-    }
 }

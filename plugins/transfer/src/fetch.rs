@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,17 +12,20 @@ use capstan_sdk::contract::content::{Abort, Follow, Ingest, Open, OpenIngest, Us
 use capstan_sdk::contract::differ::LayerStream;
 use capstan_sdk::contract::transfer::LABEL_SOURCE;
 use capstan_sdk::oci::media::Kind;
-use capstan_sdk::{Class, Descriptor, Digest, Error, Labels, Link, Namespace, Result};
+use capstan_sdk::{Class, Descriptor, Digest, Error, Labels, Link, Namespace, Result, blocking};
 use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
 use crate::flight::{Abandoned, Flight, Flights};
-use crate::registry::Repository;
+use crate::registry::{Repository, hash};
 
 /// How long an ingest that has another writer is waited for, at first and at most: the ladder of
 /// containerd's fetcher.
 const FIRST_WAIT: Duration = Duration::from_millis(16);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// The most bytes of a document that is read as a whole.
+const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// What a fetch shows of itself.
 #[derive(Debug)]
@@ -225,6 +229,41 @@ impl Fetcher {
         let open = Open { namespace: namespace.clone(), digest: descriptor.digest.clone() };
         let blob = self.content.send(open).await?;
         Ok(LayerStream(Box::new(blob.reader())))
+    }
+
+    /// All bytes of a small blob, verified. They are here before the blob is stored, if a fetch is under way.
+    ///
+    /// # Errors
+    /// `ResourceExhausted`: it is larger than any document. `Corrupt`: these bytes are not it. Those of reading.
+    pub(crate) async fn bytes(
+        &self,
+        namespace: &Namespace,
+        descriptor: &Descriptor,
+        fetch: Option<&Fetch>,
+    ) -> Result<Vec<u8>> {
+        let (size, digest) = (descriptor.size, &descriptor.digest);
+        if size > MAX_DOCUMENT {
+            return Err(Error::exhausted(format!(
+                "{digest} is a document of {size} bytes; those of images have {MAX_DOCUMENT} at most"
+            )));
+        }
+        let stream = self.stream(namespace, descriptor, fetch).await?;
+        let descriptor = descriptor.clone();
+        blocking::run("read a document", move || read_verified(stream, &descriptor)).await
+    }
+}
+
+/// Reads what a small blob must be, and verifies it.
+fn read_verified(stream: LayerStream, want: &Descriptor) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = stream.0.take(want.size + 1).read_to_end(&mut bytes);
+    read.map_err(|error| {
+        error.downcast().unwrap_or_else(|error| Error::io(format!("read {}", want.digest), error))
+    })?;
+    let got = hash(want.digest.algorithm(), &bytes);
+    match got == want.digest {
+        true => Ok(bytes),
+        false => Err(Error::corrupt(format!("{got} in place of {}", want.digest))),
     }
 }
 

@@ -7,9 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use capstan_sdk::contract::Images;
 use capstan_sdk::contract::access::Access;
-use capstan_sdk::contract::images::{
-    Image, Manifest, Presence, Put, Resolve, ResolveTarget, Survey,
-};
+use capstan_sdk::contract::images::{Image, Manifest, Presence, Put, Resolve, Survey};
 use capstan_sdk::contract::transfer::{Item, ItemState, Pull, Unpack as UnpackImage};
 use capstan_sdk::oci::media::Kind;
 use capstan_sdk::oci::{Document, checkpoint_manifest, choose};
@@ -138,12 +136,20 @@ fn layers(manifest: &Manifest) -> Vec<Layer> {
         .collect()
 }
 
-/// What is to be fetched when the documents are there.
+/// What is to be fetched when the manifest is there.
 enum Parts {
-    /// The layers of an image; its configuration is there.
-    Image,
+    /// An image.
+    Image(Box<Found>),
     /// All of these, of what is no image.
     Artifact(Vec<Descriptor>),
+}
+
+/// The manifest of an image, not yet stored.
+struct Found {
+    descriptor: Descriptor,
+    bytes: Bytes,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
 }
 
 /// One pull under way.
@@ -160,7 +166,7 @@ struct Job {
     is_for_all_platforms: bool,
     /// What was stored or found.
     stored: RefCell<Vec<Digest>>,
-    /// Layers that are on their way before the image's configuration is there.
+    /// Parts that are on their way before the image's configuration is there, which is one of them.
     early: RefCell<BTreeMap<Digest, (Rc<Fetch>, Offer)>>,
     /// How many documents of other platforms were read.
     documents: Cell<usize>,
@@ -183,7 +189,7 @@ impl Job {
                 .map(|(child, depth)| self.all(child, None, *depth))
                 .buffer_unordered(DOCUMENTS_AT_ONCE)
                 .try_collect::<()>();
-            futures::future::try_join(self.chosen(&root, parts, target), others).await?;
+            futures::future::try_join(self.chosen(parts, target), others).await?;
         }
         self.note_sources().await?;
         let images = &self.puller.images;
@@ -207,20 +213,55 @@ impl Job {
         futures::future::try_join_all(notes).await.map(drop)
     }
 
-    /// Fetches what is left of the image that was chosen, and unpacks it.
-    async fn chosen(&self, root: &Descriptor, parts: Parts, target: Option<Target>) -> Result<()> {
+    /// Fetches what is left of what was chosen; an image is unpacked too.
+    async fn chosen(&self, parts: Parts, target: Option<Target>) -> Result<()> {
         match parts {
             Parts::Artifact(parts) => self.parts(&parts, &[]).await,
-            Parts::Image => {
-                let resolve = ResolveTarget {
-                    namespace: self.namespace.clone(),
-                    target: root.clone(),
-                    platform: self.platform.clone(),
-                };
-                let manifest = self.puller.images.send(resolve).await?;
-                self.layers(&manifest, target).await
+            Parts::Image(found) => self.image(*found, target).await,
+        }
+    }
+
+    /// Fetches an image, and unpacks it. That begins when the bytes of its configuration are here: these and the manifest
+    /// are stored meanwhile.
+    async fn image(&self, found: Found, target: Option<Target>) -> Result<()> {
+        let Found { descriptor, bytes, config, layers } = found;
+        let documents = async {
+            let stored = self.store(&descriptor, bytes.clone());
+            let fetched = self.fetch_part(&config, &self.repository);
+            futures::future::try_join(stored, fetched).await.map(drop)
+        };
+        let layers = async |fetch: Option<Rc<Fetch>>| {
+            let json = self.configuration(&config, fetch).await?;
+            let (descriptor, config) = (descriptor.clone(), config.clone());
+            let manifest = Manifest::read(descriptor, bytes.to_vec(), config, json, layers)?;
+            self.layers(&manifest, target).await
+        };
+        match self.begun(&config.digest) {
+            Some(fetch) => {
+                futures::future::try_join(documents, layers(Some(fetch))).await.map(drop)
+            }
+            None => {
+                documents.await?;
+                layers(None).await
             }
         }
+    }
+
+    /// The bytes of a configuration that is on its way, or there.
+    async fn configuration(
+        &self,
+        config: &Descriptor,
+        fetch: Option<Rc<Fetch>>,
+    ) -> Result<Vec<u8>> {
+        let (fetcher, namespace) = (&self.puller.fetcher, &self.namespace);
+        if let Some(fetch) = fetch {
+            if let Ok(bytes) = fetcher.bytes(namespace, config, Some(&fetch)).await {
+                return Ok(bytes);
+            }
+            // It broke off, or began anew: the fetch knows which.
+            fetch.wait().await?;
+        }
+        fetcher.bytes(namespace, config, None).await
     }
 
     /// Fetches all that a descriptor stands for, to be passed on. A document is stored behind what it names: what is
@@ -258,8 +299,8 @@ impl Job {
         self.store(root, bytes).await
     }
 
-    /// Fetches what describes the image of the platform: index, manifest, configuration. `others` gets what there is
-    /// for other platforms, and its depth, if that is wanted.
+    /// Fetches what leads to the image of the platform: indexes, and its manifest. `others` gets what there is for other
+    /// platforms, and its depth, if that is wanted.
     async fn documents(
         &self,
         root: &Descriptor,
@@ -278,10 +319,10 @@ impl Job {
                     return Ok(Parts::Artifact(parts));
                 }
                 Document::Manifest { config, layers, .. } => {
-                    self.begin(&layers, &bytes);
-                    let config = self.fetch_part(&config, &self.repository);
-                    futures::future::try_join(self.store(&descriptor, bytes), config).await?;
-                    return Ok(Parts::Image);
+                    // The configuration first: nothing is unpacked before it is there.
+                    self.begin([&config].into_iter().chain(&layers), &bytes);
+                    let found = Found { descriptor, bytes, config, layers };
+                    return Ok(Parts::Image(Box::new(found)));
                 }
                 Document::Index(list) => {
                     let chosen = choose(&list, &self.platform).ok_or_else(|| {
@@ -312,25 +353,25 @@ impl Job {
         Err(Error::corrupt(format!("more than {MAX_DEPTH} indexes deep")))
     }
 
-    /// Begins to fetch the layers of an image: all are wanted, unpacked or not. Who limits how many come at once waits.
-    fn begin(&self, layers: &[Descriptor], manifest: &[u8]) {
+    /// Begins to fetch the parts of an image: all are wanted, unpacked or not. Who limits how many come at once waits.
+    fn begin<'a>(&self, parts: impl Iterator<Item = &'a Descriptor>, manifest: &[u8]) {
         if self.permits.available_permits() < Semaphore::MAX_PERMITS {
             return;
         }
         let mut early = self.early.borrow_mut();
-        for layer in layers {
-            let place = self.place_of(layer, manifest);
-            early.entry(layer.digest.clone()).or_insert_with(|| {
+        for part in parts {
+            let place = self.place_of(part, manifest);
+            early.entry(part.digest.clone()).or_insert_with(|| {
                 let fetcher = &self.puller.fetcher;
-                let offer = fetcher.offer(&self.namespace, layer, &place);
-                (fetcher.fetch(&self.namespace, layer, &place), offer)
+                let offer = fetcher.offer(&self.namespace, part, &place);
+                (fetcher.fetch(&self.namespace, part, &place), offer)
             });
         }
     }
 
-    /// The fetch of a layer that was begun early.
-    fn begun(&self, layer: &Digest) -> Option<Rc<Fetch>> {
-        self.early.borrow().get(layer).map(|(fetch, _)| Rc::clone(fetch))
+    /// The fetch of a part that was begun early.
+    fn begun(&self, part: &Digest) -> Option<Rc<Fetch>> {
+        self.early.borrow().get(part).map(|(fetch, _)| Rc::clone(fetch))
     }
 
     /// Asks whether it may have its name, before anything of it is stored.

@@ -1,9 +1,11 @@
 //! images: names for descriptors, and what stands behind them.
 
-use capstan_schema::{Descriptor, Digest, Labels, Namespace, Platform};
+use capstan_schema::{Descriptor, Digest, Error, Labels, Namespace, Platform, Result};
 
 use crate::contract::graph::{Finding, Node};
 use crate::contract::{Listed, Page};
+use crate::oci::media::Kind;
+use crate::oci::{ImageConfig, chain_ids};
 
 /// A name and what it points at.
 #[derive(Clone, Debug)]
@@ -49,9 +51,52 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Reads one whose manifest is read already: `config` and `layers` are what it names.
+    ///
+    /// # Errors
+    /// `Corrupt`: it names other things than an image has, or does not fit its configuration.
+    pub fn read(
+        descriptor: Descriptor,
+        manifest_json: Vec<u8>,
+        config: Descriptor,
+        config_json: Vec<u8>,
+        layers: Vec<Descriptor>,
+    ) -> Result<Self> {
+        let place = |error: Error| error.at(format!("manifest {}", descriptor.digest));
+        check_types(&config, &layers).map_err(place)?;
+        let diff_ids = ImageConfig::parse(&config_json).map_err(place)?.diff_ids;
+        if diff_ids.len() != layers.len() {
+            return Err(place(Error::corrupt(format!(
+                "{} layers, but the configuration has {} diff ids",
+                layers.len(),
+                diff_ids.len()
+            ))));
+        }
+        let chain_ids = chain_ids(&diff_ids);
+        Ok(Self { descriptor, config, layers, diff_ids, chain_ids, config_json, manifest_json })
+    }
+
     /// The snapshot that holds all layers; `None` for an image without layers.
     pub fn top_chain_id(&self) -> Option<&Digest> {
         self.chain_ids.last()
+    }
+}
+
+fn check_types(config: &Descriptor, layers: &[Descriptor]) -> Result<()> {
+    for layer in layers {
+        if !matches!(Kind::of(&layer.media_type)?, Kind::Layer(_)) {
+            return Err(Error::corrupt(format!(
+                "layer {} is of type {}, which is no layer",
+                layer.digest, layer.media_type
+            )));
+        }
+    }
+    match Kind::of(&config.media_type)? {
+        Kind::Config => Ok(()),
+        _ => Err(Error::corrupt(format!(
+            "its config is of type {}, which is no image configuration",
+            config.media_type
+        ))),
     }
 }
 
