@@ -333,7 +333,8 @@ impl Writer {
                     Err(error) => return inbox.progress.end(Err(error)),
                 },
                 IngestCommand::Commit { expected, total, reply } => {
-                    let outcome = self.commit(expected.as_ref(), total, name);
+                    let progress = &inbox.progress;
+                    let outcome = self.commit(expected.as_ref(), total, progress, name);
                     inbox.progress.end(outcome.clone().map(drop));
                     // A client that left does not undo a commit.
                     let _ = reply.send(outcome);
@@ -370,6 +371,7 @@ impl Writer {
         self,
         expected: Option<&Digest>,
         total: u64,
+        progress: &IngestProgress,
         name: impl Fn(&Verified<'_>) -> Result<()>,
     ) -> Result<(Digest, u64)> {
         // The lock is held until the directory is gone.
@@ -383,6 +385,8 @@ impl Writer {
             }
             return Err(error);
         }
+        // Who reads along need not wait for the disk.
+        progress.end(Ok(()));
         failpoint::at("ingest:verified");
         file.sync_data()
             .map_err(|error| Error::io(format!("sync {:?}", record.reference), error))?;

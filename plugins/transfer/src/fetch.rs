@@ -256,7 +256,7 @@ impl Fetcher {
 /// Reads what a small blob must be, and verifies it.
 fn read_verified(stream: LayerStream, want: &Descriptor) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = stream.0.take(want.size + 1).read_to_end(&mut bytes);
+    let read = stream.0.take(want.size).read_to_end(&mut bytes);
     read.map_err(|error| {
         error.downcast().unwrap_or_else(|error| Error::io(format!("read {}", want.digest), error))
     })?;

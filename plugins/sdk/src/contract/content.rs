@@ -267,7 +267,8 @@ impl IngestProgress {
         self.noted.notify_waiters();
     }
 
-    /// For the store: no more bytes will come. The first end counts.
+    /// For the store: no more bytes will come, and all that came are verified if it is `Ok`; they may still have to be synced
+    /// and named, which is for whoever commits to wait for. The first end counts.
     pub fn end(&self, how: Result<()>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.ended.get_or_insert(how);
@@ -439,7 +440,8 @@ impl Follow {
 /// Reads an ingest while it is written. Blocks at its end until more comes, so it belongs on a
 /// thread for blocking work.
 ///
-/// The bytes are not verified yet: act on them, but name nothing after them before the commit.
+/// The bytes are not verified before the end is read, and not stored before the commit: act on them, but name nothing
+/// after them until then.
 pub struct Tail {
     file: Arc<File>,
     progress: Arc<IngestProgress>,
