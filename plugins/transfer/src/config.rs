@@ -11,8 +11,8 @@ use crate::registry;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Layers fetched and unpacked at once, over all pulls. Default: 8 (enough to keep processors and a network that is
-    /// far away busy with small layers; each takes about 2 MiB of memory).
+    /// Layers fetched and unpacked at once, over all pulls; of those up to 1 MiB twice as many are fetched. Default: 8
+    /// (enough to keep processors and a network that is far away busy; each takes about 2 MiB of memory).
     pub concurrency: u32,
     /// How long a connection may take, in seconds. Default: 10.
     pub connect_timeout_seconds: u64,
@@ -32,7 +32,7 @@ pub struct Config {
     /// the image's manifest. Whoever made the image chose these hosts; they get no credentials. Default: false, which
     /// refuses an image of which the registry lacks such a layer.
     pub foreign_layers: bool,
-    /// Connections to one host that are used at the same time, over all pulls and pushes. Default: 8.
+    /// Connections to one host that are used at the same time, over all pulls and pushes. Default: 16.
     pub max_connections_per_host: u32,
     /// From how many bytes on a blob is fetched in several ranges at once, which many registries serve faster than one stream.
     /// Default: 64 MiB.
@@ -74,7 +74,7 @@ impl Default for Config {
             verifiers: Vec::new(),
             verifier_timeout_seconds: 30,
             foreign_layers: false,
-            max_connections_per_host: 8,
+            max_connections_per_host: 16,
             range_threshold_bytes: 64 << 20,
             range_connections: 4,
             hosts_dir: "/etc/capstan/certs.d".into(),

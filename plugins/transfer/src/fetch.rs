@@ -24,6 +24,10 @@ use crate::registry::{Repository, hash};
 const FIRST_WAIT: Duration = Duration::from_millis(16);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
+/// Up to this many bytes, a blob is one of which twice as many are fetched at the same time: what it takes is mostly the
+/// way to the registry and back.
+const SMALL: u64 = 1 << 20;
+
 /// The most bytes of a document that is read as a whole.
 const MAX_DOCUMENT: u64 = 4 << 20;
 
@@ -67,7 +71,7 @@ pub(crate) type Fetch = Flight<FetchState>;
 #[derive(Clone)]
 pub(crate) struct Fetcher {
     pub(crate) content: Link<Content>,
-    /// Downloads at the same time, over all pulls.
+    /// Two for each download at the same time, over all pulls.
     permits: Rc<Semaphore>,
     flights: Flights<FetchKey, FetchState>,
     offers: Offers,
@@ -138,7 +142,7 @@ impl Fetcher {
     pub(crate) fn new(content: Link<Content>, concurrency: usize) -> Self {
         Self {
             content,
-            permits: Rc::new(Semaphore::new(concurrency)),
+            permits: Rc::new(Semaphore::new(concurrency * 2)),
             flights: Flights::default(),
             offers: Offers::default(),
         }
@@ -388,10 +392,11 @@ impl Work {
     ) -> Result<()> {
         // Only for the way of the bytes: the next one begins while these are synced.
         let permits = Rc::clone(&self.permits);
+        let weight = if self.descriptor.size <= SMALL { 1 } else { 2 };
         let permit = tokio::select! {
             biased;
             _ = &mut *abandoned => return Err(cancelled()),
-            permit = permits.acquire() => permit.expect("never closed"),
+            permit = permits.acquire_many(weight) => permit.expect("never closed"),
         };
         let labels = labels_of(&self.from);
         let Some(ingest) = open(&self.content, &self.namespace, &self.descriptor, &labels).await?

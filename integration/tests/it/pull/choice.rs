@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use capstan_integration::{
-    DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, architecture,
+    DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, architecture, noise,
 };
 use serde_json::Value;
 
@@ -99,33 +99,35 @@ fn an_amd64_runs_what_is_for_386() {
     host.assert_no_container();
 }
 
-/// So many blobs of a pull are on their way at once as it asks for, and not more than the daemon takes for all.
+/// So many blobs of a pull are on their way at once as it asks for, and not more than the daemon takes for all: of small ones
+/// twice as many.
 #[test]
 fn as_many_blobs_come_at_once_as_are_asked_for() {
     let registry = DockerRegistry::empty();
     let proxy = FaultProxy::before(&registry.address());
     proxy.make(ALWAYS, "GET", "/blobs/", Trouble::Delay(Duration::from_millis(200)));
-    let host = host_with("concurrency = 5\n");
-    let cases: [(&[&str], usize); 6] = [
-        (&["images", "pull", "--concurrency", "1"], 1),
-        (&["images", "pull", "--concurrency", "3"], 3),
-        (&["images", "pull", "--no-unpack", "--concurrency", "2"], 2),
-        (&["content", "fetch", "--concurrency", "2"], 2),
-        (&["images", "pull"], 5),
-        (&["images", "pull", "--concurrency", "100"], 5),
+    let host = host_with("concurrency = 3\n");
+    let (small, large) = (100, 1_100_000);
+    let cases: [(&[&str], usize, usize); 7] = [
+        (&["images", "pull", "--concurrency", "1"], small, 1),
+        (&["images", "pull", "--concurrency", "3"], small, 3),
+        (&["images", "pull", "--no-unpack", "--concurrency", "2"], small, 2),
+        (&["content", "fetch", "--concurrency", "2"], small, 2),
+        (&["images", "pull"], small, 6),
+        (&["images", "pull"], large, 3),
+        (&["images", "pull", "--concurrency", "100"], large, 3),
     ];
-    for (number, (args, want)) in (0_u32..).zip(cases) {
+    for (number, (args, size, want)) in (0_u32..).zip(cases) {
         let layers = (0..7).map(|layer| {
-            let text = format!("{layer} of {number}");
-            Layer::new().file(&format!("file-{layer}"), 0o644, text.as_bytes())
+            Layer::new().file(&format!("file-{layer}"), 0o644, &noise(size, 10 * number + layer))
         });
         let image = Image::new(layers.collect());
         let name = format!("app-{number}");
         image.push_to(&registry.address(), &name, "latest");
         proxy.forget();
         host.ok(&[args, &["--plain-http", &proxy.reference(&name)]].concat());
-        assert_eq!(proxy.most_blobs_at_once(), want, "{args:?}");
-        assert_eq!(proxy.count("GET", "/blobs/"), 8, "{args:?}");
+        assert_eq!(proxy.most_blobs_at_once(), want, "{args:?} of {size} bytes");
+        assert_eq!(proxy.count("GET", "/blobs/"), 8, "{args:?} of {size} bytes");
     }
 }
 

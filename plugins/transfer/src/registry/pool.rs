@@ -35,7 +35,7 @@ use super::tls::{Configs, explain};
 use super::url::Url;
 
 /// The most connections that wait for their next use, over all hosts.
-const MAX_IDLE: usize = 8;
+const MAX_IDLE: usize = 16;
 
 /// How long a connection waits for its next use. Short of what servers (60 s and more) and
 /// address translators allow.

@@ -626,20 +626,22 @@ async fn a_connection_that_died_meanwhile_costs_no_attempt() {
 #[tokio::test]
 async fn few_connections_are_kept() {
     let fake = Fake::serve(|asked| Reply::part(asked, BLOB)).await;
-    let repository = repository(&fake);
-    let mut streams = Vec::new();
-    for _ in 0..12 {
-        streams.push(repository.blob(&blob(), 0).await.unwrap());
-    }
-    for mut stream in streams {
-        while stream.chunk().await.unwrap().is_some() {}
-    }
-    let mut streams = Vec::new();
-    for _ in 0..12 {
-        streams.push(repository.blob(&blob(), 0).await.unwrap());
-    }
-    let connections: Vec<usize> = fake.asked()[12..].iter().map(|asked| asked.connection).collect();
-    assert_eq!(connections, [11, 10, 9, 8, 7, 6, 5, 4, 12, 13, 14, 15]);
+    let config = Config { max_connections_per_host: 100, ..config() };
+    let repository = repository_with(config, &fake.host, "");
+    let read_all = async |count| {
+        let mut streams = Vec::new();
+        for _ in 0..count {
+            streams.push(repository.blob(&blob(), 0).await.unwrap());
+        }
+        for mut stream in streams {
+            while stream.chunk().await.unwrap().is_some() {}
+        }
+    };
+    read_all(20).await;
+    read_all(20).await;
+    let connections: Vec<usize> = fake.asked()[20..].iter().map(|asked| asked.connection).collect();
+    let want: Vec<usize> = (4..20).rev().chain(20..24).collect();
+    assert_eq!(connections, want);
 }
 
 /// The futures may move between threads, if the sink may.
