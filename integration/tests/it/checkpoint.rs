@@ -489,7 +489,8 @@ fn a_daemon_that_is_killed_while_it_dumps_leaves_nothing_behind() {
             });
             let before = count(&host, "web");
             until_it_counts_to(&host, "web", before + 3);
-            host.until("what was left is swept", || is_swept(&host));
+            let left = || format!("{:?} {}", dumps(&host), host.ok(&["content", "active"]));
+            host.until_or("what was left is swept", || is_swept(&host), left);
         }
         host.ok(&["tasks", "checkpoint", "web"]);
         host.remove("web");

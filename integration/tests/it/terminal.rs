@@ -19,9 +19,11 @@ impl Tmux {
         let address = format!("CAPSTAN_ADDRESS={}", host.address());
         let prompt = format!("PS1={PROMPT}");
         let args = ["new-session", "-d", "-x", "100", "-y", "30", "-e", &address, "-e", &prompt];
-        tmux.run(&[&args[..], &["sh"]].concat());
+        // In one word it would be a command of the user's own shell, which takes the prompt away.
+        tmux.run(&[&args[..], &["sh", "-i"]].concat());
         // What is typed before the shell asks is echoed above its prompt, and answered behind it.
-        host.until("the shell asks", || tmux.screen().starts_with(PROMPT.trim_end()));
+        let asks = || tmux.screen().starts_with(PROMPT.trim_end());
+        host.until_or("the shell asks", asks, || tmux.screen());
         tmux
     }
 
