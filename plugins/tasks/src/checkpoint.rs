@@ -253,20 +253,26 @@ impl Checkpoints {
         };
         let written = written.await;
         self.remove_view(&key.namespace, &dir.0).await;
+        let named = async {
+            let (dump, layer) = written?;
+            let namespace = &key.namespace;
+            let config = self.store_config(namespace, &name, &container).await?;
+            let bytes = document::manifest(&Parts { config, dump, layer });
+            let manifest = self.store_bytes(namespace, &name, OCI_MANIFEST, bytes).await?;
+            let base = base.as_ref().map(|base| (container.image.as_str(), base));
+            let bytes = document::index(&manifest, base);
+            let index = self.store_bytes(namespace, &name, OCI_INDEX, bytes).await?;
+            let digest = index.digest.to_string();
+            if !image.is_empty() {
+                let put = Put { namespace: namespace.clone(), name: image, target: index };
+                self.images.send(put).await?;
+            }
+            Ok(digest)
+        };
+        let digest: Result<String> = named.await;
+        // The last: it is what tells the next daemon that something was left on the way.
         dir.remove().await;
-        let (dump, layer) = written?;
-        let config = self.store_config(&key.namespace, &name, &container).await?;
-        let parts = Parts { config, dump, layer };
-        let bytes = document::manifest(&parts);
-        let manifest = self.store_bytes(&key.namespace, &name, OCI_MANIFEST, bytes).await?;
-        let base = base.as_ref().map(|base| (container.image.as_str(), base));
-        let bytes = document::index(&manifest, base);
-        let index = self.store_bytes(&key.namespace, &name, OCI_INDEX, bytes).await?;
-        let digest = index.digest.to_string();
-        if !image.is_empty() {
-            let put = Put { namespace: key.namespace.clone(), name: image, target: index };
-            self.images.send(put).await?;
-        }
+        let digest = digest?;
         info!(task = %key, digest, "checkpoint");
         Ok(digest)
     }
