@@ -320,6 +320,7 @@ impl State {
             self.journal = None;
         }
         self.newest = self.newest.max(newest);
+        self.publish.send_if_modified(|head| std::mem::replace(head, self.newest) != self.newest);
         Ok(())
     }
 
@@ -361,7 +362,8 @@ impl State {
         Ok(())
     }
 
-    /// One transaction. On an error nothing is answered, unless it turns out that all of it is on disk.
+    /// One transaction. On an error nothing is answered, unless it turns out that all of it is on disk: the file was
+    /// opened anew and can be written, which after a failed sync takes that it was written once more (`file::settle`).
     fn attempt(&mut self, batch: &mut Vec<Request>, scarcity: Option<&Error>) -> Result<()> {
         let sequence = self.sequence + 1;
         let mut prepared = None;
@@ -391,6 +393,7 @@ impl State {
             let is_there = prepared.is_some()
                 && error.class() != Class::Corrupt
                 && self.shared.reopen(&mut self.reserve).is_ok()
+                && !self.shared.is_read_only()
                 && self.shared.with(store::sequence).is_ok_and(|found| found == sequence);
             if !is_there {
                 return Err(error);
