@@ -2,9 +2,7 @@
 //! no room to grow. A write is taken there, its sync fails, and from then on the page cache shows what the disk has not.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs;
 use std::time::{Duration, Instant};
 
 use capstan_metadata::RedbMetadata;
@@ -12,98 +10,8 @@ use capstan_sdk::contract::Metadata;
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::metadata::{Audit, Commit, Get, Key, ScanAll, Step};
 use capstan_sdk::testing::{Bench, run};
-use capstan_sdk::{Class, Link, Namespace, Result, mount, tool};
-
-/// A file system on an image that lies on a tmpfs, which can be filled to the last page.
-struct ThinDisk {
-    dir: tempfile::TempDir,
-}
-
-impl ThinDisk {
-    fn new(kind: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("capstan-").tempdir().unwrap();
-        let disk = Self { dir };
-        for name in ["store", "disk"] {
-            fs::create_dir(disk.path(name)).unwrap();
-        }
-        call("mount", &["-t", "tmpfs", "-o", "size=96m", "none"], &[&disk.path("store")]);
-        File::create(disk.image()).and_then(|file| file.set_len(320 << 20)).unwrap();
-        let journal: &[&str] = if kind == "ext4" { &["-J", "size=4"] } else { &[] };
-        call(&format!("mkfs.{kind}"), &[&["-q"], journal].concat(), &[&disk.image()]);
-        disk.mount();
-        // The file system's own journal is written all over: it is not what fails.
-        let file = disk.path("disk").join("warm");
-        for _ in 0..600 {
-            let warm = File::create(&file).unwrap();
-            (&warm).write_all(&[1; 4096]).and_then(|()| warm.sync_all()).unwrap();
-            fs::remove_file(&file).unwrap();
-        }
-        disk
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn image(&self) -> PathBuf {
-        self.path("store").join("disk.img")
-    }
-
-    fn mount(&self) {
-        call("mount", &["-o", "loop"], &[&self.image(), &self.path("disk")]);
-        // A loop device takes a write for whole of which a part was: page by page there are no parts.
-        let device = mount::of(&self.path("disk")).unwrap().source;
-        let name = device.rsplit('/').next().unwrap();
-        fs::write(format!("/sys/block/{name}/queue/max_sectors_kb"), "4").unwrap();
-    }
-
-    /// What is not on the disk is gone then.
-    fn remount(&self) {
-        call("umount", &[], &[&self.path("disk")]);
-        self.mount();
-    }
-
-    /// The disk takes nothing new from here on.
-    fn fill(&self) {
-        let mut ballast = File::create(self.path("store").join("ballast")).unwrap();
-        while ballast.write_all(&[7; 4096]).is_ok() {}
-    }
-
-    /// The disk has lost everything; it gets it back by `give_back`. What is in memory stays.
-    fn take_away(&self) -> Vec<u8> {
-        let bytes = fs::read(self.image()).unwrap();
-        File::options().write(true).open(self.image()).and_then(|file| file.set_len(0)).unwrap();
-        bytes
-    }
-
-    fn give_back(image: &Path, bytes: &[u8]) {
-        use std::os::unix::fs::FileExt as _;
-        let file = File::options().write(true).open(image).unwrap();
-        file.set_len(bytes.len() as u64).unwrap();
-        for (page, at) in bytes.chunks(4096).zip((0..).step_by(4096)) {
-            if page.iter().any(|byte| *byte != 0) {
-                file.write_all_at(page, at).unwrap();
-            }
-        }
-    }
-
-    fn empty(&self) {
-        fs::remove_file(self.path("store").join("ballast")).unwrap();
-    }
-}
-
-impl Drop for ThinDisk {
-    fn drop(&mut self) {
-        for name in ["disk", "store"] {
-            let _ = mount::detach(&self.path(name));
-        }
-    }
-}
-
-fn call(program: &str, options: &[&str], paths: &[&Path]) {
-    let program = tool::find(program, "its tools").unwrap();
-    tool::run(&program, options.iter().map(Path::new).chain(paths.iter().copied())).unwrap();
-}
+use capstan_sdk::testing_disk::ThinDisk;
+use capstan_sdk::{Class, Link, Namespace, Result};
 
 fn key(number: usize) -> Key {
     Key::new("things", &Namespace::parse("a").unwrap(), format!("name-{number}"))
@@ -126,7 +34,7 @@ async fn records(link: &Link<Metadata>) -> BTreeMap<Key, Vec<u8>> {
 /// A bench whose metadata is on the disk.
 async fn start(disk: &ThinDisk) -> (Bench, Link<Metadata>) {
     let mut bench = Bench::new();
-    let place = disk.path("disk").join("metadata.redb");
+    let place = disk.path().join("metadata.redb");
     let _ = fs::create_dir(&place);
     std::os::unix::fs::symlink(&place, bench.root().join("metadata.redb")).unwrap();
     bench.start::<RedbMetadata>("reserve_mib = 0").await.unwrap();
@@ -136,7 +44,7 @@ async fn start(disk: &ThinDisk) -> (Bench, Link<Metadata>) {
 
 async fn nothing_acknowledged_is_lost(kind: &str) {
     let disk = ThinDisk::new(kind);
-    let mark = disk.path("disk").join("metadata.redb/metadata.redb.unsynced");
+    let mark = disk.path().join("metadata.redb/metadata.redb.unsynced");
     let (mut next, mut done, mut refused) = (0, Vec::new(), 0);
     for round in 0..6 {
         let (mut bench, link) = start(&disk).await;
@@ -225,10 +133,9 @@ fn a_disk_that_cannot_be_read_for_a_moment_leads_to_no_rebuild() {
         let disk = ThinDisk::new("ext4");
         let mut bench = cold(&disk).await;
         let bytes = disk.take_away();
-        let image = disk.image();
         let back = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(700));
-            ThinDisk::give_back(&image, &bytes);
+            bytes.give_back();
         });
         let begun = Instant::now();
         bench.start::<RedbMetadata>("reserve_mib = 0").await.unwrap();
@@ -248,7 +155,7 @@ fn a_disk_that_cannot_be_read_is_not_taken_for_an_empty_one() {
         let error = bench.start::<RedbMetadata>("reserve_mib = 0").await.unwrap_err();
         assert_eq!(error.class(), Class::Unavailable, "{error}");
         assert!(error.message().contains("gives nothing back"), "{error}");
-        ThinDisk::give_back(&disk.image(), &bytes);
+        bytes.give_back();
         bench.start::<RedbMetadata>("reserve_mib = 0").await.unwrap();
         all_is_there(&bench).await;
         bench.stop::<RedbMetadata>().await;
