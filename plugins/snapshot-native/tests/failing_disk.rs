@@ -43,8 +43,8 @@ fn what_was_written_before_a_failed_sync_is_not_committed_by_the_next_one() {
         fs::write(first.join("file"), vec![1; 1 << 20]).unwrap();
         commit(&link, "whole", "first").await.unwrap();
 
-        let (one, _other) =
-            (prepare(&link, "one", "whole").await, prepare(&link, "other", "").await);
+        let one = prepare(&link, "one", "whole").await;
+        prepare(&link, "other", "").await;
         disk.fill();
         fs::write(one.join("more"), vec![2; 4 << 20]).unwrap();
         let failed = commit(&link, "broken", "one").await.unwrap_err();
