@@ -173,6 +173,24 @@ pub(crate) fn path_in(dir: &Path) -> PathBuf {
     dir.join("metadata.journal")
 }
 
+/// Gives a journal that is behind an end as that of a write which was cut off, so that nobody takes it for complete.
+pub(crate) fn tear(dir: &Path) {
+    let path = path_in(dir);
+    let tear = || -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(&path)?;
+        let len = file.metadata()?.len();
+        // Without space for a byte more it has one less.
+        file.write_all_at(&[0], len).or_else(|_| file.set_len(len.saturating_sub(1)))?;
+        file.sync_data()
+    };
+    match tear() {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "the journal is behind, and does not say so");
+        }
+        _ => {}
+    }
+}
+
 impl Journal {
     /// Goes on with a journal that a walk found sound.
     ///

@@ -13,7 +13,7 @@ use redb::Database;
 use tracing::warn;
 
 use crate::reserve::Reserve;
-use crate::salvage::State;
+use crate::salvage::{self, State};
 use crate::store::{self, Trouble};
 use crate::{Config, file, journal, report};
 
@@ -159,7 +159,12 @@ fn has_history(dir: &Path) -> Result<bool> {
 /// `Unavailable`: the medium gives nothing back. What the system says where a copy cannot be opened.
 fn recover(dir: &Path) -> Result<(State, Vec<String>)> {
     let journal = State::of_journal(&journal::path_in(dir))?;
-    let (left, is_unreadable) = State::of_damaged(&path_in(dir))?;
+    let is_whole = journal.as_ref().is_some_and(|(_, walk)| walk.flaws.is_empty() && !walk.is_torn);
+    // After an orderly end a journal without a flaw has everything (`journal::tear`), and damaged bytes need no look.
+    let (left, is_unreadable) = match is_whole && salvage::was_closed(&path_in(dir)) {
+        true => (State::default(), false),
+        false => State::of_damaged(&path_in(dir))?,
+    };
     let mut lines = Vec::new();
     let state = match journal {
         None => {

@@ -1,7 +1,7 @@
 //! From what is left of a database and of its journal to a whole state.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -17,8 +17,10 @@ use crate::{file, seal};
 const FLAGS: usize = 9;
 
 /// Whether the last user of the file ended in order, as far as it says.
-fn was_closed(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"redb") && bytes.get(FLAGS).is_some_and(|flags| flags & 2 == 0)
+pub(crate) fn was_closed(path: &Path) -> bool {
+    let mut head = [0; FLAGS + 1];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head.starts_with(b"redb") && head[FLAGS] & 2 == 0
 }
 
 /// Records and events.
@@ -78,7 +80,7 @@ impl State {
         };
         // As it is, and without the mark that it must be repaired, which cannot be done.
         let whole = Self::of_bytes(&bytes);
-        if was_closed(&bytes) {
+        if was_closed(path) {
             return Ok((whole, is_unreadable));
         }
         if let Some(flags) = bytes.get_mut(FLAGS) {

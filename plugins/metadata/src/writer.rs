@@ -199,6 +199,18 @@ impl State {
     fn run(mut self, inbox: &std::sync::mpsc::Receiver<Request>) {
         self.begin_journal();
         self.shared.note_journal();
+        self.serve(inbox);
+        if let Some(journal) = self.journal.as_mut().filter(|journal| journal.is_unsynced()) {
+            journal.sync();
+        }
+        // An end in order says that a journal without a flaw has everything (`rebuild::recover`).
+        if self.journal.as_ref().is_none_or(Journal::is_behind) && !self.shared.is_read_only() {
+            journal::tear(self.shared.dir());
+        }
+    }
+
+    /// Until nobody can send any more, or after what ends the plugin.
+    fn serve(&mut self, inbox: &std::sync::mpsc::Receiver<Request>) {
         let mut batch = Vec::new();
         loop {
             let first = match self.has_chores() {
@@ -229,9 +241,6 @@ impl State {
             if self.looked_after.elapsed() >= TICK {
                 self.do_chores();
             }
-        }
-        if let Some(journal) = self.journal.as_mut().filter(|journal| journal.is_unsynced()) {
-            journal.sync();
         }
     }
 

@@ -211,10 +211,11 @@ fn a_journal_that_is_behind_does_not_take_the_place_of_what_the_database_has() {
         sample.records = records(&link).await;
         sample.bench.stop::<RedbMetadata>().await;
         let closed = fs::read(sample.path("metadata.redb")).unwrap();
-        // As an end that was not orderly leaves it.
+        // As an end that was not orderly leaves the one, and an orderly one a journal that could not be written.
         let mut open = closed.clone();
         open[9] |= 2;
-        for database in [closed, open] {
+        let torn = [&behind[..], &[0]].concat();
+        for (database, behind) in [(closed, torn), (open, behind)] {
             let (mut rebuilt, mut complete) = (0, 0);
             for page in 1..database.len().div_ceil(PAGE) {
                 let (found, text) = sample.start(&flip(&database, page), &behind).await;
@@ -230,6 +231,26 @@ fn a_journal_that_is_behind_does_not_take_the_place_of_what_the_database_has() {
             // Those in which the newest records lie themselves, and those without which nothing is found.
             assert!(rebuilt > 40 && rebuilt - complete <= 10, "{complete} of {rebuilt}");
         }
+    });
+}
+
+/// What a journal lacks at an orderly end, it does not hide: that end would make it count as complete.
+#[test]
+fn a_journal_that_is_behind_at_the_end_looks_cut_off() {
+    run(|| async {
+        let mut sample = Sample::new(50).await;
+        let behind = sample.journal.clone();
+        let (found, _) = sample.start(&sample.database.clone(), &behind).await;
+        assert!(found == sample.records);
+        // It cannot be made anew.
+        let database = fs::read(sample.path("metadata.redb")).unwrap();
+        sample.lay(&database, &behind);
+        fs::create_dir(sample.path("metadata.journal.new")).unwrap();
+        sample.bench.start::<RedbMetadata>("").await.unwrap();
+        commit(&sample.bench.link("metadata"), vec![put(1_000_001, "later".into())]).await;
+        sample.bench.stop::<RedbMetadata>().await;
+        let left = fs::read(sample.path("metadata.journal")).unwrap();
+        assert!(left == [&behind[..], &[0]].concat(), "{} and {} bytes", behind.len(), left.len());
     });
 }
 
