@@ -172,6 +172,41 @@ fn what_refers_to_an_image_goes_along_if_that_is_wanted() {
     assert_nothing_stays(&host);
 }
 
+/// What cosign keeps under tags goes along, of the index and of the images in it, and keeps its tag.
+#[test]
+fn what_cosign_tags_goes_along_too() {
+    let (from, to) = (DockerRegistry::empty(), DockerRegistry::empty());
+    let (index, own) = both(8);
+    index.push_to(&from.address(), "app", "1");
+    let tag = |of: &Image, kind: &str| format!("{}.{kind}", of.manifest.replace(':', "-"));
+    let made = |what: &str| Image::artifact("test/cosign", vec![what.as_bytes().to_vec()], None);
+    let tagged = [
+        (tag(&index, "sig"), made("signature of the index")),
+        (tag(&index, "att"), made("attestation of the index")),
+        (tag(&own, "sig"), made("signature of an image in it")),
+        // Of two images one and the same.
+        (tag(&own, "sbom"), made("parts")),
+        (tag(&index, "sbom"), made("parts")),
+    ];
+    for (tag, artifact) in &tagged {
+        artifact.push_to(&from.address(), "app", tag);
+    }
+    // A signature of an attestation.
+    let of_attestation = (tag(&tagged[1].1, "sig"), made("signature of the attestation"));
+    of_attestation.1.push_to(&from.address(), "app", &of_attestation.0);
+
+    let host = Host::new();
+    let (source, target) = (format!("{}/app:1", from.address()), format!("{}/app:1", to.address()));
+    copy(&host, &source, &target, &["--referrers"]);
+    assert_eq!(digest_at(&target), index.manifest);
+    for (tag, artifact) in tagged.iter().chain([&of_attestation]) {
+        let name = format!("{}/app:{tag}", to.address());
+        assert_eq!(digest_at(&name), artifact.manifest, "{tag}");
+        check_whole(&name, &host);
+    }
+    assert_nothing_stays(&host);
+}
+
 /// One layer, as large as it says.
 fn large(seed: u32, bytes: usize) -> Image {
     Image::new(vec![Layer::new().file("noise", 0o644, &noise(bytes, seed))])

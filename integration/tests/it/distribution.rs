@@ -19,7 +19,10 @@ use crate::archive::digest_of;
 enum Auth {
     None,
     Basic,
+    /// By a token server, for a password.
     Token,
+    /// By a token server, for an identity token (`--refresh`).
+    Identity,
 }
 
 /// How it is reached.
@@ -37,7 +40,8 @@ struct World {
     open: DockerRegistry,
     tokens: Option<TokenServer>,
     tls: Tls,
-    has_login: bool,
+    /// `USER:PASSWORD`, or an identity token; empty: none is needed.
+    login: String,
     certs: PathBuf,
     _authority: Authority,
 }
@@ -46,7 +50,7 @@ impl World {
     fn new(auth: Auth, tls: Tls) -> Self {
         let open = DockerRegistry::empty();
         let authority = Authority::new();
-        let tokens = (auth == Auth::Token).then(|| match tls {
+        let tokens = matches!(auth, Auth::Token | Auth::Identity).then(|| match tls {
             Tls::Off => TokenServer::start(),
             _ => TokenServer::by_https(&authority),
         });
@@ -80,7 +84,11 @@ impl World {
             open,
             tokens,
             tls,
-            has_login: auth != Auth::None,
+            login: match auth {
+                Auth::None => String::new(),
+                Auth::Basic | Auth::Token => format!("{USER}:{PASSWORD}"),
+                Auth::Identity => REFRESH_TOKEN.to_owned(),
+            },
             certs,
             _authority: authority,
         }
@@ -92,19 +100,13 @@ impl World {
         if self.tls == Tls::Off {
             args.push("--plain-http");
         }
-        if !login.is_empty() {
-            args.extend(["--user", login]);
-        }
+        args.extend(credentials(login));
         args.extend(words);
         args
     }
 
-    fn login(&self) -> String {
-        if self.has_login { format!("{USER}:{PASSWORD}") } else { String::new() }
-    }
-
     fn ok(&self, verb: &str, words: &[&str]) -> String {
-        self.host.ok(&self.args(verb, &self.login(), words))
+        self.host.ok(&self.args(verb, &self.login, words))
     }
 
     /// The digest of what skopeo gets, by the guarded way.
@@ -115,13 +117,22 @@ impl World {
             Tls::Off => command.arg("--tls-verify=false"),
             _ => command.arg("--cert-dir").arg(&self.certs),
         };
-        if self.has_login {
-            command.args(["--creds", &self.login()]);
+        if !self.login.is_empty() {
+            command.args(["--creds", &format!("{USER}:{PASSWORD}")]);
         }
         let output = command.arg(format!("docker://{reference}")).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "skopeo inspect {reference}: {errors}");
         digest(&output.stdout)
+    }
+}
+
+/// The words of a login.
+fn credentials(login: &str) -> Vec<&str> {
+    match login {
+        "" => Vec::new(),
+        password if password.contains(':') => vec!["--user", password],
+        token => vec!["--refresh", token],
     }
 }
 
@@ -278,6 +289,9 @@ fn six(auth: Auth, tls: Tls) {
         let has = |scope: &str| granted.iter().any(|one| one.scopes.iter().any(|s| s == scope));
         assert!(has("repository:image:pull"), "{asked:?}");
         assert!(has("repository:pushed/image:pull,push"), "{asked:?}");
+        // skopeo always comes with the password.
+        let has_grant = granted.iter().any(|one| one.grant == "refresh_token");
+        assert_eq!(has_grant, auth == Auth::Identity, "{asked:?}");
     }
     assert_quiet(&world.host, &[PASSWORD, REFRESH_TOKEN]);
 }
@@ -285,8 +299,11 @@ fn six(auth: Auth, tls: Tls) {
 /// Without what it takes nothing is let out, and what is said is one line with its class.
 fn assert_denied(world: &World, name: &str) {
     let before = world.host.ids(&["content", "ls"]);
-    if world.has_login {
-        for login in ["", "tester:wrong-canary", "nobody:wrong-canary"] {
+    if !world.login.is_empty() {
+        for login in ["", "tester:wrong-canary", "nobody:wrong-canary", "wrong-canary"] {
+            if login == "wrong-canary" && world.tokens.is_none() {
+                continue;
+            }
             let output = world.host.capstan(&world.args("pull", login, &[name]));
             assert_eq!(output.code, 8, "{login}: {}", output.stderr);
             assert!(output.stderr.starts_with("capstan: PermissionDenied: "), "{}", output.stderr);
@@ -296,11 +313,8 @@ fn assert_denied(world: &World, name: &str) {
     }
     if world.tls == Tls::Off {
         // https is never left out unasked.
-        let login = world.login();
         let mut args = vec!["images", "pull"];
-        if world.has_login {
-            args.extend(["--user", &login]);
-        }
+        args.extend(credentials(&world.login));
         args.push(name);
         let output = world.host.capstan(&args);
         assert_ne!(output.code, 0, "http although nobody asked for it: {}", output.stdout);
@@ -364,6 +378,9 @@ matrix! {
     with_tokens_by_http: Token, Off;
     with_tokens_by_https_with_a_root_of_its_own: Token, OwnRoot;
     with_tokens_by_https_with_a_client_certificate: Token, ClientCertificate;
+    with_an_identity_token_by_http: Identity, Off;
+    with_an_identity_token_by_https_with_a_root_of_its_own: Identity, OwnRoot;
+    with_an_identity_token_by_https_with_a_client_certificate: Identity, ClientCertificate;
 }
 
 /// A root that nobody vouches for is refused, and what to do is said; `--skip-verify` does without. A registry that wants

@@ -120,6 +120,51 @@ fn layers_that_come_by_ranges_are_cut_and_come_once() {
     assert!(front.proxy.most_blobs_at_once() > 1, "one after the other");
 }
 
+/// The daemon is killed while a layer comes by ranges. What lay in its file is there for the next pull; what was ahead of
+/// it in memory, up to 8 MiB a connection, comes again.
+#[test]
+fn layers_that_come_by_ranges_go_on_where_a_killed_daemon_left_them() {
+    let front = Front::new(noisy(128 << 20, 41));
+    let layer = front.image.layers[0].clone();
+    let mut host = Host::without_daemon(1024);
+    host.configure(&transfer_section(&host.path("certs.d"), "range_connections = 2"));
+    host.start();
+    let args = ["images", "pull", "--plain-http", "--no-unpack", &front.name()];
+    let mut pull = host.command(&args).spawn().expect("run capstan");
+    host.until("a part of it is here", || front.proxy.count("GET", &layer) >= 5);
+    // The connections of now and later get on no further than this.
+    front.proxy.make(ALWAYS, "GET", &layer, Trouble::Stall(3 << 20));
+    let offset = || {
+        let active = host.json(&["content", "active"]);
+        let found =
+            active.as_array().expect("a list").iter().find_map(|one| one["offset"].as_u64());
+        found.unwrap_or_default()
+    };
+    let mut before = 0;
+    host.until("it comes no further", || {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = offset();
+        std::mem::replace(&mut before, now) == now && now > 24 << 20
+    });
+    host.kill();
+    assert!(!pull.wait().expect("wait for the pull").success(), "it was killed");
+    front.proxy.behave();
+    let asked = front.proxy.exchanges().len();
+
+    host.start();
+    front.pull(&host);
+    front.assert_each_byte_once();
+    let exchanges = front.proxy.exchanges();
+    let ranges = exchanges[asked..].iter().filter(|one| one.target.contains(&layer));
+    let begins = ranges.filter_map(|one| {
+        let (begin, _) = one.range.as_deref()?.trim_start_matches("bytes=").split_once('-')?;
+        begin.parse::<u64>().ok()
+    });
+    let begins: Vec<u64> = begins.collect();
+    assert!(begins.len() > 1 && begins.iter().all(|begin| *begin >= before), "{begins:?}");
+    crate::distribution::assert_here(&host, &front.image, front.image.layers.iter());
+}
+
 #[test]
 fn ten_clients_at_once_are_one_fetch_and_one_unpack() {
     let image = Image::new(vec![

@@ -89,6 +89,40 @@ fn ingests_are_filtered_by_name() {
     assert_eq!(active(&[]), Vec::<String>::new());
 }
 
+/// A daemon that has nothing says so, and what is not there can be neither changed nor removed, nor is there an event of it
+/// (INVENTORY.md 9: D06, D07, D09, D15 to D17, D37).
+#[test]
+fn what_is_not_there_is_not_found_and_nothing_comes_of_it() {
+    let host = Host::new();
+    let missing = format!("sha256:{}", "0".repeat(64));
+    // The first of all calls: nothing was ever written.
+    host.fails(&["namespaces", "rm", "nothing"], 3, "NotFound", &["nothing"]);
+    host.fails(&["namespaces", "label", "nothing", "a=b"], 3, "NotFound", &["nothing"]);
+    let begun = host.ok(&["events", "--since", "0"]);
+    for args in [
+        ["content", "rm", &missing],
+        ["content", "abort", "nothing"],
+        ["images", "rm", "nothing"],
+        ["snapshots", "rm", "nothing"],
+        ["containers", "rm", "nothing"],
+        ["tasks", "delete", "nothing"],
+        ["leases", "rm", "nothing"],
+    ] {
+        host.fails(&args, 3, "NotFound", &[]);
+        let other = [&["--namespace", "never"], &args[..]].concat();
+        host.fails(&other, 3, "NotFound", &[]);
+    }
+    for noun in ["content", "images", "snapshots", "containers", "tasks", "leases"] {
+        assert_eq!(host.ids(&[noun, "ls"]), Vec::<String>::new(), "{noun}");
+        let never = host.ids(&["--namespace", "never", noun, "ls"]);
+        assert_eq!(never, Vec::<String>::new(), "{noun} of a namespace that is not there");
+    }
+    assert!(
+        !host.ids(&["namespaces", "ls"]).iter().any(|name| name == "never" || name == "nothing")
+    );
+    assert_eq!(host.ok(&["events", "--since", "0"]), begun);
+}
+
 #[test]
 fn images_are_tagged_labelled_and_checked() {
     let registry = FakeRegistry::start();

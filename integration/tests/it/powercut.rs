@@ -2,6 +2,11 @@
 //! killed, the file system is mounted again, and the daemon started. What it had acknowledged is there with the
 //! right bytes, what it had not is whole or has no name, and all can be used.
 //!
+//! An answer that came after the shutdown began counts as none. Then ext4 and xfs answer some syncs with success whose
+//! bytes are nowhere after the next mount: a program of 60 lines that does nothing but write, sync and count finds that
+//! in one of ten shutdowns (Linux 6.18, both), and never for an answer from before. A true power cut takes the
+//! kernel along and has no such moment; what the daemon answers when a disk fails is the matter of `failing_disk`.
+//!
 //! A cut comes at a failpoint of the daemon (`failpoint::at`) or at a moment at random, while clients pull,
 //! ingest, snapshot, create, remove and run. `CAPSTAN_ROUNDS` says how many cuts there are on each file system:
 //! 20, or 200 for all of it many times.
@@ -94,7 +99,7 @@ fn cut_often(kind: &str, disk: impl Fn() -> Disk) {
         steps.extend(all);
     }
     steps.truncate(rounds());
-    let (mut wrong, mut acknowledged) = (Vec::new(), 0);
+    let (mut wrong, mut acknowledged, mut late) = (Vec::new(), 0, 0);
     let mut era: Option<Era> = None;
     for (point, step) in steps.iter().enumerate() {
         if point % ERA == 0 {
@@ -105,6 +110,7 @@ fn cut_often(kind: &str, disk: impl Fn() -> Disk) {
         let failures = cut(now, point, step, &registry, &base, &mut random);
         acknowledged +=
             now.facts.iter_mut().map(|f| std::mem::take(&mut f.acknowledged)).sum::<usize>();
+        late += now.facts.iter_mut().map(|f| std::mem::take(&mut f.late)).sum::<usize>();
         if !failures.is_empty() {
             let step = if step.is_empty() { "a random moment" } else { step };
             let text = format!("{kind}, cut {point} at {step}:\n{}", failures.join("\n"));
@@ -114,7 +120,7 @@ fn cut_often(kind: &str, disk: impl Fn() -> Disk) {
         }
     }
     eprintln!(
-        "{kind}: {} cuts in {:.0?}, {acknowledged} acknowledgements: {} differences",
+        "{kind}: {} cuts in {:.0?}, {acknowledged} acknowledgements and {late} of the last moment: {} differences",
         rounds(),
         begin.elapsed(),
         wrong.len()

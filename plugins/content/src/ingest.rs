@@ -388,8 +388,13 @@ impl Writer {
         // Who reads along need not wait for the disk.
         progress.end(Ok(()));
         failpoint::at("ingest:verified");
-        file.sync_data()
-            .map_err(|error| Error::io(format!("sync {:?}", record.reference), error))?;
+        if let Err(error) = file.sync_data() {
+            // What is on the disk is not known, and the next sync would succeed without it: nobody goes on with this.
+            if let Err(error) = fs::remove_dir_all(&path) {
+                warn!(path = %path.display(), %error, "an ingest that is not on the disk could not be removed");
+            }
+            return Err(Error::io(format!("sync {:?}", record.reference), error));
+        }
         failpoint::at("ingest:synced");
         let data = path.join("data");
         name(&Verified {

@@ -9,7 +9,7 @@ use capstan_sdk::contract::content::{
 };
 use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
 use capstan_sdk::testing::{Bench, run};
-use capstan_sdk::testing_disk::LoopDisk;
+use capstan_sdk::testing_disk::{LoopDisk, ThinDisk};
 use capstan_sdk::{Class, Digest, Link, Namespace, Result};
 
 const HELLO: &[u8] = b"hello, world\n";
@@ -400,6 +400,42 @@ fn a_full_disk_keeps_the_ingest() {
         assert_eq!(size, all.len() as u64);
         let blob = link.send(Open { namespace: ns("a"), digest: name }).await.unwrap();
         assert!(blob.read_all(size).unwrap() == all);
+        bench.stop::<LocalContent>().await;
+    });
+}
+
+/// A sync that failed leaves bytes in the page cache that are nowhere else, and the next one succeeds: what has a
+/// digest for a name after that must be on the disk all the same.
+#[test]
+fn an_ingest_whose_sync_failed_is_not_gone_on_with() {
+    run(|| async {
+        let mut bench = Bench::new();
+        let disk = ThinDisk::new("xfs");
+        bench.start::<RedbMetadata>("").await.unwrap();
+        let place = disk.path().join("content.local");
+        std::fs::create_dir(&place).unwrap();
+        std::os::unix::fs::symlink(&place, bench.root().join("content.local")).unwrap();
+        bench.start::<LocalContent>("").await.unwrap();
+        let link = bench.link::<Content>("content");
+        let writer = link.send(ingest("x", None, 0)).await.unwrap();
+        disk.fill();
+        let all = [vec![1; 1 << 20], vec![2; 1 << 20]].concat();
+        writer.write(Bytes::from(all.clone())).await.unwrap();
+        let failed = writer.commit(None, 0).await;
+        assert_eq!(class(failed), Class::ResourceExhausted);
+        disk.empty();
+
+        let writer = patiently(&link, ingest("x", None, 0)).await.unwrap();
+        assert_eq!(writer.info.offset, 0, "nothing of it is known to be on the disk");
+        writer.write(Bytes::from(all.clone())).await.unwrap();
+        let (name, size) = writer.commit(None, 0).await.unwrap();
+        bench.stop::<LocalContent>().await;
+        disk.remount();
+        bench.start::<LocalContent>("").await.unwrap();
+        let link = bench.link::<Content>("content");
+        let blob = link.send(Open { namespace: ns("a"), digest: name }).await.unwrap();
+        assert!(blob.read_all(size).unwrap() == all);
+        drop(blob);
         bench.stop::<LocalContent>().await;
     });
 }

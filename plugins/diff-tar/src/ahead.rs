@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use capstan_sdk::{Error, Result};
 use rustix::fs::syncfs;
 
 /// Bytes of files between two syncs. Each also writes what others have on the file system, so they are few.
@@ -16,7 +17,7 @@ static IS_SYNCING: AtomicBool = AtomicBool::new(false);
 pub(crate) struct Ahead {
     root: Option<OwnedFd>,
     unsynced: u64,
-    sync: Option<JoinHandle<()>>,
+    sync: Option<JoinHandle<rustix::io::Result<()>>>,
 }
 
 impl Ahead {
@@ -26,36 +27,45 @@ impl Ahead {
     }
 
     /// So many bytes were written to files.
-    pub(crate) fn wrote(&mut self, bytes: u64) {
+    ///
+    /// # Errors
+    /// Those of [`Ahead::finish`].
+    pub(crate) fn wrote(&mut self, bytes: u64) -> Result<()> {
         self.unsynced += bytes;
         if self.unsynced < STEP || IS_SYNCING.swap(true, Ordering::Relaxed) {
-            return;
+            return Ok(());
         }
-        self.wait();
+        self.finish().inspect_err(|_| IS_SYNCING.store(false, Ordering::Relaxed))?;
         self.unsynced = 0;
         let root = self.root.as_ref().and_then(|root| root.try_clone().ok());
-        // It is a head start: what fails here fails again where it counts.
         self.sync = root.and_then(|root| {
             let sync = move || {
-                let _ = syncfs(root);
+                let synced = syncfs(root);
                 IS_SYNCING.store(false, Ordering::Relaxed);
+                synced
             };
             std::thread::Builder::new().name("sync-ahead".into()).spawn(sync).ok()
         });
         if self.sync.is_none() {
             IS_SYNCING.store(false, Ordering::Relaxed);
         }
+        Ok(())
     }
 
-    fn wait(&mut self) {
-        if let Some(sync) = self.sync.take() {
-            let _ = sync.join();
-        }
+    /// Waits for the sync that was begun.
+    ///
+    /// # Errors
+    /// What the system says: something is not on the disk. It says so once, and a later sync would succeed.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        let synced = self.sync.take().map(JoinHandle::join);
+        let synced = synced.unwrap_or(Ok(Ok(()))).expect("a sync does not panic");
+        synced.map_err(|error| Error::io("sync the layer's files", error))
     }
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.wait();
+        // Who asked for nothing more has failed already.
+        let _ = self.finish();
     }
 }

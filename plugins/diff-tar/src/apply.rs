@@ -108,6 +108,7 @@ impl Applier<'_> {
         self.check_links()?;
         self.write_deletions()?;
         self.tree.finish()?;
+        self.ahead.finish()?;
         Ok(match self.form {
             Form::Remove(_) => Pending::default(),
             Form::Overlay(owed) => owed.finish(),
@@ -194,7 +195,7 @@ impl Applier<'_> {
             written += bytes.len() as u64;
             write_all(&file, bytes, offset).map_err(failed("write", name))
         })?;
-        self.ahead.wrote(written);
+        self.ahead.wrote(written)?;
         if let Some(size) = holes_up_to {
             ftruncate(&file, size).map_err(failed("set the size of", name))?;
         }

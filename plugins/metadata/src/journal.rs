@@ -13,6 +13,7 @@ use capstan_sdk::{Error, Result, tree};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 
 use crate::entry::{Draft, Entry, HEAD, Kind, MARK, Op, payload_len};
+use crate::file::read_at;
 use crate::seal;
 use crate::store::{EVENTS, FORMAT, RECORDS, SEQUENCE, fail};
 
@@ -51,16 +52,16 @@ pub(crate) struct Walk {
     pub(crate) is_torn: bool,
 }
 
-/// Walks over the entries that are sound.
+/// Walks over the entries that are sound. What the medium does not give back is not sound.
 ///
 /// # Errors
-/// The file cannot be read; `NotFound`: there is none.
+/// The file cannot be opened; `NotFound`: there is none.
 pub(crate) fn walk(path: &Path, mut see: impl FnMut(&Entry)) -> io::Result<Walk> {
     let file = File::open(path)?;
     let len = file.metadata()?.len();
     let mut walk = Walk::default();
     let mut magic = [0; 8];
-    if len < 8 || file.read_exact_at(&mut magic, 0).is_err() || magic != *MAGIC {
+    if len < 8 || read_at(&file, &mut magic, 0).is_err() || magic != *MAGIC {
         if len >= 8 {
             walk.flaws.push("its first bytes are not those of a journal".into());
         } else {
@@ -123,14 +124,14 @@ fn entry_at(file: &File, at: u64, len: u64) -> io::Result<Option<(Entry, u64)>> 
     if at + HEAD as u64 > len {
         return Ok(None);
     }
-    file.read_exact_at(&mut head, at)?;
+    read_at(file, &mut head, at)?;
     let Some(size) = payload_len(&head) else { return Ok(None) };
     let next = at + HEAD as u64 + u64::from(size);
     if next > len {
         return Ok(None);
     }
     let mut payload = vec![0; size as usize];
-    file.read_exact_at(&mut payload, at + HEAD as u64)?;
+    read_at(file, &mut payload, at + HEAD as u64)?;
     Ok(Entry::read(&head, payload).map(|entry| (entry, next)))
 }
 
@@ -141,7 +142,7 @@ fn resync(file: &File, from: u64, len: u64) -> io::Result<Option<u64>> {
     while at + HEAD as u64 <= len {
         let size = usize::try_from((len - at).min(WINDOW as u64)).expect("a window is small");
         let mut window = vec![0; size];
-        file.read_exact_at(&mut window, at)?;
+        read_at(file, &mut window, at)?;
         for index in 0..size.saturating_sub(MARK.len() - 1) {
             if window[index..].starts_with(&MARK)
                 && entry_at(file, at + index as u64, len)?.is_some()
@@ -170,6 +171,24 @@ pub(crate) struct Journal {
 /// The path of the journal in the plugin's directory.
 pub(crate) fn path_in(dir: &Path) -> PathBuf {
     dir.join("metadata.journal")
+}
+
+/// Gives a journal that is behind an end as that of a write which was cut off, so that nobody takes it for complete.
+pub(crate) fn tear(dir: &Path) {
+    let path = path_in(dir);
+    let tear = || -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(&path)?;
+        let len = file.metadata()?.len();
+        // Without space for a byte more it has one less.
+        file.write_all_at(&[0], len).or_else(|_| file.set_len(len.saturating_sub(1)))?;
+        file.sync_data()
+    };
+    match tear() {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "the journal is behind, and does not say so");
+        }
+        _ => {}
+    }
 }
 
 impl Journal {

@@ -11,7 +11,8 @@
 //!
 //! Beside it, `metadata.journal` is a second copy: a state, and every transaction since. A file that is damaged is set
 //! aside and rebuilt from the other one, at start, or after an end of the plugin that damage brought about.
-//! `metadata.reserve` is space that is given up when there is none left.
+//! `metadata.reserve` is space that is given up when there is none left; `metadata.redb.unsynced` says that a sync failed,
+//! and that what the page cache shows need not be on the disk.
 //!
 //! Invariant: nothing here knows what a record means.
 
@@ -19,6 +20,7 @@ mod audit;
 mod change;
 mod config;
 mod entry;
+mod file;
 mod journal;
 mod key;
 mod plugin;

@@ -1,23 +1,30 @@
 //! Opening at start, and after an error: the file as it is, or one that is rebuilt from the journal and from what can
 //! still be read. A damaged metadata file never keeps the daemon from starting.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use capstan_schema::event_capnp;
-use capstan_sdk::{Error, Result, clock, record, tree};
+use capstan_sdk::{Class, Error, Result, clock, record, tree};
 use redb::Database;
 use tracing::warn;
 
-use crate::journal;
 use crate::reserve::Reserve;
 use crate::salvage::{self, State};
 use crate::store::{self, Trouble};
-use crate::{Config, report};
+use crate::{Config, file, journal, report};
 
 /// A file up to this size is looked at whole at each start; a larger one after an end that was not orderly, when
 /// somebody met damage in it, and beside the work (`Audit`).
 const CHECKED: u64 = 4 << 20;
+
+/// How often a medium that does not give the file back is asked again, and after how long: what stays unreadable is
+/// damaged, but what is so for a moment is not.
+const LOOKS: usize = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// After a rebuild cursors go on so far behind the newest one that is known: some that are not may have been told.
 const CURSOR_GAP: u64 = 1000;
@@ -60,16 +67,14 @@ pub(crate) fn suspect(dir: &Path, why: &Error) {
 pub(crate) fn open(dir: &Path, config: &Config, reserve: &mut Reserve) -> Result<Opened> {
     let mut opened = attempt(dir, config);
     if let Err(error) = &opened
-        && error.class() == capstan_sdk::Class::ResourceExhausted
+        && error.class() == Class::ResourceExhausted
         && reserve.give_up()
     {
         opened = attempt(dir, config);
     }
     let Err(error) = opened else { return opened };
-    let is_unwritable = matches!(
-        error.class(),
-        capstan_sdk::Class::ResourceExhausted | capstan_sdk::Class::FailedPrecondition
-    );
+    let is_unwritable =
+        matches!(error.class(), Class::ResourceExhausted | Class::FailedPrecondition);
     if !is_unwritable {
         return Err(error);
     }
@@ -80,10 +85,10 @@ pub(crate) fn open(dir: &Path, config: &Config, reserve: &mut Reserve) -> Result
             Ok(Opened { database, read_only: Some(error) })
         }
         Err(Trouble::Other(_)) => Err(error),
-        Err(Trouble::Damaged(why)) => {
+        Err(Trouble::Damaged(why) | Trouble::Unreadable(why)) => {
             warn!(%error, why, "the metadata is damaged and cannot be written: it is rebuilt in memory and only read");
             let database = store::open_empty()?;
-            recover(dir).0.write(&database)?;
+            recover(dir)?.0.write(&database)?;
             Ok(Opened { database, read_only: Some(error) })
         }
     }
@@ -91,36 +96,74 @@ pub(crate) fn open(dir: &Path, config: &Config, reserve: &mut Reserve) -> Result
 
 fn attempt(dir: &Path, config: &Config) -> Result<Opened> {
     let path = path_in(dir);
-    let len = fs::metadata(&path).map_or(0, |meta| meta.len());
+    let len = match fs::metadata(&path) {
+        Ok(meta) => meta.len(),
+        Err(error) if error.kind() == ErrorKind::NotFound => 0,
+        Err(error) => return Err(Error::io(format!("look at {}", path.display()), error)),
+    };
     let is_suspect = suspicion(dir).exists();
-    if len == 0 && has_history(dir) {
+    if len == 0 && has_history(dir)? {
         return rebuild(dir, config, "it is empty or not there");
     }
-    match store::open(&path, config, is_suspect || len <= CHECKED) {
+    let is_unsettled = match file::settle(&path) {
+        Err(error) if error.class() == Class::Corrupt => {
+            return rebuild(dir, config, error.message());
+        }
+        settled => settled?,
+    };
+    let is_checked = is_suspect || is_unsettled || len <= CHECKED;
+    let mut opened = store::open(&path, config, is_checked);
+    if let Err(Trouble::Unreadable(why)) = &opened {
+        warn!(why, file = %path.display(), "the metadata cannot be read; once more");
+        await_medium(&path);
+        opened = store::open(&path, config, true);
+    }
+    match opened {
         Ok(database) => {
             if is_suspect {
                 let _ = fs::remove_file(suspicion(dir));
             }
+            if len == 0 {
+                tree::sync_dir(dir)?;
+            }
             Ok(Opened { database, read_only: None })
         }
-        Err(Trouble::Damaged(why)) => rebuild(dir, config, &why),
+        Err(Trouble::Damaged(why) | Trouble::Unreadable(why)) => rebuild(dir, config, &why),
         Err(Trouble::Other(error)) => Err(error),
     }
 }
 
-/// Whether the journal tells of a database that there was.
-fn has_history(dir: &Path) -> bool {
-    journal::walk(&journal::path_in(dir), |_| {}).is_ok_and(|walk| walk.sequence > 0)
+/// Waits until a medium gives a file back, for a moment.
+fn await_medium(path: &Path) {
+    for _ in 0..LOOKS {
+        if fs::read(path).is_ok() {
+            return;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
 }
 
-/// Everything that is left, and how it was come by.
-fn recover(dir: &Path) -> (State, Vec<String>) {
-    let journal = State::of_journal(&journal::path_in(dir));
+/// Whether the journal tells of a database that there was.
+fn has_history(dir: &Path) -> Result<bool> {
+    let path = journal::path_in(dir);
+    match journal::walk(&path, |_| {}) {
+        Ok(walk) => Ok(walk.sequence > 0),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io(format!("read {}", path.display()), error)),
+    }
+}
+
+/// Everything that is left, and how it was come by: of each record what the newer of the two copies has.
+///
+/// # Errors
+/// `Unavailable`: the medium gives nothing back. What the system says where a copy cannot be opened.
+fn recover(dir: &Path) -> Result<(State, Vec<String>)> {
+    let journal = State::of_journal(&journal::path_in(dir))?;
     let is_whole = journal.as_ref().is_some_and(|(_, walk)| walk.flaws.is_empty() && !walk.is_torn);
-    // After an orderly end a journal without a flaw has everything, and damaged bytes need no look.
-    let left = match is_whole && salvage::was_closed(&path_in(dir)) {
-        true => State::default(),
-        false => State::of_damaged(&path_in(dir)),
+    // After an orderly end a journal without a flaw has everything (`journal::tear`), and damaged bytes need no look.
+    let (left, is_unreadable) = match is_whole && salvage::was_closed(&path_in(dir)) {
+        true => (State::default(), false),
+        false => State::of_damaged(&path_in(dir))?,
     };
     let mut lines = Vec::new();
     let state = match journal {
@@ -131,12 +174,22 @@ fn recover(dir: &Path) -> (State, Vec<String>) {
             ));
             left
         }
-        Some((state, walk)) if walk.flaws.is_empty() && left.sequence <= state.sequence => {
+        Some((state, walk)) if walk.flaws.is_empty() && !left.is_ahead_of(&state) => {
             lines.push(format!(
                 "the journal has all {} records, up to transaction {}",
                 state.records.len(),
                 state.sequence
             ));
+            state
+        }
+        Some((state, _)) if left.is_ahead_of(&state) && left.has_all_records => {
+            lines.push(format!(
+                "the journal is behind; all {} records could be read one by one from the database",
+                left.records.len()
+            ));
+            let records = BTreeMap::new();
+            let mut state = State { records, ..state };
+            state.cover(left);
             state
         }
         Some((mut state, walk)) => {
@@ -163,23 +216,30 @@ fn recover(dir: &Path) -> (State, Vec<String>) {
             state
         }
     };
-    (state, lines)
+    if is_unreadable && state.records.is_empty() {
+        return Err(Error::unavailable(format!(
+            "{}: the disk gives nothing back: mend it, or put a backup in its place",
+            dir.display()
+        )));
+    }
+    Ok((state, lines))
 }
 
 fn rebuild(dir: &Path, config: &Config, why: &str) -> Result<Opened> {
     let path = path_in(dir);
-    let (mut state, mut lines) = recover(dir);
+    let (mut state, mut lines) = recover(dir)?;
     lines.insert(0, format!("damaged: {why}"));
     lines.push(format!("rebuilt with {} records", state.records.len()));
     state.sequence += 1;
     state.cursor += CURSOR_GAP;
     state.events.insert(state.cursor, rebuilt_event(why, state.records.len()));
 
-    let beside = dir.join("metadata.redb.new");
+    let beside = file::beside(&path);
     let _ = fs::remove_file(&beside);
+    let _ = fs::remove_file(file::mark_of(&beside));
     let database = match store::open(&beside, config, false) {
         Ok(database) => database,
-        Err(Trouble::Damaged(why)) => {
+        Err(Trouble::Damaged(why) | Trouble::Unreadable(why)) => {
             return Err(Error::internal(format!(
                 "{}: a new file is damaged: {why}",
                 beside.display()
@@ -203,9 +263,10 @@ fn rebuild(dir: &Path, config: &Config, why: &str) -> Result<Opened> {
         .map_err(|error| Error::io(format!("rename {}", beside.display()), error))?;
     tree::sync_dir(dir)?;
     let _ = fs::remove_file(suspicion(dir));
+    let _ = fs::remove_file(file::mark_of(&path));
     match store::open(&path, config, false) {
         Ok(database) => Ok(Opened { database, read_only: None }),
-        Err(Trouble::Damaged(why)) => {
+        Err(Trouble::Damaged(why) | Trouble::Unreadable(why)) => {
             Err(Error::corrupt(format!("{}: damaged once more: {why}", path.display())))
         }
         Err(Trouble::Other(error)) => Err(error),

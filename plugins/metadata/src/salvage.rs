@@ -1,17 +1,17 @@
 //! From what is left of a database and of its journal to a whole state.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use capstan_sdk::Result;
+use capstan_sdk::{Error, Result};
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase as _, ReadableTable as _};
 
 use crate::entry::Op;
 use crate::journal::{self, Walk};
-use crate::seal;
 use crate::store::{EVENTS, FORMAT, RECORDS, SEQUENCE, fail, in_memory};
+use crate::{file, seal};
 
 /// Where redb notes with the second bit that the file was not closed; in front of it is what every redb begins with.
 const FLAGS: usize = 9;
@@ -30,21 +30,30 @@ pub(crate) struct State {
     pub(crate) events: BTreeMap<u64, Vec<u8>>,
     pub(crate) sequence: u64,
     pub(crate) cursor: u64,
+    /// Every record of the database that it is of could be read.
+    pub(crate) has_all_records: bool,
 }
 
 impl State {
     /// What a journal tells, and what is wrong with it; `None`: there is none.
-    pub(crate) fn of_journal(path: &Path) -> Option<(Self, Walk)> {
+    ///
+    /// # Errors
+    /// It is there and cannot be opened.
+    pub(crate) fn of_journal(path: &Path) -> Result<Option<(Self, Walk)>> {
         let mut state = Self::default();
         let walk = journal::walk(path, |entry| {
             for op in entry.ops().map_while(|op| op) {
                 state.take(&op);
             }
-        })
-        .ok()?;
+        });
+        let walk = match walk {
+            Ok(walk) => walk,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
+        };
         state.sequence = walk.sequence;
         state.cursor = walk.cursor;
-        Some((state, walk))
+        Ok(Some((state, walk)))
     }
 
     fn take(&mut self, op: &Op<'_>) {
@@ -56,21 +65,35 @@ impl State {
         }
     }
 
-    /// What can still be read of a damaged database, record by record. All of it is as it was written.
+    /// What can still be read of a damaged database, record by record, and whether the medium did not give all of it
+    /// back. All of it is as it was written.
     ///
     /// The file is not changed: this works on a copy in memory.
-    pub(crate) fn of_damaged(path: &Path) -> Self {
-        let Ok(mut bytes) = std::fs::read(path) else { return Self::default() };
+    ///
+    /// # Errors
+    /// It is there and cannot be opened.
+    pub(crate) fn of_damaged(path: &Path) -> Result<(Self, bool)> {
+        let (mut bytes, is_unreadable) = match file::read(path) {
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Default::default()),
+            Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
+        };
         // As it is, and without the mark that it must be repaired, which cannot be done.
         let whole = Self::of_bytes(&bytes);
         if was_closed(path) {
-            return whole;
+            return Ok((whole, is_unreadable));
         }
         if let Some(flags) = bytes.get_mut(FLAGS) {
             *flags &= !2;
         }
         let unmarked = Self::of_bytes(&bytes);
-        if whole.records.len() < unmarked.records.len() { unmarked } else { whole }
+        let is_less = whole.records.len() < unmarked.records.len();
+        Ok((if is_less { unmarked } else { whole }, is_unreadable))
+    }
+
+    /// Whether this has something that `other` cannot have yet.
+    pub(crate) fn is_ahead_of(&self, other: &Self) -> bool {
+        self.sequence > other.sequence || self.cursor > other.cursor
     }
 
     fn of_bytes(bytes: &[u8]) -> Self {
@@ -93,17 +116,22 @@ impl State {
     /// From both ends, each until something is damaged.
     fn read_records(&mut self, read: &ReadTransaction) {
         for is_forward in [true, false] {
-            quietly(|| {
+            let read = quietly(|| {
                 let table = read.open_table(RECORDS).map_err(fail)?;
                 let mut rows = table.iter().map_err(fail)?;
+                let mut is_all = true;
                 while let Some(row) = if is_forward { rows.next() } else { rows.next_back() } {
                     let (key, value) = row.map_err(fail)?;
-                    if let Ok(value) = seal::open(key.value(), value.value()) {
-                        self.records.insert(key.value().to_vec(), value.to_vec());
+                    match seal::open(key.value(), value.value()) {
+                        Ok(value) => {
+                            drop(self.records.insert(key.value().to_vec(), value.to_vec()))
+                        }
+                        Err(_) => is_all = false,
                     }
                 }
-                Ok(())
+                Ok(is_all)
             });
+            self.has_all_records = read == Some(true);
         }
     }
 

@@ -1,7 +1,9 @@
 //! The database file: tables, opening, checking, and how its errors are told.
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use capstan_sdk::{Class, Error, Result};
@@ -11,6 +13,7 @@ use redb::{
     WriteTransaction,
 };
 
+use crate::file::DatabaseFile;
 use crate::{Config, seal};
 
 pub(crate) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
@@ -28,6 +31,8 @@ const FORMAT_VERSION: u64 = 2;
 pub(crate) enum Trouble {
     /// It is not what was written.
     Damaged(String),
+    /// The medium does not give it back, which may be so for a moment only.
+    Unreadable(String),
     /// Something else: another process has it, no space, no permission, a newer format.
     Other(Error),
 }
@@ -60,10 +65,23 @@ pub(crate) fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Opens the file, or makes it. `is_checked`: all of its bytes are looked at.
 pub(crate) fn open(path: &Path, config: &Config, is_checked: bool) -> Result<Database, Trouble> {
+    let is_unreadable = Arc::new(AtomicBool::new(false));
+    open_file(path, config, is_checked, &is_unreadable).map_err(|trouble| match trouble {
+        Trouble::Damaged(why) if is_unreadable.load(Ordering::Relaxed) => Trouble::Unreadable(why),
+        trouble => trouble,
+    })
+}
+
+fn open_file(
+    path: &Path,
+    config: &Config,
+    is_checked: bool,
+    is_unreadable: &Arc<AtomicBool>,
+) -> Result<Database, Trouble> {
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let mut builder = Database::builder();
         builder.set_cache_size(cache(config)).set_check_integrity_on_open(is_checked);
-        create(&builder, path, config)
+        builder.create_with_backend(DatabaseFile::open(path, config, is_unreadable)?)
     }));
     let place = format!("open {}", path.display());
     let database = match opened {
@@ -82,27 +100,6 @@ pub(crate) fn open(path: &Path, config: &Config, is_checked: bool) -> Result<Dat
             Err(error.into())
         }
     }
-}
-
-#[cfg(not(feature = "probe"))]
-fn create(
-    builder: &redb::Builder,
-    path: &Path,
-    _config: &Config,
-) -> Result<Database, redb::DatabaseError> {
-    builder.create(path)
-}
-
-#[cfg(feature = "probe")]
-fn create(
-    builder: &redb::Builder,
-    path: &Path,
-    config: &Config,
-) -> Result<Database, redb::DatabaseError> {
-    let mut options = std::fs::File::options();
-    let file = options.read(true).write(true).create(true).truncate(false).open(path);
-    let file = file.map_err(redb::StorageError::from)?;
-    builder.create_with_backend(crate::probe::SlowFile::new(file, config.sync_delay_ms)?)
 }
 
 fn cache(config: &Config) -> usize {
@@ -155,10 +152,9 @@ fn refused(error: redb::DatabaseError, place: &str) -> Trouble {
         redb::DatabaseError::DatabaseAlreadyOpen | redb::DatabaseError::LockProtocolMismatch => {
             Trouble::Other(Error::unavailable(format!("{place}: another process has it open")))
         }
-        redb::DatabaseError::Storage(redb::StorageError::Io(error)) => match error.raw_os_error() {
-            // EIO is a medium that does not give the bytes back.
-            None | Some(5) => Trouble::Damaged(error.to_string()),
-            Some(_) => Trouble::Other(Error::io(place, error)),
+        redb::DatabaseError::Storage(redb::StorageError::Io(error)) => match is_of_system(&error) {
+            true => Trouble::Other(Error::io(place, error)),
+            false => Trouble::Damaged(error.to_string()),
         },
         error => Trouble::Damaged(error.to_string()),
     }
@@ -260,17 +256,18 @@ pub(crate) fn sequence(database: &Database) -> Result<u64> {
     Ok(format.get(SEQUENCE).map_err(fail)?.map_or(0, |value| value.value()))
 }
 
+/// Whether an error is the system's, and says nothing of the bytes. EIO comes from reading here: a medium that does not
+/// give them back (`DatabaseFile` names the one of writing otherwise).
+fn is_of_system(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::ReadOnlyFilesystem
+        || error.raw_os_error().is_some_and(|number| number != 5)
+}
+
 /// Any error of the database, by class.
 pub(crate) fn fail(error: impl Into<redb::Error>) -> Error {
     match error.into() {
-        // A medium that does not give its bytes back.
-        redb::Error::Io(error) if error.raw_os_error() == Some(5) => {
-            Error::corrupt(format!("metadata: {error}"))
-        }
-        redb::Error::Io(error) if error.raw_os_error().is_none() => {
-            Error::corrupt(format!("metadata: {error}"))
-        }
-        redb::Error::Io(error) => Error::io("metadata", error),
+        redb::Error::Io(error) if is_of_system(&error) => Error::io("metadata", error),
+        redb::Error::Io(error) => Error::corrupt(format!("metadata: {error}")),
         redb::Error::Corrupted(what) => Error::corrupt(format!("metadata: {what}")),
         redb::Error::PreviousIo => {
             Error::unavailable("metadata: an earlier write failed; the file is opened anew")

@@ -199,6 +199,18 @@ impl State {
     fn run(mut self, inbox: &std::sync::mpsc::Receiver<Request>) {
         self.begin_journal();
         self.shared.note_journal();
+        self.serve(inbox);
+        if let Some(journal) = self.journal.as_mut().filter(|journal| journal.is_unsynced()) {
+            journal.sync();
+        }
+        // An end in order says that a journal without a flaw has everything (`rebuild::recover`).
+        if self.journal.as_ref().is_none_or(Journal::is_behind) && !self.shared.is_read_only() {
+            journal::tear(self.shared.dir());
+        }
+    }
+
+    /// Until nobody can send any more, or after what ends the plugin.
+    fn serve(&mut self, inbox: &std::sync::mpsc::Receiver<Request>) {
         let mut batch = Vec::new();
         loop {
             let first = match self.has_chores() {
@@ -229,9 +241,6 @@ impl State {
             if self.looked_after.elapsed() >= TICK {
                 self.do_chores();
             }
-        }
-        if let Some(journal) = self.journal.as_mut().filter(|journal| journal.is_unsynced()) {
-            journal.sync();
         }
     }
 
@@ -320,6 +329,7 @@ impl State {
             self.journal = None;
         }
         self.newest = self.newest.max(newest);
+        self.publish.send_if_modified(|head| std::mem::replace(head, self.newest) != self.newest);
         Ok(())
     }
 
@@ -361,7 +371,8 @@ impl State {
         Ok(())
     }
 
-    /// One transaction. On an error nothing is answered, unless it turns out that all of it is on disk.
+    /// One transaction. On an error nothing is answered, unless it turns out that all of it is on disk: the file was
+    /// opened anew and can be written, which after a failed sync takes that it was written once more (`file::settle`).
     fn attempt(&mut self, batch: &mut Vec<Request>, scarcity: Option<&Error>) -> Result<()> {
         let sequence = self.sequence + 1;
         let mut prepared = None;
@@ -391,6 +402,7 @@ impl State {
             let is_there = prepared.is_some()
                 && error.class() != Class::Corrupt
                 && self.shared.reopen(&mut self.reserve).is_ok()
+                && !self.shared.is_read_only()
                 && self.shared.with(store::sequence).is_ok_and(|found| found == sequence);
             if !is_there {
                 return Err(error);

@@ -191,6 +191,69 @@ fn of_two_damaged_files_everything_readable_is_kept_and_the_rest_is_told() {
     });
 }
 
+/// The journal is synced once a second, so after a power cut it may be behind. What the database alone has is not given
+/// up then for the sake of a journal that is without a flaw, whichever page is damaged.
+#[test]
+fn a_journal_that_is_behind_does_not_take_the_place_of_what_the_database_has() {
+    run(|| async {
+        const LATE: usize = 60;
+        let mut sample = Sample::new(500).await;
+        let behind = sample.journal.clone();
+        sample.bench.start::<RedbMetadata>("").await.unwrap();
+        let link: Link<Metadata> = sample.bench.link("metadata");
+        for number in 0..LATE {
+            let steps = vec![
+                put(10_000 + number * 100, format!("new {number}")),
+                Step::Delete(key(number * 7 + 1)),
+            ];
+            sample.cursor = commit(&link, steps).await;
+        }
+        sample.records = records(&link).await;
+        sample.bench.stop::<RedbMetadata>().await;
+        let closed = fs::read(sample.path("metadata.redb")).unwrap();
+        // As an end that was not orderly leaves the one, and an orderly one a journal that could not be written.
+        let mut open = closed.clone();
+        open[9] |= 2;
+        let torn = [&behind[..], &[0]].concat();
+        for (database, behind) in [(closed, torn), (open, behind)] {
+            let (mut rebuilt, mut complete) = (0, 0);
+            for page in 1..database.len().div_ceil(PAGE) {
+                let (found, text) = sample.start(&flip(&database, page), &behind).await;
+                let is_late = |number: &usize| found.contains_key(&key(10_000 + number * 100));
+                let late = (0..LATE).filter(is_late).count();
+                if text.contains("rebuilt with") {
+                    rebuilt += 1;
+                    complete += usize::from(late == LATE);
+                } else {
+                    assert!(found == sample.records, "page {page}");
+                }
+            }
+            // Those in which the newest records lie themselves, and those without which nothing is found.
+            assert!(rebuilt > 40 && rebuilt - complete <= 10, "{complete} of {rebuilt}");
+        }
+    });
+}
+
+/// What a journal lacks at an orderly end, it does not hide: that end would make it count as complete.
+#[test]
+fn a_journal_that_is_behind_at_the_end_looks_cut_off() {
+    run(|| async {
+        let mut sample = Sample::new(50).await;
+        let behind = sample.journal.clone();
+        let (found, _) = sample.start(&sample.database.clone(), &behind).await;
+        assert!(found == sample.records);
+        // It cannot be made anew.
+        let database = fs::read(sample.path("metadata.redb")).unwrap();
+        sample.lay(&database, &behind);
+        fs::create_dir(sample.path("metadata.journal.new")).unwrap();
+        sample.bench.start::<RedbMetadata>("").await.unwrap();
+        commit(&sample.bench.link("metadata"), vec![put(1_000_001, "later".into())]).await;
+        sample.bench.stop::<RedbMetadata>().await;
+        let left = fs::read(sample.path("metadata.journal")).unwrap();
+        assert!(left == [&behind[..], &[0]].concat(), "{} and {} bytes", behind.len(), left.len());
+    });
+}
+
 #[test]
 fn damage_met_while_it_runs_ends_the_plugin_and_the_next_one_rebuilds() {
     use std::os::unix::fs::FileExt as _;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use capstan_sdk::contract::transfer::CopyImage;
-use capstan_sdk::{Descriptor, Digest, Error, Namespace, Reference, Result};
+use capstan_sdk::{Class, Descriptor, Digest, Error, Namespace, Reference, Result};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tracing::info;
 
@@ -51,21 +51,23 @@ impl Job {
             root = self.narrow(root, platform).await?;
         }
         let mut documents = self.gather(&root, copy.platform.is_some()).await?;
+        let mut tags = HashMap::new();
         if copy.has_referrers {
-            documents = self.with_referrers(origin, documents).await?;
+            (documents, tags) = self.with_referrers(origin, documents).await?;
         }
-        self.deliver(target, documents).await
+        self.deliver(target, documents, &tags).await
     }
 
-    /// Adds what refers to the documents, and to that; the last one stays the last.
+    /// Adds what refers to the documents, and to that, by its subject or by cosign's tags, which come along; the last one
+    /// stays the last.
     async fn with_referrers(
         &self,
         origin: &Origin,
         documents: Vec<Document>,
-    ) -> Result<Vec<Document>> {
+    ) -> Result<(Vec<Document>, HashMap<Digest, Vec<String>>)> {
         let last = documents.last().map(|root| root.descriptor.digest.clone());
         let mut walk = Walk::of(self, documents);
-        let mut asked = HashSet::new();
+        let (mut asked, mut tags) = (HashSet::new(), HashMap::new());
         loop {
             let digests = walk.documents.iter().map(|document| document.descriptor.digest.clone());
             let new: Vec<Digest> = digests.filter(|digest| asked.insert(digest.clone())).collect();
@@ -78,14 +80,25 @@ impl Job {
                     walk.visit(&referrer.manifest, 0).await?;
                 }
             }
+            let found = new.iter().flat_map(cosign_tags).map(|tag| origin.tagged(tag)).collect();
+            for (tag, manifest) in self.send(found).await?.into_iter().flatten() {
+                walk.visit(&manifest, 0).await?;
+                tags.entry(manifest.digest).or_insert_with(Vec::new).push(tag);
+            }
         }
         let mut documents = walk.documents;
         let is_last = |document: &Document| Some(&document.descriptor.digest) == last.as_ref();
         let place = documents.iter().position(is_last);
         let root = documents.remove(place.expect("it was there before"));
         documents.push(root);
-        Ok(documents)
+        Ok((documents, tags))
     }
+}
+
+/// The names under which cosign keeps signatures, attestations and lists of parts of something in its repository.
+fn cosign_tags(digest: &Digest) -> impl Iterator<Item = String> {
+    let stem = format!("{}-{}", digest.algorithm().name(), digest.hex());
+    ["sig", "att", "sbom"].into_iter().map(move |kind| format!("{stem}.{kind}"))
 }
 
 /// Where what is not here comes from.
@@ -101,7 +114,22 @@ pub(crate) struct Origin {
 impl Origin {
     /// What the name means there.
     async fn root(&self) -> Result<Descriptor> {
-        let Resolved { descriptor, bytes } = self.repository.resolve().await?;
+        self.resolve(&self.repository).await
+    }
+
+    /// A tag, and what it means there; `None`: there is none.
+    async fn tagged(&self, tag: String) -> Result<Option<(String, Descriptor)>> {
+        // The name of a sha512 may be too long for a tag.
+        let Ok(repository) = self.repository.of_tag(&tag) else { return Ok(None) };
+        match self.resolve(&repository).await {
+            Ok(descriptor) => Ok(Some((tag, descriptor))),
+            Err(error) if error.class() == Class::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn resolve(&self, repository: &Repository) -> Result<Descriptor> {
+        let Resolved { descriptor, bytes } = repository.resolve().await?;
         self.count(bytes.len() as u64)?;
         self.documents.borrow_mut().insert(descriptor.digest.clone(), bytes);
         Ok(descriptor)

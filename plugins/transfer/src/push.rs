@@ -1,7 +1,7 @@
 //! A push: what an image has goes to a registry, blobs first, then documents from the bottom, its name last.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -248,14 +248,15 @@ impl Job {
         if push.repack == Repack::Zstd {
             documents = self.convert(documents).await?;
         }
-        self.deliver(reference, documents).await
+        self.deliver(reference, documents, &HashMap::new()).await
     }
 
-    /// Sends documents, of which the last one gets the name, and the blobs that they need.
+    /// Sends documents, of which the last one gets the name and others may have tags, and the blobs that they need.
     pub(crate) async fn deliver(
         &self,
         reference: &Reference,
         documents: Vec<Document>,
+        tags: &HashMap<Digest, Vec<String>>,
     ) -> Result<Descriptor> {
         let last = documents.last().expect("the root is there");
         let root = last.descriptor.clone();
@@ -276,7 +277,13 @@ impl Job {
         for height in 0..=top {
             let level = documents.iter().filter(|document| document.height == height);
             let level = level.filter(|document| document.descriptor.digest != root.digest);
-            self.send(level.map(|document| self.document(document, None)).collect()).await?;
+            let send = level.flat_map(|document| {
+                let tags = tags.get(&document.descriptor.digest).map_or(&[][..], Vec::as_slice);
+                let by_digest = tags.is_empty().then_some(None);
+                let names = by_digest.into_iter().chain(tags.iter().map(|tag| Some(tag.as_str())));
+                names.map(move |name| self.document(document, name))
+            });
+            self.send(send.collect()).await?;
         }
         failpoint::at("push:unnamed");
         self.document(last, reference.tag()).await?;

@@ -47,6 +47,8 @@ pub(super) struct Facts {
     pub(super) things: BTreeMap<Thing, Fact>,
     /// What the daemon said that it had done.
     pub(super) acknowledged: usize,
+    /// What it said so when the power was going, which nobody could rely on.
+    pub(super) late: usize,
     /// What went wrong while there was power.
     pub(super) failures: Vec<String>,
     /// For names that are used once.
@@ -93,10 +95,15 @@ impl Worker<'_> {
         u32::try_from(self.random.below(1 << 31)).expect("below 2^31")
     }
 
-    /// Whether the daemon said that it is done.
+    /// Whether the daemon said that it is done, while there was power. What it says after the cut began is in doubt: a
+    /// kernel that shuts a file system down lets some syncs of that moment succeed that have written nothing.
     fn call(&mut self, args: &[&str], input: &[u8]) -> Option<String> {
         let output = self.host.capstan_with_input(args, input);
         if output.code == 0 {
+            if self.is_cut.load(Ordering::SeqCst) {
+                self.facts.late += 1;
+                return None;
+            }
             self.facts.acknowledged += 1;
             return Some(output.stdout);
         }

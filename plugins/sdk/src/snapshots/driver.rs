@@ -358,7 +358,8 @@ impl<D: Driver> DriverPlugin<D> {
         let (driver, synced) = (Arc::clone(&self.driver), Arc::clone(&ids));
         // Data first, then the name (DESIGN.md, section 6).
         failpoint::at("snapshot:filled");
-        blocking::run("sync snapshots", move || driver.sync(&synced)).await?;
+        let synced = blocking::run("sync snapshots", move || driver.sync(&synced)).await;
+        synced.inspect_err(|_| self.ledger.doubt())?;
         failpoint::at("snapshot:synced");
         self.ledger.commit(&commits).await?;
         if !D::IS_TIDYING {

@@ -87,6 +87,8 @@ pub(super) struct Ledger {
     bucket: &'static str,
     metadata: Link<Metadata>,
     next_id: Arc<AtomicU64>,
+    /// What was written to active snapshots with a smaller id need not be on the disk, whatever a sync says from now on.
+    doubted: Arc<AtomicU64>,
     counts: Arc<Counts>,
     /// Its gate is also held alone while a snapshot is removed.
     uses: Uses,
@@ -117,6 +119,7 @@ impl Ledger {
             bucket,
             metadata,
             next_id: Arc::new(AtomicU64::new(highest + 1)),
+            doubted: Arc::default(),
             counts: Arc::new(Counts { children: Mutex::new(children), ..Counts::default() }),
             uses: Uses::default(),
         };
@@ -235,6 +238,11 @@ impl Ledger {
         Ok(snapshot.clone())
     }
 
+    /// A sync failed: it does not say whose bytes are not on the disk, and the next one succeeds without them.
+    pub(super) fn doubt(&self) {
+        self.doubted.fetch_max(self.next_id.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Whether an active snapshot may become `name`; the snapshot, and its record as it is stored.
     ///
     /// # Errors
@@ -250,6 +258,12 @@ impl Ledger {
         }
         let (snapshot, stored) = self.find(namespace, key).await?;
         match snapshot.info.kind {
+            Kind::Active if snapshot.id < self.doubted.load(Ordering::Relaxed) => {
+                return Err(Error::precondition(format!(
+                    "snapshot {key:?}: a sync failed since it was made, and what was written to it may not be on the \
+                     disk; remove it and make it anew (capstan snapshots rm)"
+                )));
+            }
             Kind::Active => {}
             Kind::View => {
                 return Err(Error::precondition(format!("snapshot {key:?} is a read-only view")));

@@ -112,6 +112,16 @@ impl Repository {
         Self { elsewhere: urls.into(), ..self.clone() }
     }
 
+    /// The same repository, for what one of its tags means.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: it is no tag.
+    pub(crate) fn of_tag(&self, tag: &str) -> Result<Self> {
+        let (host, repository) = (self.reference.host(), self.reference.repository());
+        let reference = Reference::parse(&format!("{host}/{repository}:{tag}"))?;
+        Ok(Self { reference, ..self.clone() })
+    }
+
     /// Whether it is the same place, reached by the same one.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let is_same_client = match (&self.access.credentials, &other.access.credentials) {
