@@ -63,6 +63,7 @@ pub async fn run(link: &Link<Snapshotter>, place: &Path) {
     suite("once").usage_counts_once().await;
     suite("own").own_layers().await;
     suite("audit").nothing_to_find().await;
+    suite("limits").limits().await;
     namespaces_are_apart(suite("ns-a"), suite("ns-b")).await;
 }
 
