@@ -175,6 +175,10 @@ impl Driver for Subvolumes {
             // Of a commit that did not come to its end.
             self.btrfs.delete(&to)?;
             self.btrfs.snapshot(&from, &to, false)?;
+            if self.marks.get(*id).is_some() {
+                // It has that of its origin, and what is made of it would have it too.
+                self.btrfs.limit(&to, None)?;
+            }
         }
         tree::sync_file_system(&self.committed)
     }

@@ -47,14 +47,16 @@ fn btrfs<const N: usize>(words: [&str; N], path: &Path) -> String {
     capstan_sdk::tool::run(&btrfs, words.chain([path.as_os_str()])).unwrap()
 }
 
-/// With the quotas of the file system turned on, the suite finds limits kept; and nothing is left of them.
+/// With the quotas of the file system turned on, limits are kept; and nothing is left of them.
 #[test]
 fn limits_by_quota_groups() {
     run(|| async {
         let disk = LoopDisk::new("btrfs", 300);
         btrfs(["quota", "enable"], disk.path());
         let (bench, link) = bench(&disk).await;
-        check(&bench).await;
+        let place = bench.path("mnt");
+        fs::create_dir(&place).unwrap();
+        snapshotter::run_limits(&link, &place).await;
         let prepare = Prepare {
             namespace: Namespace::parse("a").unwrap(),
             key: "key".into(),

@@ -52,8 +52,8 @@ impl Suite {
         })
     }
 
-    /// A limit is kept, or it is said that it is not; and what makes no sense is refused.
-    pub(super) async fn limits(self) {
+    /// A limit is kept, or it is said that it is not; and what makes no sense is refused. Answers whether it is kept.
+    pub(super) async fn limits(self) -> bool {
         let can_limit = self.link.send(Ask).await.expect("ask").can_limit;
         self.layer("base", "", &[("file", "base")]).await;
         let limit = format!("{LIMIT_MIB}m");
@@ -69,7 +69,7 @@ impl Suite {
             self.prepare("free", "base").await.expect("without a limit");
             assert_eq!(class(self.relabel("free", &limit).await), Class::Unimplemented);
             assert!(self.info("free").await.expect("stat").labels.is_empty());
-            return;
+            return false;
         };
         assert!(can_limit, "it was not said before");
         for text in ["", "0", "much", "-1", "10 m"] {
@@ -122,5 +122,6 @@ impl Suite {
         for key in ["child", "free", "done", "base"] {
             self.remove(key).await.expect("remove");
         }
+        true
     }
 }

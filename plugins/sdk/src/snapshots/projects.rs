@@ -170,7 +170,8 @@ impl Projects {
         let project = self.project(snapshot.id)?;
         let place = self.place()?;
         let repquota = program("repquota")?;
-        let words = ["-P", "-n", "-O", "csv"].map(OsStr::new);
+        // All that the file system knows of, also those of which nothing is stored.
+        let words = ["-P", "-n", "-v", "-O", "csv"].map(OsStr::new);
         let report = tool::run(&repquota, words.into_iter().chain([place.as_os_str()]))?;
         if is_used(&report, project) {
             return Err(Error::precondition(format!(
@@ -256,10 +257,12 @@ fn advice(kind: &str, options: &[String]) -> Option<&'static str> {
     }
 }
 
-/// Whether a report of `repquota -O csv -n` has a project in it: it has those that hold something or have a limit.
+/// Whether a project holds something or has a limit, by a report of `repquota -P -n -v -O csv`: name, two states, and numbers.
 fn is_used(report: &str, project: u64) -> bool {
-    let name = format!("#{project},");
-    report.lines().any(|line| line.starts_with(&name))
+    let name = format!("#{project}");
+    let mut lines = report.lines().map(|line| line.split(','));
+    let found = lines.find_map(|mut words| (words.next() == Some(&name)).then_some(words));
+    found.is_some_and(|words| words.skip(2).any(|word| word.parse().is_ok_and(|n: u64| n > 0)))
 }
 
 fn program(name: &str) -> Result<PathBuf> {
@@ -303,11 +306,16 @@ mod tests {
 
     #[test]
     fn a_project_in_a_report_is_in_use() {
-        let report =
-            "Project,BlockStatus,FileStatus,BlockUsed\n#0,ok,ok,1516\n#1000000012,ok,ok,0\n";
-        assert!(is_used(report, 1_000_000_012));
-        assert!(!is_used(report, 100_000_001));
-        assert!(!is_used(report, 12));
+        let report = "Project,BlockStatus,FileStatus,BlockUsed,BlockSoftLimit,BlockHardLimit,BlockGrace,FileUsed,\
+                      FileSoftLimit,FileHardLimit,FileGrace\n\
+                      #0,ok,ok,1516,0,0,,7,0,0,\n\
+                      #1000000012,ok,ok,0,0,0,,1,0,0,\n\
+                      #1000000013,ok,ok,0,0,5000,,0,0,0,\n\
+                      #1000000014,ok,ok,0,0,0,,0,0,0,\n";
+        assert!(is_used(report, 1_000_000_012) && is_used(report, 1_000_000_013));
+        for project in [1_000_000_014, 1_000_000_015, 100_000_001, 12] {
+            assert!(!is_used(report, project), "{project}");
+        }
     }
 
     #[test]
