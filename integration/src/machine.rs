@@ -17,6 +17,9 @@ use crate::disk::succeed;
 use crate::find;
 use crate::programs::{program, target};
 
+/// Emulates it.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+
 /// What it says last, when the script came to its end.
 const END: &str = "machine: the end";
 
@@ -66,6 +69,9 @@ impl Machine {
                 "{} is not there: `cargo xtask machine` makes it",
                 kernel.display()
             ));
+        }
+        if !Path::new(QEMU).is_file() {
+            return Err(format!("{QEMU} is not there: install it (Debian: qemu-system-x86)"));
         }
         let dir = tempfile::tempdir().expect("make a directory");
         let machine = Self { dir, kernel, modules };
@@ -146,7 +152,7 @@ impl Machine {
         let status = shell.status().expect("run sh");
         assert!(status.success(), "pack the machine's files: {status}");
         let mut qemu = Command::new(find("timeout"));
-        qemu.args(["-s", "KILL", &time.as_secs().to_string(), "qemu-system-x86_64"])
+        qemu.args(["-s", "KILL", &time.as_secs().to_string(), QEMU])
             .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
             .args(["-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio", "-kernel"])
             .arg(&self.kernel)

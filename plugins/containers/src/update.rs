@@ -34,24 +34,27 @@ impl LocalContainers {
             true => ALL.map(str::to_owned).to_vec(),
             false => mask,
         };
-        if mask.iter().any(|field| field == STORAGE) {
-            self.limit(&namespace, &id, wanted.storage_bytes).await?;
-        }
         let change = |container: &mut Container| {
             for field in &mask {
                 self.change_field(&namespace, container, &wanted, field)?;
             }
             Ok(())
         };
+        if mask.iter().any(|field| field == STORAGE) {
+            let container = self.get(&namespace, &id).await?;
+            // What is wrong with another field is found before the limit is another.
+            change(&mut container.clone())?;
+            self.limit(&namespace, container, wanted.storage_bytes).await?;
+        }
         self.change(&namespace, &id, change).await
     }
 
     /// Has the snapshotter change the limit of a writable layer.
-    async fn limit(&self, namespace: &Namespace, id: &ContainerId, bytes: u64) -> Result<()> {
-        let container = self.get(namespace, id).await?;
+    async fn limit(&self, namespace: &Namespace, container: Container, bytes: u64) -> Result<()> {
         if container.snapshotter.is_empty() {
             return Err(Error::invalid(format!(
-                "{STORAGE}: container {id} has no writable layer of its own: a directory is used as it is"
+                "{STORAGE}: container {} has no writable layer of its own: a directory is used as it is",
+                container.id
             )));
         }
         let link = self.context.link_named::<Snapshotter>(&container.snapshotter)?;
