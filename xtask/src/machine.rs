@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::command::{output, root, run};
+use crate::packages::{self, Set};
 
 /// It depends on the newest.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -35,6 +36,7 @@ fn dir() -> PathBuf {
 
 /// Makes target/machine, unless it is there: `linux`, and `modules.cpio` to be put before other archives.
 pub(crate) fn install() -> Result<()> {
+    packages::install(Set::Ci)?;
     if dir().join("linux").is_file() && dir().join("modules.cpio").is_file() {
         return Ok(());
     }

@@ -58,15 +58,9 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
         ["schema"] => schema::generate()?,
         ["schema", "--check"] => schema::check()?,
         ["tidy"] => tidy::tidy()?,
-        ["python"] => {
-            packages::install(Set::Ci)?;
-            python::install()?;
-        }
+        ["python"] => python::install()?,
         ["criu"] => criu::install()?,
-        ["machine"] => {
-            packages::install(Set::Ci)?;
-            machine::install()?;
-        }
+        ["machine"] => machine::install()?,
         ["ci"] => return ci::ci(),
         ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, dir.as_ref())?,
         ["demo"] => demo::demo()?,

@@ -140,6 +140,8 @@ fn btrfs_keeps_limits() {
     for id in ["limited", "free"] {
         host.remove(id);
     }
+    // What was removed goes with the next transaction.
+    btrfs(&["filesystem", "sync"]);
     btrfs(&["subvolume", "sync"]);
     let left = btrfs(&["qgroup", "show", "-re"]);
     assert!(!left.contains("12.00MiB") && !left.contains("8.00MiB"), "{left}");

@@ -70,6 +70,8 @@ fn limits_by_quota_groups() {
         let Prepare { namespace, key, .. } = prepare;
         link.send(Remove { namespace, key }).await.unwrap();
         assert_eq!(fs::read_dir(disk.path().join("limits")).unwrap().count(), 0);
+        // What was removed goes with the next transaction.
+        btrfs(["filesystem", "sync"], disk.path());
         btrfs(["subvolume", "sync"], disk.path());
         assert!(!limits().contains("10.00MiB"), "{}", limits());
     });

@@ -4,7 +4,7 @@ image=example.com/small:1
 overlay_first=1000000000
 
 say() { # whether, name, detail
-    read -r uptime _ < /proc/uptime; echo "uptime: $uptime"; if [ "$1" = yes ]; then echo "right: $kind$snapshotter: $2"; else echo "wrong: $kind$snapshotter: $2: $3"; fi
+    if [ "$1" = yes ]; then echo "right: $kind$snapshotter: $2"; else echo "wrong: $kind$snapshotter: $2: $3"; fi
 }
 is() { # name, expected, found
     if [ "$2" = "$3" ]; then say yes "$1"; else say no "$1" "expected $2, found $3"; fi
@@ -33,9 +33,8 @@ stop() { # signal
 
 # How many KiB a container's own files take in the end, of 20 MiB that it wants.
 fill() {
-    capstan tasks exec "$1" sh -c 'dd if=/dev/zero of=/fill bs=64k count=320 2>/dev/null; stat -c %s /fill' \
+    capstan tasks exec "$1" sh -c 'dd if=/dev/zero of=/fill bs=64k count=320 2>/dev/null; stat -c %s /fill; rm /fill' \
         | { read -r bytes; echo $((bytes / 1024)); }
-    capstan tasks exec "$1" rm -f /fill
 }
 up() { # id, flags
     id=$1
@@ -63,21 +62,24 @@ nothing_is_left() {
 
 the_whole() {
     up limited --storage-opt size=8m
-    up free
     within "the limit holds" 7000 8192 "$(fill limited)"
     capstan tasks exec limited sh -c 'dd if=/dev/zero of=/fill bs=1k count=6000; echo more >> /big' > /dev/null 2>&1
     is "a copied file counts" 1 $?
     capstan tasks exec limited rm -f /fill
-    within "others are not limited" 20480 20480 "$(fill free)"
-    is "the record has it" $((8 << 20)) "$(limit)"
     stop KILL
     start
     within "it holds after a restart" 7000 8192 "$(fill limited)"
     capstan containers update limited --storage-opt size=12m > /dev/null
     within "it can be changed" 11000 12288 "$(fill limited)"
-    capstan containers update limited --storage-opt size=none > /dev/null
-    is "it can end" "20480 0" "$(fill limited) $(limit)"
-    down limited free
+    if [ $snapshotter = overlay ] && [ "$kind" = "ext4 " ]; then
+        is "the record has it" $((12 << 20)) "$(limit)"
+        capstan containers update limited --storage-opt size=none > /dev/null
+        is "it can end" "20480 0" "$(fill limited) $(limit)"
+        up free
+        within "others are not limited" 20480 20480 "$(fill free)"
+        down free
+    fi
+    down limited
     nothing_is_left
     capstan snapshots --snapshotter $snapshotter prepare --label capstan/size=1m key > /dev/null
     before=$(projects)

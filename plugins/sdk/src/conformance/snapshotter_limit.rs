@@ -30,22 +30,13 @@ impl Suite {
     /// Writes MiB after MiB to a file until the file system wants no more of it; at most `most`. Answers how many it took.
     fn fill(&self, mounts: &[Mount], name: &str, most: usize) -> usize {
         self.inside(mounts, |root| {
-            let file = File::create(inside(root, name));
+            let mut file = File::create(inside(root, name)).expect("create");
             let chunk = vec![7; 1 << 20];
-            let mut file = match file {
-                Err(error) => panic!("create {name}: {error}"),
-                Ok(file) => file,
-            };
             for done in 0..most {
-                match file.write_all(&chunk).and_then(|()| file.sync_data()) {
-                    Err(error) => {
-                        let kind = error.kind();
-                        let is_full =
-                            matches!(kind, ErrorKind::QuotaExceeded | ErrorKind::StorageFull);
-                        assert!(is_full, "{error}");
-                        return done;
-                    }
-                    Ok(()) => {}
+                if let Err(error) = file.write_all(&chunk).and_then(|()| file.sync_data()) {
+                    let full = [ErrorKind::QuotaExceeded, ErrorKind::StorageFull];
+                    assert!(full.contains(&error.kind()), "{error}");
+                    return done;
                 }
             }
             most
