@@ -160,6 +160,7 @@ impl Driver for Layers {
 
     fn committed(&self, id: u64) -> Result<()> {
         self.mounts.release(id);
+        self.projects.settle(id);
         tree::remove(&self.layer(id).join("work"))?;
         tree::remove(&self.fs(id))
     }

@@ -104,7 +104,8 @@ impl Driver for Trees {
     }
 
     fn committed(&self, id: u64) -> Result<()> {
-        self.projects.end(id)
+        self.projects.settle(id);
+        Ok(())
     }
 
     fn can_limit(&self) -> Result<()> {
@@ -135,7 +136,7 @@ impl Driver for Trees {
     fn check(&self, snapshot: &Snapshot, _is_full: bool) -> Result<Option<(Flaw, String)>> {
         if snapshot.info.kind == Kind::Committed {
             // A crash came between the record and the end of the limit.
-            self.projects.end(snapshot.id)?;
+            self.projects.settle(snapshot.id);
         }
         let path = self.path(Self::shown(snapshot));
         Ok((!path.is_dir())

@@ -118,7 +118,8 @@ impl Driver for Layers {
     }
 
     fn committed(&self, id: u64) -> Result<()> {
-        self.projects.end(id)
+        self.projects.settle(id);
+        Ok(())
     }
 
     fn can_limit(&self) -> Result<()> {
@@ -153,7 +154,7 @@ impl Driver for Layers {
         let is_active = snapshot.info.kind == Kind::Active;
         if snapshot.info.kind == Kind::Committed {
             // A crash came between the record and the end of the limit.
-            self.projects.end(snapshot.id)?;
+            self.projects.settle(snapshot.id);
         }
         Ok(missing(self.fs(snapshot.id)).or_else(|| is_active.then(|| missing(work)).flatten()))
     }

@@ -81,6 +81,10 @@ the_whole() {
     fi
     down limited
     nothing_is_left
+    a_commit
+}
+
+a_commit() {
     capstan snapshots --snapshotter $snapshotter prepare --label capstan/size=1m key > /dev/null
     before=$(projects)
     capstan snapshots --snapshotter $snapshotter commit done key
@@ -162,6 +166,7 @@ snapshotter=native
 the_short 12 4000
 snapshotter=erofs
 the_short 8 7000
+a_commit
 snapshotter=overlay
 up limited --storage-opt size=8m
 capstan tasks delete --force limited > /dev/null

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use capstan_schema::{Class, Error, Result};
+use tracing::warn;
 
 use crate::contract::snapshotter::Kind;
 use crate::{mount, tool, tree};
@@ -215,6 +216,13 @@ impl Projects {
             Some(project) => set(&self.place()?, project, 0)?,
         }
         self.marks.remove(id)
+    }
+
+    /// As [`Projects::end`], of a snapshot that is committed. Where it cannot be, that is for the log: nobody writes there.
+    pub fn settle(&self, id: u64) {
+        if let Err(error) = self.end(id) {
+            warn!(snapshot = id, %error, "a committed snapshot still has a limit");
+        }
     }
 
     fn project(&self, id: u64) -> Result<u64> {
