@@ -127,6 +127,7 @@ struct ContainerSpec {
   rootfsPropagation @33 :Text; # "private" (the usual), "rprivate", "slave", "rslave", "shared", "rshared"
   annotations @34 :List(Common.Label);
   shmBytes @35 :UInt64;        # of /dev/shm; 0 = 64 MiB
+  storageBytes @36 :UInt64;    # what the writable layer may take; 0 = no limit; only with `image`
 }
 
 struct Container {
@@ -142,6 +143,7 @@ struct Container {
   ephemeral @9 :Bool;
   rootfs @10 :Text;
   restart @11 :Text;           # its restart policy; empty = no
+  storageBytes @12 :UInt64;    # what its writable layer may take; 0 = no limit
 }
 
 interface Containers {
@@ -149,6 +151,7 @@ interface Containers {
 
   create @0 (id :Text, spec :ContainerSpec) -> (container :Container, error :Common.Error);
   # InvalidArgument: id, or something in the spec, by field. AlreadyExists: id. NotFound: the image.
+  # Unimplemented: `storageBytes`, which the snapshotter or its file system cannot keep.
 
   get @1 (id :Text) -> (container :Container, error :Common.Error);
 
@@ -166,6 +169,7 @@ interface Containers {
   update @6 (container :Container, mask :List(Text)) -> (container :Container, error :Common.Error);
   # Changes what `mask` names and nothing else: "labels" (all are replaced), "labels.<key>" (the rest is the key;
   # an empty value removes it), "image", "runtime", "spec", "rootfs". Empty = these five. A task that there is
-  # keeps what it was made with. Two updates at once both happen. NotFound. InvalidArgument: another field, or
-  # a spec that is none.
+  # keeps what it was made with, but "storageBytes" holds at once: FailedPrecondition if the container was made without
+  # a limit; 0 ends it. Two updates at once both happen. NotFound. InvalidArgument: another field, or a spec that
+  # is none.
 }

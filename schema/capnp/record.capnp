@@ -50,6 +50,7 @@ struct ContainerRecord {
   ephemeral @8 :Bool;
   rootfs @9 :Text;
   restart @10 :Text;           # restart policy as users write it; empty = no
+  storageBytes @11 :UInt64;    # limit of the writable layer; 0 = none
 }
 
 struct RestartRecord {

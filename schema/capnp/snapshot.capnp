@@ -38,7 +38,8 @@ interface Snapshotter {
   prepare @0 (key :Text, parent :Text, labels :List(Common.Label))
       -> (mounts :List(Common.Mount), error :Common.Error);
   # A writable tree on top of `parent` (empty = on nothing). NotFound: parent.
-  # InvalidArgument: the parent is not committed. AlreadyExists: key.
+  # InvalidArgument: the parent is not committed. AlreadyExists: key. With the label capstan/size, "10m" for example,
+  # InvalidArgument: it is no size; Unimplemented: it is not kept here, and nothing was made.
 
   view @1 (key :Text, parent :Text, labels :List(Common.Label))
       -> (mounts :List(Common.Mount), error :Common.Error);
@@ -62,12 +63,14 @@ interface Snapshotter {
   usage @7 (key :Text) -> (size :UInt64, inodes :UInt64, error :Common.Error);
   # Of the snapshot's own data, without its parents: apparent bytes, each inode counted once.
 
-  abilities @8 () -> (canRebase :Bool, canChain :Bool, error :Common.Error);
+  abilities @8 () -> (canRebase :Bool, canChain :Bool, error :Common.Error, canLimit :Bool);
   # What it can do beyond the rest. canRebase: a tree that was prepared on nothing and filled with a layer in
   # overlay form can be put on a parent at commit. canChain: `stack` and `commitChain`.
+  # canLimit: the label capstan/size of an active snapshot, which limits the bytes that it takes, where the file system can.
 
   label @9 (key :Text, labels :List(Common.Label)) -> (info :SnapshotInfo, error :Common.Error);
-  # Sets these and keeps the others; an empty value removes the key. NotFound.
+  # Sets these and keeps the others; an empty value removes the key. NotFound. capstan/size changes the limit of an
+  # active snapshot; FailedPrecondition: it was made without one.
 
   noteUse @10 (key :Text) -> (info :SnapshotInfo, error :Common.Error);
   # As stat, and it is not collected by a run that has begun already.

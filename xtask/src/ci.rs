@@ -13,15 +13,16 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use crate::build::{FOR_TESTS, Kind, build};
 use crate::command::{cargo, is_ci, root, run};
 use crate::packages::{self, Set};
-use crate::{criu, python, schema, tidy};
+use crate::{criu, machine, python, schema, tidy};
 
 type Step = fn() -> Result<()>;
 
 /// All before the tests.
-const STEPS: [(&str, Step); 9] = [
+const STEPS: [(&str, Step); 10] = [
     ("packages", || packages::install(Set::Ci)),
     ("python", python::install),
     ("criu", criu::try_install),
+    ("machine", machine::try_install),
     ("format", || run(cargo().args(["fmt", "--all", "--check"]))),
     ("tidy", tidy::tidy),
     ("schema", schema::check),

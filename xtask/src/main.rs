@@ -7,6 +7,7 @@ mod command;
 mod criu;
 mod demo;
 mod libraries;
+mod machine;
 mod new_plugin;
 mod packages;
 mod python;
@@ -28,6 +29,7 @@ usage: cargo xtask TASK
   tidy               check what no compiler checks: layout, dependencies between crates, sizes, words
   python             make target/python: a Python with pycapnp, for the tests of a plugin in Python
   criu               make target/criu: a criu that works on this kernel, for the tests of checkpoints
+  machine            make target/machine: a kernel for a virtual machine, for the tests of limits
   ci                 the whole gate: format, tidy, schema, clippy, build, all tests
   new-plugin KIND NAME DIR
                      make a crate outside of this workspace, with a plugin that works
@@ -56,11 +58,9 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
         ["schema"] => schema::generate()?,
         ["schema", "--check"] => schema::check()?,
         ["tidy"] => tidy::tidy()?,
-        ["python"] => {
-            packages::install(Set::Ci)?;
-            python::install()?;
-        }
+        ["python"] => python::install()?,
         ["criu"] => criu::install()?,
+        ["machine"] => machine::install()?,
         ["ci"] => return ci::ci(),
         ["new-plugin", kind, name, dir] => new_plugin::new_plugin(kind, name, dir.as_ref())?,
         ["demo"] => demo::demo()?,

@@ -56,6 +56,9 @@ const PACKAGES: &[(Set, &str)] = &[
     // The snapshotters btrfs and erofs.
     (Set::Ci, "btrfs-progs"),
     (Set::Ci, "erofs-utils"),
+    // Limits of writable layers, in a virtual machine (`cargo xtask machine`).
+    (Set::Ci, "qemu-system-x86"),
+    (Set::Ci, "quota"),
     // Other runtimes behind our shim.
     (Set::Ci, "crun"),
     (Set::Ci, "runc"),

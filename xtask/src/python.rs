@@ -9,12 +9,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::command::{root, run};
+use crate::packages::{self, Set};
 
 /// What is installed. Another version here makes the environment anew.
 const PYCAPNP: &str = "2.2.4";
 
 /// Makes the environment, unless it is there.
 pub(crate) fn install() -> Result<()> {
+    packages::install(Set::Ci)?;
     let environment = root().join("target/python");
     let python = environment.join("bin/python");
     if has_pycapnp(&python) {

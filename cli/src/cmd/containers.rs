@@ -3,13 +3,13 @@
 use std::io::Write as _;
 
 use capstan_client::schema::container_capnp::containers;
-use capstan_client::schema::{Labels, write_labels};
+use capstan_client::schema::{Labels, write_labels, write_texts};
 use clap::{Args, Subcommand};
 
 use crate::args::pair;
 use crate::cmd::filter::Ls;
 use crate::cmd::images::full_name;
-use crate::cmd::spec::SpecFlags;
+use crate::cmd::spec::{SpecFlags, storage};
 use crate::exit::Outcome;
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
@@ -32,6 +32,13 @@ pub(crate) enum Containers {
         id: String,
         #[arg(value_name = "K=V", value_parser = pair, required = true)]
         labels: Vec<(String, String)>,
+    },
+    /// Change what a container may take, at once
+    Update {
+        id: String,
+        /// size=BYTES of the writable layer of a container that was made with a limit, or size=none
+        #[arg(long, value_name = "size=BYTES", required = true)]
+        storage_opt: String,
     },
     /// Print a container's OCI runtime spec
     Spec { id: String },
@@ -119,6 +126,22 @@ impl Containers {
                 request.get().set_id(&id);
                 let count = u32::try_from(labels.len()).unwrap_or(u32::MAX);
                 write_labels(&labels, request.get().init_labels(count));
+                let response = call!(session, request);
+                if session.is_json() {
+                    return print::json(response.get()?.get_container()?);
+                }
+                Ok(writeln!(std::io::stdout(), "{id}")?)
+            }
+            Self::Update { id, storage_opt } => {
+                let size = match storage_opt.as_str() {
+                    "size=none" => 0,
+                    option => storage(option)?,
+                };
+                let mut request = service.update_request();
+                write_texts(&["storageBytes"], request.get().init_mask(1));
+                let mut container = request.get().init_container();
+                container.set_id(&id);
+                container.set_storage_bytes(size);
                 let response = call!(session, request);
                 if session.is_json() {
                     return print::json(response.get()?.get_container()?);

@@ -35,6 +35,9 @@ enum Command {
     Prepare {
         key: String,
         parent: Option<String>,
+        /// Labels; capstan/size=10g limits what it takes
+        #[arg(short, long, value_name = "K=V", value_parser = pair)]
+        label: Vec<(String, String)>,
     },
     /// Make a read-only snapshot and print its mounts
     View {
@@ -95,8 +98,11 @@ impl Snapshots {
                 list.print()
             }
             Command::Tree => tree(&rows(session, &service, None).await?),
-            Command::Prepare { key, parent } => {
+            Command::Prepare { key, parent, label } => {
                 let mut request = service.prepare_request();
+                let labels: Labels = label.into_iter().collect();
+                let count = u32::try_from(labels.len()).unwrap_or(u32::MAX);
+                write_labels(&labels, request.get().init_labels(count));
                 request.get().set_key(&key);
                 request.get().set_parent(parent.as_deref().unwrap_or_default());
                 let response = call!(session, request);

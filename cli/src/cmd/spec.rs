@@ -15,7 +15,7 @@ use parse::{
     DeviceFlag, Idmap, MountFlag, Security, Shared, UlimitFlag, device, idmap, mount, net,
     security, shared, tmpfs, ulimit, volume,
 };
-pub(crate) use parse::{bytes, cpus, swap};
+pub(crate) use parse::{bytes, cpus, storage, swap};
 
 #[derive(Debug, Args)]
 pub(crate) struct SpecFlags {
@@ -51,6 +51,9 @@ pub(crate) struct SpecFlags {
     read_only: bool,
     #[command(flatten)]
     limits: LimitFlags,
+    /// size=BYTES: what the writable layer may take, such as size=10g; the snapshotter's file system must keep quotas
+    #[arg(long, value_name = "size=BYTES")]
+    storage_opt: Option<String>,
     /// A device of the daemon's machine
     #[arg(long, value_name = "HOST[:CONTAINER[:rwm]]", value_parser = device)]
     device: Vec<DeviceFlag>,
@@ -190,6 +193,9 @@ impl SpecFlags {
         out.set_snapshotter(self.snapshotter.as_deref().unwrap_or_default());
         out.set_runtime(self.runtime.as_deref().unwrap_or_default());
         out.set_shm_bytes(self.shm_size.unwrap_or(0));
+        if let Some(option) = &self.storage_opt {
+            out.set_storage_bytes(storage(option)?);
+        }
         out.set_rootfs_propagation(self.rootfs_propagation.as_deref().unwrap_or_default());
         out.set_oom_score_adj(self.oom_score_adj.unwrap_or(0));
         out.set_cgroup_parent(self.cgroup_parent.as_deref().unwrap_or_default());

@@ -26,6 +26,7 @@ mod powercut;
 mod pull;
 mod push;
 mod python;
+mod quota;
 mod replace;
 mod resources;
 mod restart;

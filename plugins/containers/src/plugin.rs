@@ -17,7 +17,7 @@ use capstan_sdk::contract::images::{Manifest, Resolve};
 use capstan_sdk::contract::metadata::{self, Commit, ScanAll, Step};
 use capstan_sdk::contract::restart::RestartPolicy;
 use capstan_sdk::contract::snapshotter::{
-    LABEL_EPHEMERAL, LABEL_OWNER, Mounts, Prepare, Remove, Stat, View,
+    Ask, LABEL_EPHEMERAL, LABEL_OWNER, LABEL_SIZE, Mounts, Prepare, Remove, Stat, View,
 };
 use capstan_sdk::contract::transfer::Unpack;
 use capstan_sdk::contract::{
@@ -155,7 +155,7 @@ enum Source {
 }
 
 impl LocalContainers {
-    async fn get(&self, namespace: &Namespace, id: &ContainerId) -> Result<Container> {
+    pub(crate) async fn get(&self, namespace: &Namespace, id: &ContainerId) -> Result<Container> {
         let bytes = self.metadata.send(metadata::Get(record::key(namespace, id))).await?;
         let bytes = bytes.ok_or_else(|| missing(id))?;
         record::read(id.as_str(), &bytes).map_err(|error| error.at(format!("container {id}")))
@@ -217,6 +217,16 @@ impl LocalContainers {
         let mut labels: Labels = BTreeMap::from([(LABEL_OWNER.into(), OWNER.into())]);
         if spec.is_ephemeral {
             labels.insert(LABEL_EPHEMERAL.into(), "true".into());
+        }
+        if spec.storage_bytes > 0 {
+            // What does not know the label would leave it at that.
+            if !link.send(Ask).await?.can_limit {
+                return Err(Error::unimplemented(format!(
+                    "snapshotter {snapshotter} cannot limit the size of a writable layer (--storage-opt); leave that \
+                     out, or choose another --snapshotter"
+                )));
+            }
+            labels.insert(LABEL_SIZE.into(), spec.storage_bytes.to_string());
         }
         let prepare = Prepare { namespace: namespace.clone(), key: id.to_string(), parent, labels };
         let parent = Stat { namespace: namespace.clone(), key: prepare.parent.clone() };
@@ -285,6 +295,9 @@ impl LocalContainers {
         }
         let source = self.source(&namespace, &spec).await?;
         let made = match &source {
+            Source::Directory(_) if spec.storage_bytes > 0 => Err(Error::invalid(
+                "a limit of the writable layer (--storage-opt) and --rootfs at once: a directory is used as it is",
+            )),
             Source::Directory(rootfs) => {
                 let mounts = bind(rootfs);
                 self.make_spec(&namespace, &id, &spec, &ImageConfig::default(), mounts).await
@@ -323,6 +336,7 @@ impl LocalContainers {
             is_ephemeral: spec.is_ephemeral,
             rootfs,
             restart,
+            storage_bytes: spec.storage_bytes,
         };
         if let Err(error) = self.record(&namespace, &container).await {
             if !snapshotter.is_empty() {

@@ -26,6 +26,7 @@ pub(crate) fn write(container: &Container) -> Vec<u8> {
         out.set_ephemeral(container.is_ephemeral);
         out.set_rootfs(&container.rootfs);
         out.set_restart(container.restart.to_string());
+        out.set_storage_bytes(container.storage_bytes);
         let count = u32::try_from(container.labels.len()).expect("labels are few");
         write_labels(&container.labels, out.init_labels(count));
     })
@@ -47,5 +48,6 @@ pub(crate) fn read(id: &str, bytes: &[u8]) -> Result<Container> {
         is_ephemeral: record.get_ephemeral(),
         rootfs: record.get_rootfs()?.to_str()?.into(),
         restart: RestartPolicy::parse(record.get_restart()?.to_str()?)?,
+        storage_bytes: record.get_storage_bytes(),
     })
 }

@@ -2,13 +2,18 @@
 
 use std::fs;
 
+use capstan_sdk::contract::Snapshotter;
 use capstan_sdk::contract::containers::{Container, Label, Update};
 use capstan_sdk::contract::events::NewEvent;
+use capstan_sdk::contract::snapshotter::{self, LABEL_SIZE};
 use capstan_sdk::revise::{Revision, revise};
 use capstan_sdk::{ContainerId, Error, Labels, Namespace, Result, clock, merge_labels};
 
 use crate::plugin::{LocalContainers, missing};
 use crate::{record, spec};
+
+/// The limit of the writable layer, which holds at once.
+const STORAGE: &str = "storageBytes";
 
 /// What an empty mask means.
 const ALL: [&str; 5] = ["labels", "image", "runtime", "spec", "rootfs"];
@@ -35,7 +40,28 @@ impl LocalContainers {
             }
             Ok(())
         };
+        if mask.iter().any(|field| field == STORAGE) {
+            let container = self.get(&namespace, &id).await?;
+            // What is wrong with another field is found before the limit is another.
+            change(&mut container.clone())?;
+            self.limit(&namespace, container, wanted.storage_bytes).await?;
+        }
         self.change(&namespace, &id, change).await
+    }
+
+    /// Has the snapshotter change the limit of a writable layer.
+    async fn limit(&self, namespace: &Namespace, container: Container, bytes: u64) -> Result<()> {
+        if container.snapshotter.is_empty() {
+            return Err(Error::invalid(format!(
+                "{STORAGE}: container {} has no writable layer of its own: a directory is used as it is",
+                container.id
+            )));
+        }
+        let link = self.context.link_named::<Snapshotter>(&container.snapshotter)?;
+        let value = if bytes == 0 { String::new() } else { bytes.to_string() };
+        let labels = Labels::from([(LABEL_SIZE.into(), value)]);
+        let (namespace, key) = (namespace.clone(), container.snapshot_key);
+        link.send(snapshotter::Label { namespace, key, labels }).await.map(drop)
     }
 
     fn change_field(
@@ -59,6 +85,7 @@ impl LocalContainers {
                     .unwrap_or_else(|| self.cgroups_path(namespace, &container.id, ""));
                 container.spec = spec::adopt(&wanted.spec, &cgroup)?;
             }
+            STORAGE => container.storage_bytes = wanted.storage_bytes,
             "rootfs" => {
                 check_rootfs(container, &wanted.rootfs)?;
                 container.rootfs = wanted.rootfs.clone();
@@ -70,7 +97,7 @@ impl LocalContainers {
                 }
                 _ => {
                     return Err(Error::invalid(format!(
-                        "cannot update {field:?} field: name {} or labels.KEY",
+                        "cannot update {field:?} field: name {}, {STORAGE} or labels.KEY",
                         ALL.join(", ")
                     )));
                 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Abilities, Kind, Usage};
-use capstan_sdk::snapshots::{Driver, Snapshot, numbers, strays};
+use capstan_sdk::snapshots::{Driver, Marks, Snapshot, numbers, strays};
 use capstan_sdk::{Class, Error, Info, Mount, Result, mount, tree};
 use rustix::fs::statfs;
 
@@ -27,6 +27,8 @@ pub struct Subvolumes {
     btrfs: Btrfs,
     /// Numbers of subvolumes that mounts were made of.
     known: Mutex<HashMap<u64, u64>>,
+    /// Numbers of those that have a limit.
+    marks: Marks,
 }
 
 /// Its section.
@@ -50,6 +52,16 @@ impl Subvolumes {
         self.btrfs.create(path)?;
         fs::set_permissions(path, Permissions::from_mode(0o755))
             .map_err(|error| Error::io(format!("make {}", path.display()), error))
+    }
+
+    /// Removes the active subvolume, with its limit.
+    fn end(&self, id: u64) -> Result<()> {
+        self.known().remove(&id);
+        self.btrfs.delete(&self.active.join(id.to_string()))?;
+        if let Some(number) = self.marks.get(id) {
+            self.btrfs.forget(number, &self.committed);
+        }
+        self.marks.remove(id)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<u64, u64>> {
@@ -80,7 +92,7 @@ impl Driver for Subvolumes {
         requires: &["metadata"],
         rank: -20,
     };
-    const ABILITIES: Abilities = Abilities { can_rebase: false, can_chain: false };
+    const ABILITIES: Abilities = Abilities { can_rebase: false, can_chain: false, can_limit: true };
     const IS_ATTACHING: bool = true;
     const IS_TIDYING: bool = true;
     type Config = Config;
@@ -104,15 +116,14 @@ impl Driver for Subvolumes {
                 .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
         }
         let device = mount::of(root)?.source;
-        Ok(Self { active, committed, device, btrfs, known: Mutex::default() })
+        let marks = Marks::open(root)?;
+        Ok(Self { active, committed, device, btrfs, known: Mutex::default(), marks })
     }
 
     fn numbers(&self) -> Result<Vec<u64>> {
         let mut all = numbers(&self.active)?;
         all.extend(numbers(&self.committed)?);
-        all.sort_unstable();
-        all.dedup();
-        Ok(all)
+        Ok(self.marks.join(all))
     }
 
     fn make(&self, snapshot: &Snapshot) -> Result<()> {
@@ -120,15 +131,39 @@ impl Driver for Subvolumes {
         let is_view = snapshot.info.kind == Kind::View;
         if let Some(parent) = snapshot.parent_ids.first() {
             let parent = self.committed.join(parent.to_string());
-            return self.btrfs.snapshot(&parent, &path, is_view);
+            self.btrfs.snapshot(&parent, &path, is_view)?;
+        } else {
+            self.empty(&path)?;
+            if is_view {
+                self.btrfs.seal(&path)?;
+            }
         }
-        self.empty(&path)?;
-        if is_view { self.btrfs.seal(&path) } else { Ok(()) }
+        match snapshot.limit() {
+            Some(bytes) if !is_view => {
+                self.marks.put(snapshot.id, self.btrfs.number(&path)?)?;
+                self.btrfs.limit(&path, Some(bytes))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn can_limit(&self) -> Result<()> {
+        self.btrfs.check_quotas(&self.active)
+    }
+
+    /// What it shares with its parent does not count.
+    fn limit(&self, snapshot: &Snapshot, bytes: Option<u64>) -> Result<()> {
+        let path = self.of(snapshot);
+        match (self.marks.get(snapshot.id), bytes) {
+            (None, None) => return Ok(()),
+            (None, Some(_)) => self.marks.put(snapshot.id, self.btrfs.number(&path)?)?,
+            (Some(_), _) => {}
+        }
+        self.btrfs.limit(&path, bytes)
     }
 
     fn remove(&self, id: u64) -> Result<()> {
-        self.known().remove(&id);
-        self.btrfs.delete(&self.active.join(id.to_string()))?;
+        self.end(id)?;
         self.btrfs.delete(&self.committed.join(id.to_string()))
     }
 
@@ -140,6 +175,10 @@ impl Driver for Subvolumes {
             // Of a commit that did not come to its end.
             self.btrfs.delete(&to)?;
             self.btrfs.snapshot(&from, &to, false)?;
+            if self.marks.get(*id).is_some() {
+                // It has that of its origin, and what is made of it would have it too.
+                self.btrfs.limit(&to, None)?;
+            }
         }
         tree::sync_file_system(&self.committed)
     }
@@ -150,8 +189,7 @@ impl Driver for Subvolumes {
     }
 
     fn committed(&self, id: u64) -> Result<()> {
-        self.known().remove(&id);
-        self.btrfs.delete(&self.active.join(id.to_string()))
+        self.end(id)
     }
 
     fn path(&self, id: u64) -> PathBuf {

@@ -55,6 +55,35 @@ impl Btrfs {
         })
     }
 
+    /// Whether the file system counts what each subvolume takes.
+    ///
+    /// # Errors
+    /// `Unimplemented`: it does not.
+    pub(crate) fn check_quotas(&self, dir: &Path) -> Result<()> {
+        let Err(error) = self.run(&["qgroup", "show"], &[dir]) else { return Ok(()) };
+        Err(Error::unimplemented(format!(
+            "the size of a snapshot cannot be limited here: {} has no quotas; `btrfs quota enable {}` turns them on \
+             ({})",
+            dir.display(),
+            dir.display(),
+            error.message()
+        )))
+    }
+
+    /// Limits what a subvolume takes and does not share with others. `None`: no more.
+    pub(crate) fn limit(&self, path: &Path, bytes: Option<u64>) -> Result<()> {
+        let limit = bytes.map_or("none".into(), |bytes| bytes.to_string());
+        self.run(&["qgroup", "limit", "-e", &limit], &[path]).map(drop)
+    }
+
+    /// Forgets what was counted for a subvolume that is gone. A newer kernel does it by itself, when it is done with the
+    /// subvolume, and refuses it until then.
+    pub(crate) fn forget(&self, number: u64, dir: &Path) {
+        if let Err(error) = self.run(&["qgroup", "destroy", &format!("0/{number}")], &[dir]) {
+            debug!(number, %error, "the kernel removes its quota group");
+        }
+    }
+
     /// Removes a subvolume, also one that holds others; that there is none is fine.
     pub(crate) fn delete(&self, path: &Path) -> Result<()> {
         if !path.exists() {

@@ -1,12 +1,14 @@
 //! snapshotter.btrfs passes the suite of its kind on a loop device, compiled in and over a boundary.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 
 use capstan_metadata::RedbMetadata;
 use capstan_sdk::conformance::snapshotter;
 use capstan_sdk::contract::Snapshotter;
 use capstan_sdk::contract::graph::Flaw;
-use capstan_sdk::contract::snapshotter::{Audit, Commit, Prepare, Stat};
+use capstan_sdk::contract::snapshotter::{Audit, Commit, LABEL_SIZE, Prepare, Remove, Stat};
 use capstan_sdk::testing::{Bench, run};
 use capstan_sdk::testing_disk::LoopDisk;
 use capstan_sdk::{Class, Labels, Link, Namespace};
@@ -36,6 +38,42 @@ fn a_static_one() {
         let disk = LoopDisk::new("btrfs", 200);
         let (bench, _) = bench(&disk).await;
         check(&bench).await;
+    });
+}
+
+fn btrfs<const N: usize>(words: [&str; N], path: &Path) -> String {
+    let btrfs = capstan_sdk::tool::find("btrfs", "btrfs-progs").unwrap();
+    let words = words.map(OsStr::new).into_iter();
+    capstan_sdk::tool::run(&btrfs, words.chain([path.as_os_str()])).unwrap()
+}
+
+/// With the quotas of the file system turned on, limits are kept; and nothing is left of them.
+#[test]
+fn limits_by_quota_groups() {
+    run(|| async {
+        let disk = LoopDisk::new("btrfs", 300);
+        btrfs(["quota", "enable"], disk.path());
+        let (bench, link) = bench(&disk).await;
+        let place = bench.path("mnt");
+        fs::create_dir(&place).unwrap();
+        snapshotter::run_limits(&link, &place).await;
+        let prepare = Prepare {
+            namespace: Namespace::parse("a").unwrap(),
+            key: "key".into(),
+            parent: String::new(),
+            labels: Labels::from([(LABEL_SIZE.into(), "10m".into())]),
+        };
+        link.send(prepare.clone()).await.unwrap();
+        let limits = || btrfs(["qgroup", "show", "-re"], disk.path());
+        assert!(limits().contains("10.00MiB"), "{}", limits());
+        assert_eq!(fs::read_dir(disk.path().join("limits")).unwrap().count(), 1);
+        let Prepare { namespace, key, .. } = prepare;
+        link.send(Remove { namespace, key }).await.unwrap();
+        assert_eq!(fs::read_dir(disk.path().join("limits")).unwrap().count(), 0);
+        // What was removed goes with the next transaction.
+        btrfs(["filesystem", "sync"], disk.path());
+        btrfs(["subvolume", "sync"], disk.path());
+        assert!(!limits().contains("10.00MiB"), "{}", limits());
     });
 }
 

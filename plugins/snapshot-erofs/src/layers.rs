@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Abilities, Kind, LABEL_EPHEMERAL, Usage};
 use capstan_sdk::mount::RawMount;
-use capstan_sdk::snapshots::{Driver, Snapshot, numbers, strays};
+use capstan_sdk::snapshots::{Driver, Projects, Snapshot, numbers, strays};
 use capstan_sdk::{Class, Error, Info, Mount, Result, tree};
 
 use crate::images::{Maker, Seal, digest_of};
@@ -19,12 +19,23 @@ pub struct Layers {
     dir: PathBuf,
     maker: Maker,
     mounts: Mounts,
+    projects: Projects,
 }
 
-/// It has none.
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
+/// Its section.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The number that project quotas begin above: a snapshot with a limit of size is the project of this number and its
+    /// own. 100,000,000 numbers are taken from here. Two daemons on one file system need two. Default: 1,100,000,000.
+    pub first_project: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { first_project: 1_100_000_000 }
+    }
+}
 
 impl Layers {
     fn layer(&self, id: u64) -> PathBuf {
@@ -79,12 +90,12 @@ impl Driver for Layers {
         requires: &["metadata"],
         rank: -10,
     };
-    const ABILITIES: Abilities = Abilities { can_rebase: true, can_chain: false };
+    const ABILITIES: Abilities = Abilities { can_rebase: true, can_chain: false, can_limit: true };
     const IS_ATTACHING: bool = true;
     const IS_TIDYING: bool = true;
     type Config = Config;
 
-    fn open(_config: Config, root: &Path, state: &Path) -> Result<Self> {
+    fn open(config: Config, root: &Path, state: &Path) -> Result<Self> {
         let maker = Maker::new()?;
         probe(root)?;
         let dir = root.join("snapshots");
@@ -93,11 +104,12 @@ impl Driver for Layers {
             .mode(0o700)
             .create(&dir)
             .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
-        Ok(Self { dir, maker, mounts: Mounts::open(state)? })
+        let projects = Projects::open(root, config.first_project)?;
+        Ok(Self { dir, maker, mounts: Mounts::open(state)?, projects })
     }
 
     fn numbers(&self) -> Result<Vec<u64>> {
-        numbers(&self.dir)
+        Ok(self.projects.join(numbers(&self.dir)?))
     }
 
     fn make(&self, snapshot: &Snapshot) -> Result<()> {
@@ -112,14 +124,26 @@ impl Driver for Layers {
         make(&self.fs(id), 0o755).map_err(fail)?;
         self.like_parent(snapshot)?;
         if snapshot.info.kind == Kind::Active {
-            make(&self.layer(id).join("work"), 0o700).map_err(fail)?;
+            let work = self.layer(id).join("work");
+            make(&work, 0o700).map_err(fail)?;
+            // Not of the layer's directory: its image is not what the container wrote.
+            self.projects.begin(snapshot, &[&self.fs(id), &work])?;
         }
         Ok(())
     }
 
     fn remove(&self, id: u64) -> Result<()> {
         self.mounts.release(id);
-        tree::remove(&self.layer(id))
+        let unlimited = self.projects.end(id);
+        tree::remove(&self.layer(id)).and(unlimited)
+    }
+
+    fn can_limit(&self) -> Result<()> {
+        self.projects.check()
+    }
+
+    fn limit(&self, snapshot: &Snapshot, bytes: Option<u64>) -> Result<()> {
+        self.projects.change(snapshot, bytes)
     }
 
     /// Makes the image. The tree goes when the record says that the image is what counts.
@@ -136,6 +160,7 @@ impl Driver for Layers {
 
     fn committed(&self, id: u64) -> Result<()> {
         self.mounts.release(id);
+        self.projects.settle(id);
         tree::remove(&self.layer(id).join("work"))?;
         tree::remove(&self.fs(id))
     }

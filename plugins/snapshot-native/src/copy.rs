@@ -16,13 +16,14 @@ use rustix::fs::{
     llistxattr, lsetxattr, mknodat, utimensat,
 };
 
-/// Copies the tree at `from` to `to`, which must not exist.
+/// Copies the tree at `from` to `to`, which must not exist. `begin` is called with it when it is there, and still empty.
 ///
 /// Sockets are left out: they mean nothing without the process that listens. Links are not followed.
 ///
 /// # Errors
 /// What the system says, with the path.
-pub(crate) fn tree(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn tree(from: &Path, to: &Path, begin: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let mut begin = Some(begin);
     let mut links = HashMap::new();
     // Directories get their times last, when nothing changes in them any more.
     let mut directories: Vec<(PathBuf, Metadata)> = Vec::new();
@@ -32,6 +33,9 @@ pub(crate) fn tree(from: &Path, to: &Path) -> Result<()> {
         let about = fs::symlink_metadata(&from).map_err(fail)?;
         if about.is_dir() {
             DirBuilder::new().mode(0o700).create(&to).map_err(fail)?;
+            if let Some(begin) = begin.take() {
+                begin(&to)?;
+            }
             for entry in fs::read_dir(&from).map_err(fail)? {
                 let name = entry.map_err(fail)?.file_name();
                 open.push((from.join(&name), to.join(&name)));
@@ -153,7 +157,7 @@ mod tests {
         };
         utimensat(CWD, from.join("d"), &old, AtFlags::empty()).unwrap();
 
-        tree(&from, &to).unwrap();
+        tree(&from, &to, |_| Ok(())).unwrap();
 
         let about = |name: &str| fs::symlink_metadata(to.join(name)).unwrap();
         let file = about("d/file");
@@ -186,7 +190,7 @@ mod tests {
             about.f_bfree * about.f_frsize
         };
         let before = free();
-        tree(&from, &to).unwrap();
+        tree(&from, &to, |_| Ok(())).unwrap();
         assert!(before - free() < SIZE / 4, "the copy has blocks of its own");
         assert!(fs::read(to.join("file")).unwrap() == bytes);
         fs::write(to.join("file"), "changed").unwrap();

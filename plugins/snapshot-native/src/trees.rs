@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Abilities, Kind};
-use capstan_sdk::snapshots::{Driver, Snapshot, numbers, strays};
+use capstan_sdk::snapshots::{Driver, Projects, Snapshot, numbers, strays};
 use capstan_sdk::{Error, Info, Mount, Result, tree};
 
 use crate::copy;
@@ -15,12 +15,23 @@ use crate::copy;
 #[derive(Debug)]
 pub struct Trees {
     dir: PathBuf,
+    projects: Projects,
 }
 
-/// It has none.
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
+/// Its section.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The number that project quotas begin above: a snapshot with a limit of size is the project of this number and its
+    /// own. 100,000,000 numbers are taken from here. Two daemons on one file system need two. Default: 1,200,000,000.
+    pub first_project: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { first_project: 1_200_000_000 }
+    }
+}
 
 impl Trees {
     /// Whose tree a snapshot shows: a view has none of its own.
@@ -48,43 +59,61 @@ impl Driver for Trees {
         requires: &["metadata"],
         rank: 0,
     };
-    const ABILITIES: Abilities = Abilities { can_rebase: false, can_chain: false };
+    const ABILITIES: Abilities = Abilities { can_rebase: false, can_chain: false, can_limit: true };
     type Config = Config;
 
-    fn open(_config: Config, root: &Path, _state: &Path) -> Result<Self> {
+    fn open(config: Config, root: &Path, _state: &Path) -> Result<Self> {
         let dir = root.join("snapshots");
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&dir)
             .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
-        Ok(Self { dir })
+        Ok(Self { dir, projects: Projects::open(root, config.first_project)? })
     }
 
     fn numbers(&self) -> Result<Vec<u64>> {
-        numbers(&self.dir)
+        Ok(self.projects.join(numbers(&self.dir)?))
     }
 
     fn path(&self, id: u64) -> PathBuf {
         self.dir.join(id.to_string())
     }
 
-    /// A copy of the parent, or an empty tree. A view of a parent has none of its own.
+    /// A copy of the parent, or an empty tree. A view of a parent has none of its own. All of a copy counts for its limit.
     fn make(&self, snapshot: &Snapshot) -> Result<()> {
         let to = self.path(snapshot.id);
         match (snapshot.parent_ids.first(), snapshot.info.kind) {
             (Some(_), Kind::View) => Ok(()),
-            (Some(&parent), _) => copy::tree(&self.path(parent), &to),
+            (Some(&parent), _) => {
+                let limit = |top: &Path| self.projects.begin(snapshot, &[top]);
+                copy::tree(&self.path(parent), &to, limit)
+            }
             (None, _) => {
                 let fail = |error| Error::io(format!("make {}", to.display()), error);
                 DirBuilder::new().create(&to).map_err(fail)?;
-                fs::set_permissions(&to, Permissions::from_mode(0o755)).map_err(fail)
+                fs::set_permissions(&to, Permissions::from_mode(0o755)).map_err(fail)?;
+                self.projects.begin(snapshot, &[&to])
             }
         }
     }
 
     fn remove(&self, id: u64) -> Result<()> {
-        tree::remove(&self.path(id))
+        let unlimited = self.projects.end(id);
+        tree::remove(&self.path(id)).and(unlimited)
+    }
+
+    fn committed(&self, id: u64) -> Result<()> {
+        self.projects.settle(id);
+        Ok(())
+    }
+
+    fn can_limit(&self) -> Result<()> {
+        self.projects.check()
+    }
+
+    fn limit(&self, snapshot: &Snapshot, bytes: Option<u64>) -> Result<()> {
+        self.projects.change(snapshot, bytes)
     }
 
     /// The whole file system: cheaper than file by file.
@@ -105,6 +134,10 @@ impl Driver for Trees {
     }
 
     fn check(&self, snapshot: &Snapshot, _is_full: bool) -> Result<Option<(Flaw, String)>> {
+        if snapshot.info.kind == Kind::Committed {
+            // A crash came between the record and the end of the limit.
+            self.projects.settle(snapshot.id);
+        }
         let path = self.path(Self::shown(snapshot));
         Ok((!path.is_dir())
             .then(|| (Flaw::Missing, format!("its tree {} is gone", path.display()))))

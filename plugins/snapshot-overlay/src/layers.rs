@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Abilities, Kind, LABEL_EPHEMERAL};
-use capstan_sdk::snapshots::{Driver, Snapshot, numbers, strays};
+use capstan_sdk::snapshots::{Driver, Projects, Snapshot, numbers, strays};
 use capstan_sdk::{Error, Info, Mount, Result, tree};
 
 use crate::probe;
@@ -17,12 +17,23 @@ pub struct Layers {
     dir: PathBuf,
     /// Words that every mount with an upper layer has.
     words: Vec<String>,
+    projects: Projects,
 }
 
-/// It has none.
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
+/// Its section.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The number that project quotas begin above: a snapshot with a limit of size is the project of this number and its
+    /// own. 100,000,000 numbers are taken from here. Two daemons on one file system need two. Default: 1,000,000,000.
+    pub first_project: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { first_project: 1_000_000_000 }
+    }
+}
 
 impl Layers {
     fn layer(&self, id: u64) -> PathBuf {
@@ -50,10 +61,10 @@ impl Driver for Layers {
         requires: &["metadata"],
         rank: 10,
     };
-    const ABILITIES: Abilities = Abilities { can_rebase: true, can_chain: true };
+    const ABILITIES: Abilities = Abilities { can_rebase: true, can_chain: true, can_limit: true };
     type Config = Config;
 
-    fn open(_config: Config, root: &Path, _state: &Path) -> Result<Self> {
+    fn open(config: Config, root: &Path, _state: &Path) -> Result<Self> {
         match probe::overlay(root) {
             // There is no space to try it in: what is there can be read and removed all the same.
             Err(error) if error.class() == capstan_sdk::Class::ResourceExhausted => {
@@ -67,11 +78,12 @@ impl Driver for Layers {
             .mode(0o700)
             .create(&dir)
             .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
-        Ok(Self { dir, words: probe::words() })
+        let projects = Projects::open(root, config.first_project)?;
+        Ok(Self { dir, words: probe::words(), projects })
     }
 
     fn numbers(&self) -> Result<Vec<u64>> {
-        numbers(&self.dir)
+        Ok(self.projects.join(numbers(&self.dir)?))
     }
 
     /// The top directory looks like that of the parent.
@@ -93,13 +105,29 @@ impl Driver for Layers {
             fs::set_permissions(self.fs(id), above.permissions()).map_err(fail)?;
         }
         if snapshot.info.kind == Kind::Active {
-            make(&self.layer(id).join("work"), 0o700).map_err(fail)?;
+            let work = self.layer(id).join("work");
+            make(&work, 0o700).map_err(fail)?;
+            self.projects.begin(snapshot, &[&self.fs(id), &work])?;
         }
         Ok(())
     }
 
     fn remove(&self, id: u64) -> Result<()> {
-        tree::remove(&self.layer(id))
+        let unlimited = self.projects.end(id);
+        tree::remove(&self.layer(id)).and(unlimited)
+    }
+
+    fn committed(&self, id: u64) -> Result<()> {
+        self.projects.settle(id);
+        Ok(())
+    }
+
+    fn can_limit(&self) -> Result<()> {
+        self.projects.check()
+    }
+
+    fn limit(&self, snapshot: &Snapshot, bytes: Option<u64>) -> Result<()> {
+        self.projects.change(snapshot, bytes)
     }
 
     /// The whole file system: cheaper than file by file, and layers of one image share it.
@@ -124,6 +152,10 @@ impl Driver for Layers {
         };
         let work = self.layer(snapshot.id).join("work");
         let is_active = snapshot.info.kind == Kind::Active;
+        if snapshot.info.kind == Kind::Committed {
+            // A crash came between the record and the end of the limit.
+            self.projects.settle(snapshot.id);
+        }
         Ok(missing(self.fs(snapshot.id)).or_else(|| is_active.then(|| missing(work)).flatten()))
     }
 
@@ -191,8 +223,9 @@ mod tests {
         };
         let parent_ids = parent_ids.to_vec();
         let snapshot = Snapshot { info, id: 9, parent_ids, used_at_unix_ns: 0, usage: None };
-        let mounts = Layers { dir: "/s".into(), words: words.iter().map(|&w| w.into()).collect() }
-            .mounts(&snapshot);
+        let nowhere = Projects::open(Path::new("/s"), 1).unwrap();
+        let words = words.iter().map(|&w| w.into()).collect();
+        let mounts = Layers { dir: "/s".into(), words, projects: nowhere }.mounts(&snapshot);
         let [Mount { kind, source, options }] = mounts.as_slice() else { panic!("one mount") };
         assert_eq!(format!("{kind} {source} {}", options.join(",")), want);
     }

@@ -437,6 +437,7 @@ impl Checkpoints {
             snapshotter: container.snapshotter.clone(),
             rootfs: container.rootfs.clone(),
             labels: container.labels.clone(),
+            storage_bytes: container.storage_bytes,
             spec,
         };
         let bytes = serde_json::to_vec(&saved).expect("plain values are JSON");
@@ -598,6 +599,7 @@ impl Checkpoints {
             snapshotter: saved.snapshotter,
             runtime: saved.runtime,
             labels: saved.labels,
+            storage_bytes: saved.storage_bytes,
             ..ContainerSpec::default()
         };
         let create =

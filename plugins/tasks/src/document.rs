@@ -26,6 +26,9 @@ pub(crate) struct Saved {
     pub(crate) snapshotter: String,
     pub(crate) rootfs: String,
     pub(crate) labels: Labels,
+    /// What the writable layer may take; 0 = no limit.
+    #[serde(default)]
+    pub(crate) storage_bytes: u64,
     /// OCI runtime spec.
     pub(crate) spec: Value,
 }
@@ -182,6 +185,17 @@ mod tests {
             size: 3,
             platform: None,
         }
+    }
+
+    /// A limit of the writable layer is that of the restored container too; older checkpoints have none.
+    #[test]
+    fn a_limit_goes_with_the_container() {
+        let old = r#"{"image":"i","runtime":"runc","snapshotter":"overlay","rootfs":"","labels":{},"spec":{}}"#;
+        let mut saved: Saved = serde_json::from_str(old).unwrap();
+        assert_eq!(saved.storage_bytes, 0);
+        saved.storage_bytes = 8 << 20;
+        let text = serde_json::to_string(&saved).unwrap();
+        assert_eq!(serde_json::from_str::<Saved>(&text).unwrap().storage_bytes, 8 << 20);
     }
 
     #[test]

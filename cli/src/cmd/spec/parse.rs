@@ -1,5 +1,7 @@
 //! How values of flags are written.
 
+use capstan_client::Error;
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MountFlag {
     pub(super) kind: String,
@@ -45,6 +47,17 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         _ => return Err(bad()),
     };
     number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// `size=10g`, of `--storage-opt`.
+pub(crate) fn storage(text: &str) -> Result<u64, Error> {
+    let bad = || {
+        Error::invalid(format!(
+            "--storage-opt {text:?}: write size=BYTES, above 0, such as size=10g"
+        ))
+    };
+    let size = text.strip_prefix("size=").ok_or_else(bad)?;
+    bytes(size).ok().filter(|&size| size > 0).ok_or_else(bad)
 }
 
 /// `1.5` as thousandths.

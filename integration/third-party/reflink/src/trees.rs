@@ -29,7 +29,7 @@ impl Driver for Trees {
         requires: &["metadata"],
         rank: 0,
     };
-    const ABILITIES: Abilities = Abilities { can_rebase: false, can_chain: false };
+    const ABILITIES: Abilities = Abilities { can_rebase: false, can_chain: false, can_limit: false };
     type Config = Config;
 
     /// # Errors

@@ -11,4 +11,5 @@ pub mod runtime;
 pub mod sink;
 pub mod snapshotter;
 mod snapshotter_graph;
+mod snapshotter_limit;
 pub mod verifier;

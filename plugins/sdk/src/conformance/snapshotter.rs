@@ -63,7 +63,18 @@ pub async fn run(link: &Link<Snapshotter>, place: &Path) {
     suite("once").usage_counts_once().await;
     suite("own").own_layers().await;
     suite("audit").nothing_to_find().await;
+    suite("limits").limits().await;
     namespaces_are_apart(suite("ns-a"), suite("ns-b")).await;
+}
+
+/// Runs the case about limits alone: for a file system that keeps them, which may be slow.
+///
+/// # Panics
+/// If it fails, or limits are not kept.
+pub async fn run_limits(link: &Link<Snapshotter>, place: &Path) {
+    let namespace = Namespace::parse("limits").expect("a case has a name");
+    let suite = Suite { link: link.clone(), namespace, place: place.to_owned() };
+    assert!(suite.limits().await, "limits are not kept");
 }
 
 pub(super) fn class<T: std::fmt::Debug>(result: Result<T>) -> Class {

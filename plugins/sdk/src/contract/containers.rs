@@ -161,6 +161,8 @@ pub struct ContainerSpec {
     pub annotations: Labels,
     /// Of `/dev/shm`; 0 = 64 MiB.
     pub shm_bytes: u64,
+    /// What the writable layer may take; 0 = no limit. Only with `image`.
+    pub storage_bytes: u64,
 }
 
 /// A container's record.
@@ -190,12 +192,15 @@ pub struct Container {
     pub rootfs: String,
     /// When it is started again.
     pub restart: RestartPolicy,
+    /// What its writable layer may take; 0 = no limit.
+    pub storage_bytes: u64,
 }
 
 /// Makes a container: spec, snapshot, record. Unpacks the image first where it is not yet unpacked
 /// for the snapshotter. After an error nothing is left.
 ///
-/// `InvalidArgument`: something in the spec, by field. `AlreadyExists`: id. `NotFound`: image.
+/// `InvalidArgument`: something in the spec, by field. `AlreadyExists`: id. `NotFound`: image. `Unimplemented`: a limit of
+/// the writable layer that the snapshotter, or its file system, cannot keep.
 #[derive(Clone, Debug)]
 pub struct Create {
     /// In which namespace.

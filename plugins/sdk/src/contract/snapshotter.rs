@@ -20,6 +20,39 @@ pub const LABEL_SCRATCH: &str = "capstan/scratch";
 /// A label that says what an active snapshot or a view is for; whoever sets it sweeps what a crash left.
 pub const LABEL_OWNER: &str = "capstan/owner";
 
+/// A label of an active snapshot: how many bytes its own data may take, as blocks of the file system, written as
+/// [`parse_size`] reads it. Whoever writes more gets `ENOSPC` or `EDQUOT`. It ends when the snapshot is committed. For a
+/// snapshotter with [`Abilities::can_limit`]; any other refuses it.
+///
+/// Set on an active snapshot that has it, it changes the limit; an empty value removes the limit.
+pub const LABEL_SIZE: &str = "capstan/size";
+
+/// The largest size that makes sense, in bytes: 1 EiB.
+const MAX_SIZE: u64 = 1 << 60;
+
+/// Reads a size as users write it: bytes, or a number with `k`, `m`, `g` or `t` (of 1024).
+///
+/// # Errors
+/// `InvalidArgument`: it is none, or 0, or above 1 EiB.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let bad = || {
+        Error::invalid(format!(
+            "size {text:?}: write bytes, or a number with k, m, g or t, above 0 and at most 1 EiB"
+        ))
+    };
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| bad())?;
+    let unit = match text[digits..].to_ascii_lowercase().as_str() {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1 << 40,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(unit).filter(|size| (1..=MAX_SIZE).contains(size)).ok_or_else(bad)
+}
+
 /// What a snapshot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -70,7 +103,8 @@ pub struct Usage {
 
 /// Makes a writable tree on a committed parent (empty = on nothing). Answers its mounts.
 ///
-/// `NotFound`: parent. `InvalidArgument`: the parent is not committed. `AlreadyExists`: key.
+/// `NotFound`: parent. `InvalidArgument`: the parent is not committed; [`LABEL_SIZE`] is none. `AlreadyExists`: key.
+/// `Unimplemented`: [`LABEL_SIZE`], which is not kept here; nothing was made then.
 #[derive(Clone, Debug)]
 pub struct Prepare {
     /// In which namespace.
@@ -173,6 +207,9 @@ pub struct Abilities {
     /// It takes [`Stack`] and [`CommitChain`]: layers that were prepared on nothing can be looked at on each other, and
     /// committed on each other with one sync. Only together with `can_rebase`.
     pub can_chain: bool,
+    /// It takes [`LABEL_SIZE`]: it keeps the limit, or says with `Unimplemented` why it cannot where it is. Without
+    /// this, it always says that.
+    pub can_limit: bool,
 }
 
 /// A layer of a [`Stack`].
@@ -217,7 +254,8 @@ pub fn one_namespace(commits: &[Commit]) -> Result<Option<&Namespace>> {
     Ok(first)
 }
 
-/// Sets labels and keeps the others; an empty value removes the key. `NotFound`.
+/// Sets labels and keeps the others; an empty value removes the key. `NotFound`. With [`LABEL_SIZE`] as of [`Prepare`],
+/// and `FailedPrecondition`: the snapshot is not active, or was made without a limit.
 #[derive(Clone, Debug)]
 pub struct Label {
     /// Where.
@@ -295,5 +333,38 @@ crate::contract! {
         own_layer: OwnLayer => Vec<Mount> [again],
         stack: Stack => Vec<Mount> [again],
         commit_chain: CommitChain => (),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capstan_schema::Class;
+
+    #[test]
+    fn sizes_are_read() {
+        let check = |text: &str, want: u64| assert_eq!(parse_size(text).unwrap(), want, "{text}");
+        check("1", 1);
+        check("10m", 10 << 20);
+        check("10M", 10 << 20);
+        check("64k", 64 << 10);
+        check("3g", 3 << 30);
+        check("1048576t", 1 << 60);
+        for text in [
+            "",
+            "0",
+            "0m",
+            "m",
+            "-1",
+            "1.5g",
+            "10x",
+            "10mb",
+            " 1",
+            "1 m",
+            "2000000t",
+            "99999999999999999999",
+        ] {
+            assert_eq!(parse_size(text).unwrap_err().class(), Class::InvalidArgument, "{text:?}");
+        }
     }
 }

@@ -169,6 +169,7 @@ impl Handler<Ask> for This {
             call!(far, request, |results| Ok(Abilities {
                 can_rebase: results.get_can_rebase(),
                 can_chain: results.get_can_chain(),
+                can_limit: results.get_can_limit(),
             }))
         })
     }

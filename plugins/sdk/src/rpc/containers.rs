@@ -116,6 +116,7 @@ pub(super) fn read_spec(reader: wire::container_spec::Reader<'_>) -> Result<Cont
         rootfs_propagation: text(reader.get_rootfs_propagation())?,
         annotations: read_labels(reader.get_annotations()?)?,
         shm_bytes: reader.get_shm_bytes(),
+        storage_bytes: reader.get_storage_bytes(),
     })
 }
 
@@ -139,6 +140,7 @@ fn write(container: &Container, mut out: wire::container::Builder<'_>) {
     out.set_ephemeral(container.is_ephemeral);
     out.set_rootfs(&container.rootfs);
     out.set_restart(container.restart.to_string());
+    out.set_storage_bytes(container.storage_bytes);
     let count = u32::try_from(container.labels.len()).expect("labels are few");
     write_labels(&container.labels, out.init_labels(count));
 }
@@ -158,6 +160,7 @@ fn read(reader: wire::container::Reader<'_>) -> Result<Container> {
         is_ephemeral: reader.get_ephemeral(),
         rootfs: text(reader.get_rootfs())?,
         restart: RestartPolicy::parse(&text(reader.get_restart())?)?,
+        storage_bytes: reader.get_storage_bytes(),
     })
 }
 

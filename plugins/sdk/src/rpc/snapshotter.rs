@@ -195,6 +195,7 @@ impl wire::snapshotter::Server for Server {
         answer!(results, work, |out, abilities| {
             out.set_can_rebase(abilities.can_rebase);
             out.set_can_chain(abilities.can_chain);
+            out.set_can_limit(abilities.can_limit);
         })
     }
 

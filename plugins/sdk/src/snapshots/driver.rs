@@ -15,8 +15,8 @@ use super::ledger::{Ledger, Snapshot};
 use crate::contract::graph::{Collected, Finding, Flaw, Node};
 use crate::contract::snapshotter::{
     Abilities, Ask, Audit, Collect, Commit, CommitChain, Kind, LABEL_EPHEMERAL, LABEL_SCRATCH,
-    Label, List, Measure, Mounts, Nodes, OwnLayer, Prepare, Remove, SnapshotInfo, SnapshotterAddr,
-    Stack, Stat, Usage, Use, View, one_namespace,
+    LABEL_SIZE, Label, List, Measure, Mounts, Nodes, OwnLayer, Prepare, Remove, SnapshotInfo,
+    SnapshotterAddr, Stack, Stat, Usage, Use, View, one_namespace, parse_size,
 };
 use crate::contract::{Listed, Metadata, Snapshotter};
 use crate::{Context, Exports, Info, Plugin, blocking, failpoint, rpc, tree};
@@ -46,13 +46,30 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// What the system says.
     fn numbers(&self) -> Result<Vec<u64>>;
 
-    /// Makes the directories of a new snapshot.
+    /// Makes the directories of a new snapshot, with its limit ([`Snapshot::limit`]) if it can have one.
     ///
     /// # Errors
     /// What the system says; `Corrupt` if the parent is gone.
     fn make(&self, snapshot: &Snapshot) -> Result<()>;
 
-    /// Removes the directories of a snapshot; that there are none is fine.
+    /// Whether what a snapshot takes can be limited where the driver is. It is asked before one with a limit is made, and
+    /// before each time that it is mounted; only with [`Abilities::can_limit`].
+    ///
+    /// # Errors
+    /// `Unimplemented`: why not, and what to do.
+    fn can_limit(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Changes the limit of an active snapshot. `None`: it has none from now on. Only with [`Abilities::can_limit`].
+    ///
+    /// # Errors
+    /// `FailedPrecondition`: it was made without one. What the system says.
+    fn limit(&self, _snapshot: &Snapshot, _bytes: Option<u64>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Removes the directories of a snapshot, and its limit; that there are none is fine.
     ///
     /// # Errors
     /// What the system says.
@@ -74,7 +91,7 @@ pub trait Driver: Send + Sync + Sized + 'static {
         tree::sync_dirs(path.ancestors().take(3))
     }
 
-    /// Whether [`Driver::committed`] does something.
+    /// Whether [`Driver::committed`] does something, also for a snapshot without a limit.
     const IS_TIDYING: bool = false;
 
     /// Its record says now that it is committed: what only an active one needs can go. That it cannot is for the log.
@@ -192,6 +209,25 @@ fn can_chain<D: Driver>() -> Result<()> {
     }
 }
 
+/// The limit that labels ask for.
+fn wanted_limit<D: Driver>(kind: Kind, labels: &Labels) -> Result<Option<u64>> {
+    let Some(text) = labels.get(LABEL_SIZE) else { return Ok(None) };
+    let bytes = parse_size(text)?;
+    if kind != Kind::Active {
+        return Err(Error::invalid(format!(
+            "{LABEL_SIZE}: only an active snapshot has a limit, and not a {} one",
+            kind.name()
+        )));
+    }
+    if !D::ABILITIES.can_limit {
+        return Err(Error::unimplemented(format!(
+            "{} cannot limit the size of a snapshot; use overlay, native, erofs or btrfs",
+            D::INFO.id
+        )));
+    }
+    Ok(Some(bytes))
+}
+
 /// Whether who has the key of a snapshot expects it to be there after a power cut.
 fn is_to_stay(snapshot: &Snapshot) -> bool {
     let labels = &snapshot.info.labels;
@@ -300,6 +336,9 @@ impl<D: Driver> DriverPlugin<D> {
         kind: Kind,
         labels: Labels,
     ) -> Result<Vec<Mount>> {
+        if wanted_limit::<D>(kind, &labels)?.is_some() {
+            self.can_limit().await?;
+        }
         let draft = self.ledger.draft(&namespace, &key, &parent, kind, labels).await?;
         let (driver, snapshot) = (Arc::clone(&self.driver), draft.snapshot.clone());
         let id = snapshot.id;
@@ -321,7 +360,40 @@ impl<D: Driver> DriverPlugin<D> {
         }
     }
 
+    async fn can_limit(&self) -> Result<()> {
+        let driver = Arc::clone(&self.driver);
+        let can = blocking::run("look for quotas", move || driver.can_limit()).await;
+        can.map_err(|error| error.at(D::INFO.id))
+    }
+
+    /// Changes labels. A limit that cannot be changed stays as it is, with its label.
+    async fn label(self, label: Label) -> Result<SnapshotInfo> {
+        let Label { namespace, key, labels } = label;
+        if let Some(text) = labels.get(LABEL_SIZE) {
+            let snapshot = self.ledger.get(&namespace, &key).await?;
+            if snapshot.info.kind != Kind::Active {
+                return Err(Error::precondition(format!(
+                    "snapshot {key:?} is not active, so it has no limit ({LABEL_SIZE})"
+                )));
+            }
+            let limit = match text.as_str() {
+                "" => None,
+                _ => wanted_limit::<D>(Kind::Active, &labels)?,
+            };
+            if limit.is_some() {
+                self.can_limit().await?;
+            }
+            let driver = Arc::clone(&self.driver);
+            blocking::run("limit a snapshot", move || driver.limit(&snapshot, limit)).await?;
+        }
+        self.ledger.label(&namespace, &key, &labels).await
+    }
+
     async fn mounts_of(&self, snapshot: Snapshot) -> Result<Vec<Mount>> {
+        if snapshot.limit().is_some() {
+            // The file system may be mounted otherwise since.
+            self.can_limit().await?;
+        }
         if !D::IS_ATTACHING {
             return Ok(self.driver.mounts(&snapshot));
         }
@@ -344,7 +416,9 @@ impl<D: Driver> DriverPlugin<D> {
     /// Commits snapshots in order, each of which may stand on one before it.
     async fn commit(self, commits: Vec<Commit>) -> Result<()> {
         let mut ids = Vec::with_capacity(commits.len());
-        for Commit { namespace, name, key, rebase, .. } in &commits {
+        let mut is_tidying = D::IS_TIDYING;
+        for Commit { namespace, name, key, rebase, labels } in &commits {
+            wanted_limit::<D>(Kind::Committed, labels)?;
             if rebase.is_some() && !D::ABILITIES.can_rebase {
                 return Err(Error::unimplemented(format!(
                     "{} cannot put a snapshot on another parent; prepare it on its parent",
@@ -352,6 +426,7 @@ impl<D: Driver> DriverPlugin<D> {
                 )));
             }
             let (snapshot, _) = self.ledger.check_commit(namespace, name, key).await?;
+            is_tidying |= snapshot.limit().is_some();
             ids.push(snapshot.id);
         }
         let ids: Arc<[u64]> = ids.into();
@@ -362,7 +437,7 @@ impl<D: Driver> DriverPlugin<D> {
         synced.inspect_err(|_| self.ledger.doubt())?;
         failpoint::at("snapshot:synced");
         self.ledger.commit(&commits).await?;
-        if !D::IS_TIDYING {
+        if !is_tidying {
             return Ok(());
         }
         let driver = Arc::clone(&self.driver);
@@ -511,8 +586,7 @@ impl<D: Driver> Handler<Ask> for DriverPlugin<D> {
 impl<D: Driver> Handler<Label> for DriverPlugin<D> {
     type Result = ResponseFuture<Result<SnapshotInfo>>;
     fn handle(&mut self, label: Label, _: &mut Cell<Self>) -> Self::Result {
-        let ledger = self.ledger.clone();
-        Box::pin(async move { ledger.label(&label.namespace, &label.key, &label.labels).await })
+        Box::pin(self.clone().label(label))
     }
 }
 

@@ -15,7 +15,9 @@ use capstan_schema::{Class, Error, Labels, Namespace, Result, merge_labels};
 
 use crate::contract::events::NewEvent;
 use crate::contract::metadata::{Commit, Get, Key, Scan, ScanAll, Step};
-use crate::contract::snapshotter::{self, Kind, SnapshotInfo, StackLayer, Usage};
+use crate::contract::snapshotter::{
+    self, Kind, LABEL_SIZE, SnapshotInfo, StackLayer, Usage, parse_size,
+};
 use crate::contract::{Listed, Metadata, Page};
 use crate::revise::{Revision, revise, until_alone};
 use crate::uses::Uses;
@@ -36,6 +38,14 @@ pub struct Snapshot {
     pub used_at_unix_ns: i64,
     /// What its own data takes, once that was measured; only of a committed one, which does not change.
     pub usage: Option<Usage>,
+}
+
+impl Snapshot {
+    /// How many bytes its own data may take; `None` = there is no limit.
+    pub fn limit(&self) -> Option<u64> {
+        // What makes no sense was not let in.
+        self.info.labels.get(LABEL_SIZE).and_then(|text| parse_size(text).ok())
+    }
 }
 
 /// A snapshot that has a number but no record yet. Until it is dropped its parent cannot be removed, and what is

@@ -4,7 +4,9 @@
 mod driver;
 mod graph;
 mod ledger;
+mod projects;
 mod record;
 
 pub use driver::{Driver, DriverPlugin, numbers, strays};
 pub use ledger::Snapshot;
+pub use projects::{Marks, Projects};
