@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -22,6 +23,12 @@ use crate::record::IngestRecord;
 /// Chunks that may wait for the disk, per ingest. With the network's chunks of up to 64 KiB that is
 /// at most 1 MiB: enough to keep the disk busy, too little to notice.
 const QUEUE: usize = 16;
+
+/// Bytes of an ingest between two syncs ahead of its commit.
+const STEP: u64 = 16 << 20;
+
+/// Whether one is under way, of whichever ingest: the disk has enough to do with one.
+static IS_SYNCING: AtomicBool = AtomicBool::new(false);
 
 /// `ingest/`, with one directory per ingest.
 ///
@@ -137,7 +144,8 @@ impl Ingests {
             File::open(path.join("data")).map_err(|error| at(Error::io("open it", error)))?;
         let mut hasher = Hasher::new(record.algorithm);
         let offset = rehash(&file, &mut hasher).map_err(at)?;
-        Ok(Writer { record, path, file, reader: Arc::new(reader), hasher, offset, lock })
+        let reader = Arc::new(reader);
+        Ok(Writer { record, path, file, reader, hasher, offset, unsynced: 0, lock })
     }
 }
 
@@ -299,6 +307,8 @@ pub(crate) struct Writer {
     reader: Arc<File>,
     hasher: Hasher,
     offset: u64,
+    /// Bytes since the last that were sent to the disk ahead.
+    unsynced: u64,
     /// The directory, locked; the last to go.
     lock: File,
 }
@@ -364,7 +374,26 @@ impl Writer {
         self.file.write_all_at(bytes, self.offset).map_err(|error| Error::io(place(), error))?;
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;
+        self.unsynced += bytes.len() as u64;
+        if self.unsynced >= STEP && !IS_SYNCING.swap(true, Ordering::Relaxed) {
+            self.unsynced = 0;
+            self.sync_ahead();
+        }
         Ok(())
+    }
+
+    /// Sends what is there to the disk while more comes: the sync of the commit finds little to do, and what else has to be
+    /// synced meanwhile does not wait for all of it.
+    fn sync_ahead(&self) {
+        // Not the file that is written: what fails here is told to the commit, which asks that one.
+        let file = Arc::clone(&self.reader);
+        let sync = move || {
+            let _ = file.sync_data();
+            IS_SYNCING.store(false, Ordering::Relaxed);
+        };
+        if std::thread::Builder::new().name("sync-ahead".into()).spawn(sync).is_err() {
+            IS_SYNCING.store(false, Ordering::Relaxed);
+        }
     }
 
     fn commit(
@@ -375,7 +404,7 @@ impl Writer {
         name: impl Fn(&Verified<'_>) -> Result<()>,
     ) -> Result<(Digest, u64)> {
         // The lock is held until the directory is gone.
-        let Self { record, path, file, hasher, offset, lock: _lock, reader: _ } = self;
+        let Self { record, path, file, hasher, offset, lock: _lock, .. } = self;
         let digest = hasher.finish();
         let verdict = check(&record, offset, &digest, expected, total);
         if let Err(error) = verdict {

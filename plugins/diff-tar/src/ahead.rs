@@ -1,7 +1,7 @@
-//! Files of large layers go to the disk while more of the layer comes: the sync that follows an unpack finds little to do.
+//! Files of layers go to the disk while more of them come: the sync that follows an unpack finds little to do.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use capstan_sdk::{Error, Result};
@@ -10,20 +10,22 @@ use rustix::fs::syncfs;
 /// Bytes of files between two syncs. Each also writes what others have on the file system, so they are few.
 const STEP: u64 = 32 << 20;
 
+/// Bytes since the last one, of all layers: it writes those of the others too.
+static UNSYNCED: AtomicU64 = AtomicU64::new(0);
+
 /// Whether one is under way, for whichever layer: two at once write nothing more.
 static IS_SYNCING: AtomicBool = AtomicBool::new(false);
 
 /// Syncs ahead, for one tree. Dropping it waits for the sync that it began.
 pub(crate) struct Ahead {
     root: Option<OwnedFd>,
-    unsynced: u64,
     sync: Option<JoinHandle<rustix::io::Result<()>>>,
 }
 
 impl Ahead {
     /// For the tree below a directory; `None` = does nothing.
     pub(crate) fn new(root: Option<OwnedFd>) -> Self {
-        Self { root, unsynced: 0, sync: None }
+        Self { root, sync: None }
     }
 
     /// So many bytes were written to files.
@@ -31,12 +33,12 @@ impl Ahead {
     /// # Errors
     /// Those of [`Ahead::finish`].
     pub(crate) fn wrote(&mut self, bytes: u64) -> Result<()> {
-        self.unsynced += bytes;
-        if self.unsynced < STEP || IS_SYNCING.swap(true, Ordering::Relaxed) {
+        let unsynced = UNSYNCED.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if unsynced < STEP || IS_SYNCING.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
         self.finish().inspect_err(|_| IS_SYNCING.store(false, Ordering::Relaxed))?;
-        self.unsynced = 0;
+        UNSYNCED.store(0, Ordering::Relaxed);
         let root = self.root.as_ref().and_then(|root| root.try_clone().ok());
         self.sync = root.and_then(|root| {
             let sync = move || {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use capstan_schema::{Class, Error, Result};
 
@@ -20,14 +20,36 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
         .map_err(|error| Error::io(format!("sync {}", dir.display()), error))
 }
 
-/// Writes the whole file system that a directory is in to disk: cheaper than file by file, where there are many.
+/// A file system that is written to disk as a whole: cheaper than file by file, where there are many.
 ///
-/// # Errors
-/// What the system says.
-pub fn sync_file_system(dir: &Path) -> Result<()> {
-    fs::File::open(dir)
-        .and_then(|dir| rustix::fs::syncfs(dir).map_err(io::Error::from))
-        .map_err(|error| Error::io(format!("sync {}", dir.display()), error))
+/// Keep it for as long as there is something to sync: what could not be written, in whoever's sync that was, the system tells
+/// each of these once, and one that is opened later not at all (syncfs(2)).
+#[derive(Debug)]
+pub struct FileSystem {
+    /// A directory in it.
+    dir: fs::File,
+    path: PathBuf,
+}
+
+impl FileSystem {
+    /// The one that a directory is in.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn of(path: &Path) -> Result<Self> {
+        let dir = fs::File::open(path)
+            .map_err(|error| Error::io(format!("open {}", path.display()), error))?;
+        Ok(Self { dir, path: path.to_owned() })
+    }
+
+    /// Writes all that is not on disk.
+    ///
+    /// # Errors
+    /// What the system says. It says so once: a sync after it succeeds, and what was not written is lost.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.dir)
+            .map_err(|error| Error::io(format!("sync {}", self.path.display()), error))
+    }
 }
 
 /// Writes directories with their entries to disk, in this order. Those that are not there have nothing to write.

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Abilities, Kind, Usage};
 use capstan_sdk::snapshots::{Driver, Marks, Snapshot, numbers, strays};
-use capstan_sdk::{Class, Error, Info, Mount, Result, mount, tree};
+use capstan_sdk::tree::{self, FileSystem};
+use capstan_sdk::{Class, Error, Info, Mount, Result, mount};
 use rustix::fs::statfs;
 
 use crate::tool::Btrfs;
@@ -22,6 +23,7 @@ const MAGIC: u64 = 0x9123_683e;
 pub struct Subvolumes {
     active: PathBuf,
     committed: PathBuf,
+    disk: FileSystem,
     /// What the file system is mounted from.
     device: String,
     btrfs: Btrfs,
@@ -117,7 +119,8 @@ impl Driver for Subvolumes {
         }
         let device = mount::of(root)?.source;
         let marks = Marks::open(root)?;
-        Ok(Self { active, committed, device, btrfs, known: Mutex::default(), marks })
+        let disk = FileSystem::of(&committed)?;
+        Ok(Self { active, committed, disk, device, btrfs, known: Mutex::default(), marks })
     }
 
     fn numbers(&self) -> Result<Vec<u64>> {
@@ -180,12 +183,12 @@ impl Driver for Subvolumes {
                 self.btrfs.limit(&to, None)?;
             }
         }
-        tree::sync_file_system(&self.committed)
+        self.disk.sync()
     }
 
     /// A new subvolume survives with the transaction that it is in.
     fn keep(&self, _snapshot: &Snapshot) -> Result<()> {
-        tree::sync_file_system(&self.committed)
+        self.disk.sync()
     }
 
     fn committed(&self, id: u64) -> Result<()> {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Abilities, Kind};
 use capstan_sdk::snapshots::{Driver, Projects, Snapshot, numbers, strays};
-use capstan_sdk::{Error, Info, Mount, Result, tree};
+use capstan_sdk::tree::{self, FileSystem};
+use capstan_sdk::{Error, Info, Mount, Result};
 
 use crate::copy;
 
@@ -15,6 +16,7 @@ use crate::copy;
 #[derive(Debug)]
 pub struct Trees {
     dir: PathBuf,
+    disk: FileSystem,
     projects: Projects,
 }
 
@@ -69,7 +71,8 @@ impl Driver for Trees {
             .mode(0o700)
             .create(&dir)
             .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
-        Ok(Self { dir, projects: Projects::open(root, config.first_project)? })
+        let disk = FileSystem::of(&dir)?;
+        Ok(Self { dir, disk, projects: Projects::open(root, config.first_project)? })
     }
 
     fn numbers(&self) -> Result<Vec<u64>> {
@@ -118,7 +121,7 @@ impl Driver for Trees {
 
     /// The whole file system: cheaper than file by file.
     fn sync(&self, _ids: &[u64]) -> Result<()> {
-        tree::sync_file_system(&self.dir)
+        self.disk.sync()
     }
 
     fn keep(&self, snapshot: &Snapshot) -> Result<()> {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Abilities, Kind, LABEL_EPHEMERAL};
 use capstan_sdk::snapshots::{Driver, Projects, Snapshot, numbers, strays};
-use capstan_sdk::{Error, Info, Mount, Result, tree};
+use capstan_sdk::tree::{self, FileSystem};
+use capstan_sdk::{Error, Info, Mount, Result};
 
 use crate::probe;
 
@@ -15,6 +16,7 @@ use crate::probe;
 #[derive(Debug)]
 pub struct Layers {
     dir: PathBuf,
+    disk: FileSystem,
     /// Words that every mount with an upper layer has.
     words: Vec<String>,
     projects: Projects,
@@ -79,7 +81,8 @@ impl Driver for Layers {
             .create(&dir)
             .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
         let projects = Projects::open(root, config.first_project)?;
-        Ok(Self { dir, words: probe::words(), projects })
+        let disk = FileSystem::of(&dir)?;
+        Ok(Self { dir, disk, words: probe::words(), projects })
     }
 
     fn numbers(&self) -> Result<Vec<u64>> {
@@ -132,7 +135,7 @@ impl Driver for Layers {
 
     /// The whole file system: cheaper than file by file, and layers of one image share it.
     fn sync(&self, _ids: &[u64]) -> Result<()> {
-        tree::sync_file_system(&self.dir)
+        self.disk.sync()
     }
 
     fn keep(&self, snapshot: &Snapshot) -> Result<()> {
@@ -225,7 +228,9 @@ mod tests {
         let snapshot = Snapshot { info, id: 9, parent_ids, used_at_unix_ns: 0, usage: None };
         let nowhere = Projects::open(Path::new("/s"), 1).unwrap();
         let words = words.iter().map(|&w| w.into()).collect();
-        let mounts = Layers { dir: "/s".into(), words, projects: nowhere }.mounts(&snapshot);
+        let disk = FileSystem::of(Path::new("/")).unwrap();
+        let layers = Layers { dir: "/s".into(), disk, words, projects: nowhere };
+        let mounts = layers.mounts(&snapshot);
         let [Mount { kind, source, options }] = mounts.as_slice() else { panic!("one mount") };
         assert_eq!(format!("{kind} {source} {}", options.join(",")), want);
     }
