@@ -5,11 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Open, Stat};
 use capstan_sdk::contract::images::{Checked, Manifest, Presence};
-use capstan_sdk::oci::{Document, ImageConfig, chain_ids, choose};
+use capstan_sdk::oci::{Document, ImageConfig, MAX_DOCUMENT, chain_ids, choose};
 use capstan_sdk::{Class, Descriptor, Digest, Error, Link, Namespace, Platform, Result, blocking};
-
-/// The most bytes of a manifest, an index or a configuration.
-const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// Indexes in indexes: nobody makes more than two.
 const MAX_DEPTH: usize = 4;

@@ -138,12 +138,8 @@ impl Driver for Layers {
         tree::remove(&self.layer(id)).and(unlimited)
     }
 
-    fn can_limit(&self) -> Result<()> {
-        self.projects.check()
-    }
-
-    fn limit(&self, snapshot: &Snapshot, bytes: Option<u64>) -> Result<()> {
-        self.projects.change(snapshot, bytes)
+    fn projects(&self) -> Option<&Projects> {
+        Some(&self.projects)
     }
 
     /// Makes the image. The tree goes when the record says that the image is what counts.

@@ -106,17 +106,8 @@ impl Driver for Trees {
         tree::remove(&self.path(id)).and(unlimited)
     }
 
-    fn committed(&self, id: u64) -> Result<()> {
-        self.projects.settle(id);
-        Ok(())
-    }
-
-    fn can_limit(&self) -> Result<()> {
-        self.projects.check()
-    }
-
-    fn limit(&self, snapshot: &Snapshot, bytes: Option<u64>) -> Result<()> {
-        self.projects.change(snapshot, bytes)
+    fn projects(&self) -> Option<&Projects> {
+        Some(&self.projects)
     }
 
     /// The whole file system: cheaper than file by file.

@@ -120,17 +120,8 @@ impl Driver for Layers {
         tree::remove(&self.layer(id)).and(unlimited)
     }
 
-    fn committed(&self, id: u64) -> Result<()> {
-        self.projects.settle(id);
-        Ok(())
-    }
-
-    fn can_limit(&self) -> Result<()> {
-        self.projects.check()
-    }
-
-    fn limit(&self, snapshot: &Snapshot, bytes: Option<u64>) -> Result<()> {
-        self.projects.change(snapshot, bytes)
+    fn projects(&self) -> Option<&Projects> {
+        Some(&self.projects)
     }
 
     /// The whole file system: cheaper than file by file, and layers of one image share it.

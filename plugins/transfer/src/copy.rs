@@ -14,6 +14,7 @@ use crate::fetch::Fetcher;
 use crate::push::{Job, MAX_DOCUMENTS_BYTES, Pusher, Upload, Walk};
 use crate::registry::{Repository, Resolved};
 use crate::tree::{Document, Role};
+use crate::verify::cosign_name;
 
 /// More manifests than any real image has, with all that refers to it; a bound on the work that one can cause.
 const MAX_DOCUMENTS: usize = 5000;
@@ -96,9 +97,8 @@ impl Job {
 }
 
 /// The names under which cosign keeps signatures, attestations and lists of parts of something in its repository.
-fn cosign_tags(digest: &Digest) -> impl Iterator<Item = String> {
-    let stem = format!("{}-{}", digest.algorithm().name(), digest.hex());
-    ["sig", "att", "sbom"].into_iter().map(move |kind| format!("{stem}.{kind}"))
+fn cosign_tags(digest: &Digest) -> impl Iterator<Item = String> + '_ {
+    ["sig", "att", "sbom"].into_iter().map(|kind| cosign_name(digest, kind))
 }
 
 /// Where what is not here comes from.

@@ -11,6 +11,7 @@ use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Abort, Follow, Ingest, Open, OpenIngest, Use};
 use capstan_sdk::contract::differ::LayerStream;
 use capstan_sdk::contract::transfer::LABEL_SOURCE;
+use capstan_sdk::oci::MAX_DOCUMENT;
 use capstan_sdk::oci::media::Kind;
 use capstan_sdk::{Class, Descriptor, Digest, Error, Labels, Link, Namespace, Result, blocking};
 use tokio::sync::{Semaphore, watch};
@@ -27,9 +28,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Up to this many bytes, a blob is one of which twice as many are fetched at the same time: what it takes is mostly the
 /// way to the registry and back.
 const SMALL: u64 = 1 << 20;
-
-/// The most bytes of a document that is read as a whole.
-const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// What a fetch shows of itself.
 #[derive(Debug)]

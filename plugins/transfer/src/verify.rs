@@ -286,8 +286,12 @@ fn is_signature(artifact_type: &str) -> bool {
 /// The name under which cosign keeps the signatures of an image; `None`: it would be too long for a tag.
 pub(crate) fn cosign_tag(name: &Reference, digest: &Digest) -> Option<Reference> {
     let (host, repository) = (name.host(), name.repository());
-    let (algorithm, hex) = (digest.algorithm().name(), digest.hex());
-    Reference::parse(&format!("{host}/{repository}:{algorithm}-{hex}.sig")).ok()
+    Reference::parse(&format!("{host}/{repository}:{}", cosign_name(digest, "sig"))).ok()
+}
+
+/// The tag of what cosign keeps of one kind for something in its repository: `sig`, `att` or `sbom`.
+pub(crate) fn cosign_name(digest: &Digest, kind: &str) -> String {
+    format!("{}-{}.{kind}", digest.algorithm().name(), digest.hex())
 }
 
 /// Looks in the image's repository: what has cosign's tag, and what refers to the image.

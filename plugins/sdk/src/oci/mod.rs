@@ -15,3 +15,7 @@ pub use checkpoint::{CHECKPOINT, checkpoint_manifest};
 pub use config::ImageConfig;
 pub use document::{Document, RawDescriptor, choose};
 pub use object::from_object;
+
+/// The most bytes of a configuration that is taken from a registry, and of any document that is read as a whole when an image
+/// is resolved: whoever takes one in must take no larger one.
+pub const MAX_DOCUMENT: u64 = 4 << 20;

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tracing::{debug, info, warn};
 
 use super::ledger::{Ledger, Snapshot};
+use super::projects::Projects;
 use crate::contract::graph::{Collected, Finding, Flaw, Node};
 use crate::contract::snapshotter::{
     Abilities, Ask, Audit, Collect, Commit, CommitChain, Kind, LABEL_EPHEMERAL, LABEL_SCRATCH,
@@ -52,21 +53,26 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// What the system says; `Corrupt` if the parent is gone.
     fn make(&self, snapshot: &Snapshot) -> Result<()>;
 
+    /// What limits are kept by, for a driver whose snapshots are directories.
+    fn projects(&self) -> Option<&Projects> {
+        None
+    }
+
     /// Whether what a snapshot takes can be limited where the driver is. It is asked before one with a limit is made, and
     /// before each time that it is mounted; only with [`Abilities::can_limit`].
     ///
     /// # Errors
     /// `Unimplemented`: why not, and what to do.
     fn can_limit(&self) -> Result<()> {
-        Ok(())
+        self.projects().map_or(Ok(()), Projects::check)
     }
 
     /// Changes the limit of an active snapshot. `None`: it has none from now on. Only with [`Abilities::can_limit`].
     ///
     /// # Errors
     /// `FailedPrecondition`: it was made without one. What the system says.
-    fn limit(&self, _snapshot: &Snapshot, _bytes: Option<u64>) -> Result<()> {
-        Ok(())
+    fn limit(&self, snapshot: &Snapshot, bytes: Option<u64>) -> Result<()> {
+        self.projects().map_or(Ok(()), |projects| projects.change(snapshot, bytes))
     }
 
     /// Removes the directories of a snapshot, and its limit; that there are none is fine.
@@ -98,7 +104,10 @@ pub trait Driver: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// What the system says.
-    fn committed(&self, _id: u64) -> Result<()> {
+    fn committed(&self, id: u64) -> Result<()> {
+        if let Some(projects) = self.projects() {
+            projects.settle(id);
+        }
         Ok(())
     }
 
