@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
+use nix::sys::stat::{major, minor};
 use tempfile::TempDir;
 
 use crate::find;
@@ -33,7 +35,23 @@ impl Disk {
     pub fn written_ext4(mib: u64) -> Self {
         let mut mkfs = Command::new(find("mkfs.ext4"));
         mkfs.args(["-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"]);
-        Self::make_on(&write_zeros, mib, &mut mkfs).unwrap_or_else(|error| panic!("{error}"))
+        let disk = Self::make_on(&write_zeros, mib, &mut mkfs);
+        let disk = disk.unwrap_or_else(|error| panic!("{error}"));
+        disk.assert_is_quick();
+        disk
+    }
+
+    /// A loop device keeps what was set of its queue when it gets another file: nothing can be measured on one that somebody
+    /// before has slowed down.
+    fn assert_is_quick(&self) {
+        let device = std::fs::metadata(&self.path).expect("look at the disk").dev();
+        let limit =
+            format!("/sys/dev/block/{}:{}/queue/max_sectors_kb", major(device), minor(device));
+        let kib: u64 = std::fs::read_to_string(&limit)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or_else(|| panic!("read {limit}"));
+        assert!(kib >= 64, "the loop device takes {kib} KiB at once; write 1280 to {limit}");
     }
 
     /// The same as [`Disk::ext4`], for those that can do without.

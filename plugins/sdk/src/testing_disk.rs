@@ -90,10 +90,23 @@ impl ThinDisk {
     fn mount(&self) {
         call("mount", &["-o", "loop"], &[&self.image(), &self.path]);
         // A loop device takes a write for whole of which a part was: page by page there are no parts.
-        let device = mount::of(&self.path).expect("it is mounted").source;
-        let name = device.rsplit('/').next().expect("a device has a name");
-        let limit = format!("/sys/block/{name}/queue/max_sectors_kb");
+        let limit = self.limit().expect("it is mounted");
         fs::write(limit, "4").expect("set a limit of the loop device");
+    }
+
+    /// The longest write that its loop device takes at once, in KiB.
+    fn limit(&self) -> Option<PathBuf> {
+        let device = mount::of(&self.path).ok()?.source;
+        let name = device.strip_prefix("/dev/").filter(|name| name.starts_with("loop"))?;
+        Some(Path::new("/sys/block").join(name).join("queue/max_sectors_kb"))
+    }
+
+    /// Gives the loop device back as it was: a limit outlives what the device was made for, and makes whoever has it next
+    /// many times slower.
+    fn unlimit(&self) -> Option<()> {
+        let limit = self.limit()?;
+        let most = fs::read_to_string(limit.with_file_name("max_hw_sectors_kb")).ok()?;
+        fs::write(limit, most.trim()).ok()
     }
 
     /// Where it is mounted.
@@ -106,6 +119,7 @@ impl ThinDisk {
     /// # Panics
     /// If it is in use.
     pub fn remount(&self) {
+        self.unlimit().expect("end the limit of the loop device");
         call("umount", &[], &[&self.path]);
         self.mount();
     }
@@ -141,6 +155,7 @@ impl ThinDisk {
 
 impl Drop for ThinDisk {
     fn drop(&mut self) {
+        self.unlimit();
         for place in [&self.path, &self.store] {
             let _ = mount::detach(place);
         }
@@ -173,4 +188,19 @@ impl Taken {
 fn call(program: &str, options: &[&str], paths: &[&Path]) {
     let found = tool::find(program, "its tools").expect(program);
     tool::run(&found, options.iter().map(Path::new).chain(paths.iter().copied())).expect(program);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thin_disk_leaves_its_loop_device_as_it_was() {
+        let disk = ThinDisk::new("ext4");
+        let limit = disk.limit().expect("it is a loop device");
+        let read = |path: &Path| fs::read_to_string(path).expect("read a limit");
+        assert_eq!(read(&limit), "4\n");
+        drop(disk);
+        assert_eq!(read(&limit), read(&limit.with_file_name("max_hw_sectors_kb")));
+    }
 }
