@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
-use nix::sys::stat::{major, minor};
+use rustix::fs::{major, minor};
 use tempfile::TempDir;
 
 use crate::find;

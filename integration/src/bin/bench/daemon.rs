@@ -28,7 +28,11 @@ impl Place {
     fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Self { disk: Disk::written_ext4(4096), name: format!("{}-{count}", seclusion::cgroup()) }
+        let disk = Disk::written_ext4(4096);
+        // What mkfs and the daemon before left unwritten (a new journal alone is 64 MB) must not be written by the first
+        // sync of this one.
+        rustix::fs::sync();
+        Self { disk, name: format!("{}-{count}", seclusion::cgroup()) }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
