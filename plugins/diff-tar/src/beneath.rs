@@ -205,8 +205,13 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) fn new(root: OwnedFd) -> Result<Self> {
-        let root = Dir::new(b"", root).map_err(failed("look at the root", "/"))?;
-        Ok(Self { root: Rc::new(root), open: Vec::with_capacity(OPEN + 1) })
+        Self::at(root).map_err(failed("look at the root", "/"))
+    }
+
+    /// The same, for who tells errors otherwise.
+    pub(crate) fn at(root: OwnedFd) -> Result<Self, Errno> {
+        let root = Rc::new(Dir::new(b"", root)?);
+        Ok(Self { root, open: Vec::with_capacity(OPEN + 1) })
     }
 
     pub(crate) fn root(&self) -> Rc<Dir> {

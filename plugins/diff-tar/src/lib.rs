@@ -17,7 +17,7 @@
 //! | `apply`, `form` | what an entry does to a tree, in either form of deletions |
 //! | `beneath` | directories below the root, opened and kept; removal |
 //! | `attributes` | owner, mode, times, extended attributes |
-//! | `settle` | what a layer takes from its parents |
+//! | `settle`, `parents` | what a layer takes from its parents; those, as they show |
 //! | `upper` | which directory has the changes of a tree |
 //! | `changes` | what a tree has and its parent has not |
 //! | `diff` | changes as entries of an archive; files with several names |
@@ -46,6 +46,7 @@ mod header;
 mod media_type;
 mod name;
 mod pack;
+mod parents;
 mod pax;
 mod pipe;
 mod plinks;
@@ -62,6 +63,7 @@ pub use apply::apply;
 pub use changes::Shape;
 pub use config::Config;
 pub use diff::diff;
+pub use parents::Parents;
 pub use plugin::TarDiffer;
 pub use settle::settle;
 pub use verify::verify;

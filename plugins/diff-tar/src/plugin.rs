@@ -11,8 +11,8 @@ use capstan_sdk::mount::{for_reading, with_mounted};
 use capstan_sdk::{Context, Error, Exports, Info, Plugin, Result, blocking, export_plugin};
 use tracing::debug;
 
-use crate::upper::source;
-use crate::{Config, apply, diff, settle, verify};
+use crate::upper::{parents, source};
+use crate::{Config, Parents, apply, diff, settle, verify};
 
 /// differ.tar.
 #[derive(Debug)]
@@ -76,8 +76,11 @@ impl Handler<Settle> for TarDiffer {
         let (config, place) = (self.config.clone(), self.place.clone());
         Box::pin(blocking::run("settle a layer", move || {
             let Settle { layer, parent, pending } = message;
-            with_mounted(&layer, &place, |layer| {
-                with_mounted(&parent, &place, |parent| settle(layer, parent, &pending, &config))
+            with_mounted(&layer, &place, |layer| match parents(&parent) {
+                Some(layers) => settle(layer, Parents::layers(layers), &pending, &config),
+                None => with_mounted(&parent, &place, |parent| {
+                    settle(layer, Parents::tree(parent)?, &pending, &config)
+                }),
             })
         }))
     }

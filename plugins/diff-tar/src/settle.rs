@@ -18,16 +18,17 @@ use crate::attributes::{Attributes, is_opaque};
 use crate::beneath::{Dir, Tree};
 use crate::error::{Shown, failed};
 use crate::name::{Name, ancestors, base, parent};
+use crate::parents::Parents;
 
-/// Gives the layer below `layer` what is `pending`, out of the view of its parents below `parent`.
+/// Gives the layer below `layer` what is `pending`, out of its parents.
 ///
 /// # Errors
 /// As [`Settle`](capstan_sdk::contract::differ::Settle) says. `Corrupt`: the target of a link is
 /// not in the parents, or is a directory.
-pub fn settle(layer: OwnedFd, parent: OwnedFd, pending: &Pending, config: &Config) -> Result<()> {
+pub fn settle(layer: OwnedFd, parents: Parents, pending: &Pending, config: &Config) -> Result<()> {
     let mut settler = Settler {
         layer: Tree::new(layer)?,
-        parent: Tree::new(parent)?,
+        parents,
         made: BTreeSet::new(),
         copies: HashMap::new(),
     };
@@ -53,7 +54,7 @@ pub fn settle(layer: OwnedFd, parent: OwnedFd, pending: &Pending, config: &Confi
 
 struct Settler {
     layer: Tree,
-    parent: Tree,
+    parents: Parents,
     /// Directories that were made on the way to a target.
     made: BTreeSet<Vec<u8>>,
     /// Where the copies of targets are that cannot be in the target's place.
@@ -73,7 +74,7 @@ enum Place {
 impl Settler {
     /// Copies the attributes of a directory; `false` if the parents have none there.
     fn directory(&mut self, path: &[u8]) -> Result<bool> {
-        let from = match self.parent.open(path) {
+        let from = match self.parents.directory(path) {
             Ok(from) => from,
             Err(Errno::NOENT) => return Ok(false),
             Err(Errno::LOOP | Errno::NOTDIR) => {
@@ -162,14 +163,12 @@ impl Settler {
         let missing = |why: &str| {
             Error::corrupt(format!("the target {target} of a hard link {why} the parent layers"))
         };
-        let from = match self.parent.open(target.parent()) {
-            Ok(from) => from,
+        let (from, stat) = match self.parents.entry(target.parent(), target.base()) {
+            Ok(found) => found,
             Err(Errno::NOENT) => return Err(missing("is not in")),
             Err(Errno::LOOP | Errno::NOTDIR) => return Err(missing("is behind a link in")),
-            Err(errno) => return Err(failed("open in the parent layers", target)(errno)),
+            Err(errno) => return Err(failed("look at in the parent layers", target)(errno)),
         };
-        let stat = from.stat(target.base()).map_err(failed("look at", target))?;
-        let stat = stat.ok_or_else(|| missing("is not in"))?;
         if is_directory(&stat) {
             return Err(missing("is a directory in"));
         }

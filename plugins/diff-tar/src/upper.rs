@@ -1,4 +1,6 @@
-//! Where the changes of a tree are, by its mounts and those of its parent.
+//! Which directories the layers of a tree are, by its mounts: those with its changes, and those of its parents.
+
+use std::path::PathBuf;
 
 use capstan_sdk::Mount;
 use capstan_sdk::mount::for_reading;
@@ -22,6 +24,16 @@ pub(crate) fn source(tree: &[Mount], parent: &[Mount]) -> (Vec<Mount>, Shape) {
         return (vec![top], Shape::Upper { prefix });
     }
     (for_reading(tree), Shape::Whole)
+}
+
+/// The layers that a tree shows, topmost first, to be read without a mount; `None` if what they show is not to be seen by
+/// names, whiteouts and opaque directories alone.
+pub(crate) fn parents(tree: &[Mount]) -> Option<Vec<PathBuf>> {
+    let is_user = |mount: &Mount| mount.options.iter().any(|option| option == "userxattr");
+    if tree.iter().any(|mount| is_user(mount) || has_content_elsewhere(mount)) {
+        return None;
+    }
+    layers(tree).map(|layers| layers.into_iter().map(PathBuf::from).collect())
 }
 
 /// The directories of the layers, topmost first; `None` if the mounts do not tell.
@@ -99,6 +111,20 @@ mod tests {
         let user = mount("overlay", "overlay", &["upperdir=/u", "lowerdir=/a", "userxattr"]);
         let (_, shape) = source(&[user], &[base]);
         assert_eq!(shape, Shape::Upper { prefix: "user.overlay." });
+    }
+
+    #[test]
+    fn parents_are_read_by_layers_where_names_tell_all() {
+        let check = |kind: &str, options: &[&str], want: Option<&[&str]>| {
+            let want = want.map(|want| want.iter().map(PathBuf::from).collect::<Vec<_>>());
+            assert_eq!(parents(&[mount(kind, "/s", options)]), want, "{kind} {options:?}");
+        };
+        check("overlay", &["lowerdir=/b:/a"], Some(&["/b", "/a"]));
+        check("overlay", &["lowerdir=/b:/a", "userxattr"], None);
+        check("overlay", &["lowerdir=/b:/a", "metacopy=on"], None);
+        check("overlay", &["lowerdir=/b\\:/a"], None);
+        check("bind", &["ro", "rbind"], Some(&["/s"]));
+        check("ext4", &["ro"], None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use capstan_diff_tar::{Config, Shape, settle};
+use capstan_diff_tar::{Config, Parents, Shape, settle};
 use capstan_sdk::contract::differ::Whiteouts::{Overlay, Remove};
 use capstan_sdk::contract::differ::{Diffed, LayerSink};
 use capstan_sdk::mount::with_mounted;
@@ -261,7 +261,7 @@ fn overlay(before: &[Op], after: &[Op]) {
     let layer = place.join("layer");
     let open = |path: &Path| OwnedFd::from(File::open(path).unwrap());
     let applied = apply_bytes(upper, PLAIN, &layer, Overlay, &config).unwrap();
-    settle(open(&layer), open(&parent), &applied.pending, &config).unwrap();
+    settle(open(&layer), Parents::tree(open(&parent)).unwrap(), &applied.pending, &config).unwrap();
     let got = mounted(&options(place, &["layer", "parent"], false), place, comparable);
     assert_same(&got, &want);
 }

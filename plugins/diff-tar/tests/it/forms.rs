@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use capstan_diff_tar::{Config, settle};
+use capstan_diff_tar::{Config, Parents, settle};
 use capstan_sdk::contract::differ::Pending;
 use capstan_sdk::contract::differ::Whiteouts::{self, Overlay, Remove};
 use capstan_sdk::mount::with_mounted;
@@ -13,7 +13,7 @@ use proptest::prelude::{Just, Strategy, prop, prop_oneof};
 use proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
 
 use crate::layer::{Layer, PLAIN, apply_in};
-use crate::tree::{Nodes, fast_dir, nodes};
+use crate::tree::{Nodes, assert_same, fast_dir, nodes};
 
 /// One entry of a layer.
 #[derive(Clone, Debug)]
@@ -151,11 +151,24 @@ impl Image {
         Ok(())
     }
 
+    /// With parents that are mounted, and with those that are not: it is the same.
     fn add_alone(&self, layer: &Layer, path: &Path) -> Result<()> {
-        let pending = apply(layer, fs::File::open(path).unwrap().into(), Overlay)?;
-        let upper = self.empty_dir("upper");
-        let path = fs::File::open(path).unwrap();
-        self.with(&upper, |parent| settle(path.into(), parent, &pending, &Config::default()))
+        let open = |path: &Path| OwnedFd::from(fs::File::open(path).unwrap());
+        let (upper, beside) = (self.empty_dir("upper"), self.empty_dir("beside"));
+        let pending = apply(layer, open(&beside), Overlay)?;
+        let config = Config::default();
+        let mounted = self.with(&upper, |parent| {
+            settle(open(&beside), Parents::tree(parent)?, &pending, &config)
+        });
+        let pending = apply(layer, open(path), Overlay)?;
+        let parents = Parents::layers(self.layers.iter().rev().cloned().collect());
+        let settled = settle(open(path), parents, &pending, &config);
+        let class = |result: &Result<()>| result.as_ref().err().map(|error| error.class());
+        assert_eq!(class(&settled), class(&mounted), "{settled:?}, {mounted:?}");
+        if settled.is_ok() {
+            assert_same(&undated(nodes(path)), &undated(nodes(&beside)));
+        }
+        settled
     }
 
     fn nodes(&self) -> Nodes {
@@ -171,6 +184,14 @@ impl Image {
 fn apply(layer: &Layer, root: OwnedFd, form: Whiteouts) -> Result<Pending> {
     let applied = apply_in(layer.clone().end(), PLAIN, root, form, &Config::default())?;
     Ok(applied.pending)
+}
+
+/// Without the times of directories and whiteouts: those that no layer describes are as old as their tree.
+fn undated(mut nodes: Nodes) -> Nodes {
+    for node in nodes.values_mut().filter(|node| ["directory", "char"].contains(&node.kind)) {
+        node.mtime = (0, 0);
+    }
+    nodes
 }
 
 /// What cannot be the same: times of directories that nobody described, and names of one file,

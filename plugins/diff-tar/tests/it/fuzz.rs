@@ -11,7 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use capstan_diff_tar::{Config, settle, verify};
+use capstan_diff_tar::{Config, Parents, settle, verify};
 use capstan_sdk::contract::differ::Whiteouts::{self, Overlay, Remove};
 use capstan_sdk::contract::differ::{LayerStream, VerifyLayer};
 use capstan_sdk::{Class, Result};
@@ -170,8 +170,8 @@ impl Target {
         let applied = apply(Overlay, &self.root("layer"));
         check_outcome(&applied, what);
         if let Ok(applied) = applied {
-            let settled =
-                settle(self.open("layer"), self.open("parent"), &applied.pending, &config);
+            let parents = Parents::layers(vec![self.root("parent")]);
+            let settled = settle(self.open("layer"), parents, &applied.pending, &config);
             check_outcome(&settled, what);
         }
         for (form, name) in [(Remove, "root"), (Overlay, "layer")] {

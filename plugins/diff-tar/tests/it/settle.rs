@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use capstan_diff_tar::{Config, settle};
+use capstan_diff_tar::{Config, Parents, settle};
 use capstan_sdk::contract::differ::Pending;
 use capstan_sdk::contract::differ::Whiteouts::{Overlay, Remove};
 use capstan_sdk::{Class, Result};
@@ -31,7 +31,7 @@ fn parents() -> Layer {
 
 fn run(layer: &Path, parent: &Path, pending: &Pending) -> Result<()> {
     let open = |path: &Path| File::open(path).unwrap().into();
-    settle(open(layer), open(parent), pending, &Config::default())
+    settle(open(layer), Parents::tree(open(parent))?, pending, &Config::default())
 }
 
 /// Applies the layer alone and settles it with the parents; its tree, and what was pending.

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, lchown, symlink};
 use std::path::Path;
 
-use capstan_diff_tar::{Config, settle, verify};
+use capstan_diff_tar::{Config, Parents, settle, verify};
 use capstan_sdk::contract::differ::Whiteouts::{self, Overlay, Remove};
 use capstan_sdk::contract::differ::{LayerStream, VerifyLayer};
 use capstan_sdk::{Class, Result};
@@ -246,7 +246,7 @@ fn one() -> (tempfile::TempDir, Layer) {
     lower.apply(parents.path(), Remove).unwrap();
     let applied = layer.apply(root.path(), Overlay).unwrap();
     let open = |dir: &tempfile::TempDir| File::open(dir.path()).unwrap().into();
-    settle(open(&root), open(&parents), &applied.pending, &Config::default()).unwrap();
+    settle(open(&root), Parents::tree(open(&parents)).unwrap(), &applied.pending, &Config::default()).unwrap();
     (root, layer)
 }
 
