@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
@@ -15,13 +16,17 @@ use tempfile::TempDir;
 
 use crate::find;
 
+/// The directories of written disks that nobody uses.
+static WRITTEN: Mutex<Vec<TempDir>> = Mutex::new(Vec::new());
+
 /// A mounted one; it goes when it is dropped.
 #[derive(Debug)]
 pub struct Disk {
-    /// Holds the image and the mount point.
-    _dir: TempDir,
+    /// Holds the image and the mount point; `None`: they are kept for the next one.
+    dir: Option<TempDir>,
     path: PathBuf,
     is_mounted: bool,
+    is_written: bool,
 }
 
 impl Disk {
@@ -31,12 +36,19 @@ impl Disk {
     }
 
     /// A fresh ext4 on an image whose blocks are all written, as those of a disk are: what is measured on it is not how
-    /// fast the file system below gives blocks to a file.
+    /// fast the file system below gives blocks to a file. The image of one that was dropped is used again, whatever its
+    /// size: gigabytes of memory that were just let go of and taken again make all that follows slower on virtual machines.
+    /// The last one stays when the process ends.
     pub fn written_ext4(mib: u64) -> Self {
         let mut mkfs = Command::new(find("mkfs.ext4"));
         mkfs.args(["-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"]);
-        let disk = Self::make_on(&write_zeros, mib, &mut mkfs);
-        let disk = disk.unwrap_or_else(|error| panic!("{error}"));
+        let kept = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut disk = match kept {
+            Some(dir) => Self::in_dir(dir),
+            None => Self::with_image(&|file| write_zeros(file, mib)),
+        };
+        disk.is_written = true;
+        disk.make_and_mount(&mut mkfs).unwrap_or_else(|error| panic!("{error}"));
         disk.assert_is_quick();
         disk
     }
@@ -77,32 +89,43 @@ impl Disk {
 
     /// `make` gets the image as its last argument.
     fn make(mib: u64, make: &mut Command) -> Result<Self, String> {
-        Self::make_on(&|file, mib| file.set_len(mib << 20), mib, make)
+        let mut disk = Self::with_image(&|file| file.set_len(mib << 20));
+        disk.make_and_mount(make)?;
+        Ok(disk)
     }
 
-    /// The same, with what gives the image its size.
-    fn make_on(
-        grow: &dyn Fn(&mut File, u64) -> io::Result<()>,
-        mib: u64,
-        make: &mut Command,
-    ) -> Result<Self, String> {
-        let mut disk = Self::directory();
-        let image = disk.path.with_file_name("disk.img");
+    /// With an image that got its size, and nothing on it.
+    fn with_image(grow: &dyn Fn(&mut File) -> io::Result<()>) -> Self {
+        let disk = Self::directory();
+        let image = disk.image();
         File::create(&image)
-            .and_then(|mut file| grow(&mut file, mib))
+            .and_then(|mut file| grow(&mut file))
             .unwrap_or_else(|error| panic!("make {}: {error}", image.display()));
+        disk
+    }
+
+    fn image(&self) -> PathBuf {
+        self.path.with_file_name("disk.img")
+    }
+
+    fn make_and_mount(&mut self, make: &mut Command) -> Result<(), String> {
+        let image = self.image();
         attempt(make.arg(&image))?;
-        attempt(Command::new(find("mount")).args(["-o", "loop"]).arg(&image).arg(&disk.path))?;
-        disk.is_mounted = true;
-        Ok(disk)
+        attempt(Command::new(find("mount")).args(["-o", "loop"]).arg(&image).arg(&self.path))?;
+        self.is_mounted = true;
+        Ok(())
     }
 
     /// None: a directory on the machine's own, as slow and as full as that is.
     pub fn directory() -> Self {
         let dir = tempfile::Builder::new().prefix("capstan-").tempdir().expect("make a directory");
+        std::fs::create_dir(dir.path().join("d")).expect("make a mount point");
+        Self::in_dir(dir)
+    }
+
+    fn in_dir(dir: TempDir) -> Self {
         let path = dir.path().join("d");
-        std::fs::create_dir(&path).expect("make a mount point");
-        Self { _dir: dir, path, is_mounted: false }
+        Self { dir: Some(dir), path, is_mounted: false, is_written: false }
     }
 
     /// What a power cut does: what is not on the disk by now is lost. Everything fails from here on.
@@ -132,7 +155,7 @@ impl Disk {
     /// As [`Disk::remount`], of a copy of all its blocks: for when a mount namespace of somebody else, such as
     /// that of a container in another test, keeps the file system that was shut down.
     fn remount_copy(&mut self) -> Result<(), String> {
-        let image = self.path.with_file_name("disk.img");
+        let image = self.image();
         let copy = self.path.with_file_name("disk.copy");
         attempt(Command::new(find("cp")).arg("--sparse=always").arg(&image).arg(&copy))?;
         std::fs::rename(&copy, &image).map_err(|error| format!("rename a disk: {error}"))?;
@@ -147,7 +170,7 @@ impl Disk {
                 .map_err(|error| format!("unmount {place}: {error}"))?;
             self.is_mounted = false;
         }
-        let image = self.path.with_file_name("disk.img");
+        let image = self.image();
         attempt(Command::new(find("mount")).args(["-o", options]).arg(&image).arg(&self.path))?;
         self.is_mounted = true;
         // A mount namespace that somebody made meanwhile, in another test, may keep the old one alive for a
@@ -182,6 +205,8 @@ impl Drop for Disk {
         if let Err(error) = umount2(&self.path, MntFlags::empty()) {
             eprintln!("unmount {}: {error}; it is detached", self.path.display());
             let _ = umount2(&self.path, MntFlags::MNT_DETACH);
+        } else if self.is_written {
+            WRITTEN.lock().unwrap_or_else(PoisonError::into_inner).extend(self.dir.take());
         }
     }
 }

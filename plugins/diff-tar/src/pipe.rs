@@ -1,6 +1,6 @@
 //! A stream that is inflated ahead, on a thread of its own, while files are made here.
 
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 use capstan_sdk::{Digest, Error, Result};
@@ -12,8 +12,9 @@ use crate::stream::{CHUNK, Stream, Tally};
 /// Chunks that are inflated here before there is a thread: most layers of most images are no longer than that.
 const SHORT: usize = 4;
 
-/// One is filled, one is emptied, two wait: more did not make it faster.
-const BUFFERS: usize = 4;
+/// Chunks between the two ends, each made when it is needed. Files are many and small here, few and large there, so now
+/// one end is the quicker, now the other: the more chunks wait, the less does an end.
+const BUFFERS: usize = 16;
 
 struct Chunk {
     buffer: Vec<u8>,
@@ -102,11 +103,8 @@ impl Pipe {
     }
 
     fn send_away(&mut self, stream: Stream) -> Result<Far> {
-        let (to_near, full) = sync_channel(BUFFERS);
+        let (to_near, full) = channel();
         let (empty, to_far) = channel();
-        for _ in 1..BUFFERS {
-            empty.send(vec![0; CHUNK]).expect("its receiver is right here");
-        }
         // Inflating takes longer than making files does, and hashing is best done by the other side.
         let tally = match stream.compression() {
             Compression::None => self.tally.take(),
@@ -161,10 +159,12 @@ pub(crate) fn with_pipe<T>(
 fn pump(
     mut stream: Stream,
     mut tally: Option<Tally>,
-    full: &SyncSender<Result<Chunk>>,
+    full: &Sender<Result<Chunk>>,
     empty: &Receiver<Vec<u8>>,
 ) -> Option<Tally> {
-    while let Ok(mut buffer) = empty.recv() {
+    // The near end has one.
+    let mut made = 1;
+    while let Some(mut buffer) = spare(empty, &mut made) {
         let chunk = stream.fill(&mut buffer).map(|filled| Chunk { buffer, filled });
         let mut is_last = true;
         if let Ok(chunk) = &chunk {
@@ -178,4 +178,16 @@ fn pump(
         }
     }
     tally
+}
+
+/// A buffer to fill: one that was emptied, or a new one; `None` if the near end is gone.
+fn spare(empty: &Receiver<Vec<u8>>, made: &mut usize) -> Option<Vec<u8>> {
+    match empty.try_recv() {
+        Ok(buffer) => Some(buffer),
+        Err(TryRecvError::Empty) if *made < BUFFERS => {
+            *made += 1;
+            Some(vec![0; CHUNK])
+        }
+        Err(_) => empty.recv().ok(),
+    }
 }

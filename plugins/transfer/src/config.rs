@@ -12,7 +12,7 @@ use crate::registry;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Layers fetched and unpacked at once, over all pulls; of those up to 1 MiB twice as many are fetched. Default: 8
-    /// (enough to keep processors and a network that is far away busy; each takes about 2 MiB of memory).
+    /// (enough to keep processors and a network that is far away busy; each takes up to 6 MiB of memory).
     pub concurrency: u32,
     /// How long a connection may take, in seconds. Default: 10.
     pub connect_timeout_seconds: u64,

@@ -246,7 +246,13 @@ fn one() -> (tempfile::TempDir, Layer) {
     lower.apply(parents.path(), Remove).unwrap();
     let applied = layer.apply(root.path(), Overlay).unwrap();
     let open = |dir: &tempfile::TempDir| File::open(dir.path()).unwrap().into();
-    settle(open(&root), Parents::tree(open(&parents)).unwrap(), &applied.pending, &Config::default()).unwrap();
+    settle(
+        open(&root),
+        Parents::tree(open(&parents)).unwrap(),
+        &applied.pending,
+        &Config::default(),
+    )
+    .unwrap();
     (root, layer)
 }
 
