@@ -2,6 +2,7 @@
 //! what is not complete.
 
 use std::process::Command;
+use std::time::Duration;
 
 use capstan_integration::{
     DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, digest, find, noise,
@@ -482,6 +483,30 @@ fn layers_are_packed_anew_with_zstd() {
     let args =
         ["images", "push", "--plain-http", "--compression", "zstd", &name, "h.example/text:1"];
     host.fails(&args, 5, "InvalidArgument", &["--compression"]);
+}
+
+/// So many blobs are sent at once as are asked for, or as the daemon takes, and no more; the name is given behind all of
+/// them (F-156, D115).
+#[test]
+fn as_many_blobs_are_sent_at_once_as_are_asked_for() {
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
+    proxy.make(usize::MAX, "", "/blobs/", Trouble::Delay(Duration::from_millis(100)));
+    let host = Host::new();
+    let layers = (0..7).map(|number| Layer::new().file("noise", 0o644, &noise(1000, 300 + number)));
+    let source = from.offer("app", &Image::new(layers.collect()));
+    host.ok(&["images", "pull", "--plain-http", "--no-unpack", &source]);
+    let cases: [(&[&str], usize); 3] =
+        [(&["--concurrency", "1"], 1), (&["--concurrency", "6"], 6), (&[], 4)];
+    for (number, (args, want)) in cases.into_iter().enumerate() {
+        proxy.forget();
+        let name = format!("{}/app-{number}:1", proxy.address());
+        host.ok(&[&["images", "push", "--plain-http"], args, &[&name, &source]].concat());
+        assert_eq!(proxy.most_blobs_at_once(), want, "{args:?}");
+        let asked = proxy.take_asked();
+        assert!(asked.last().unwrap().starts_with("PUT /v2/app-"), "{asked:?}");
+        assert!(asked.last().unwrap().ends_with("/manifests/1"), "{asked:?}");
+    }
 }
 
 #[test]
