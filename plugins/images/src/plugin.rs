@@ -109,7 +109,7 @@ impl LocalImages {
         evidence: Vec<Evidence>,
     ) -> Result<()> {
         match self.stored(namespace, name).await {
-            Ok((image, _)) if image.target.digest == target.digest => return Ok(()),
+            Ok((image, _)) if image.target == *target => return Ok(()),
             Err(error) if error.class() != Class::NotFound => return Err(error),
             _ => {}
         }

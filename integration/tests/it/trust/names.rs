@@ -106,6 +106,10 @@ fn each_way_to_a_name_asks_once() {
     asked("an update", 1);
     update(&host, "registry.example/app:1", &there).unwrap();
     asked("an update that changes nothing", 0);
+    let mut otherwise = there.clone();
+    otherwise["mediaType"] = "application/vnd.docker.distribution.manifest.v2+json".into();
+    update(&host, "registry.example/app:1", &otherwise).unwrap();
+    asked("the same bytes as something else", 1);
     let file = host.path("app.tar").display().to_string();
     host.ok(&["images", "export", &file, &name]);
     host.ok(&["images", "rm", &name]);
