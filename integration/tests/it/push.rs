@@ -2,7 +2,7 @@
 //! what is not complete.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capstan_integration::{
     DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, digest, find, noise,
@@ -318,6 +318,61 @@ fn a_push_outlives_breaks() {
     assert_eq!(at, [300_000, 900_000, 600_000]);
     assert_eq!(digest(&raw(&to, "app:1")), image.manifest);
     copy(&to, "app:1", &host);
+}
+
+/// A registry in trouble is asked again by each request of a push, with its own word on when, and not for ever.
+#[test]
+fn a_push_to_a_registry_in_trouble_goes_on() {
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
+    let host = Host::with_config("[plugins.\"transfer.local\"]\nattempts = 3\n");
+    let places =
+        [("HEAD", "/blobs/"), ("POST", "/uploads/"), ("PUT", "/uploads/"), ("PUT", "/manifests/")];
+    let later = vec![("Retry-After".to_owned(), "1".to_owned())];
+    let troubles = [
+        Trouble::Answer(503, Vec::new(), Vec::new()),
+        Trouble::Answer(429, later, Vec::new()),
+        Trouble::Reset,
+    ];
+    let mut seed = 400;
+    // Each of its own, so that nothing is there or mounted.
+    let mut made = || {
+        seed += 1;
+        let layers = vec![Layer::new().file("noise", 0o644, &noise(1000, seed))];
+        let image = Image::new(layers);
+        let source = from.offer(&format!("app-{seed}"), &image);
+        host.ok(&["images", "pull", "--plain-http", "--no-unpack", &source]);
+        (image, source)
+    };
+    for (number, (method, place)) in places.into_iter().enumerate() {
+        for (kind, trouble) in troubles.iter().enumerate() {
+            let (image, source) = made();
+            let what = format!("{method} {place}: {trouble:?}");
+            proxy.behave();
+            proxy.forget();
+            proxy.make(1, method, place, trouble.clone());
+            let repository = format!("app-{number}-{kind}");
+            let begin = Instant::now();
+            push(&host, &format!("{}/{repository}:1", proxy.address()), &source);
+            assert_eq!(digest(&raw(&to, &format!("{repository}:1"))), image.manifest, "{what}");
+            if kind == 1 {
+                assert!(begin.elapsed() >= Duration::from_secs(1), "{what}: it did not wait");
+            }
+            let hurt =
+                proxy.exchanges().iter().filter(|one| [0, 429, 503].contains(&one.status)).count();
+            assert_eq!(hurt, 1, "{what}");
+        }
+        let (_, source) = made();
+        proxy.behave();
+        proxy.forget();
+        proxy.make(usize::MAX, method, place, troubles[0].clone());
+        let name = format!("{}/never-{number}:1", proxy.address());
+        let args = ["images", "push", "--plain-http", &name, &source];
+        host.fails(&args, 7, "Unavailable", &["503"]);
+        let hurt = proxy.exchanges().iter().filter(|one| one.status == 503).count();
+        assert!((2..=15).contains(&hurt), "{method} {place}: asked {hurt} times");
+        assert_eq!(tags(&to, &format!("never-{number}")), Vec::<String>::new());
+    }
 }
 
 #[test]
