@@ -1,7 +1,7 @@
 //! verifier: whether an image may get its name.
 //!
-//! All verifiers of a deployment are asked once whenever a name is to mean another image, whoever gives it, and each may
-//! refuse. One that fails, or that should be there and is not, refuses too.
+//! All verifiers of a deployment are asked once before an image gets a name, whoever gives it, and each may refuse. One
+//! that fails, or that should be there and is not, refuses too. What a name means already it may go on to mean.
 
 use capstan_schema::{Descriptor, Labels, Namespace};
 
