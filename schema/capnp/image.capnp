@@ -41,10 +41,13 @@ interface Images {
   update @5 (image :Image, mask :List(Text)) -> (image :Image, error :Common.Error);
   # Changes what `mask` names and nothing else: "labels" (all are replaced), "labels.<key>" (the rest is the key,
   # dots and all; an empty value removes it), "target". Empty = labels and target. Two updates at once both
-  # happen. NotFound. InvalidArgument: another field.
+  # happen. Verifiers are asked about another target, which has to be here then. NotFound. InvalidArgument: another
+  # field. PermissionDenied: a verifier refuses.
 
   tag @6 (source :Text, name :Text) -> (image :Image, error :Common.Error);
-  # Points `name` at the target of `source`; makes the name, or moves it. NotFound: source.
+  # Points `name` at the target of `source`; makes the name, or moves it. Verifiers are asked, unless the name means
+  # that already; no registry is: they see the signatures that `source` came with. NotFound: source.
+  # PermissionDenied: a verifier refuses.
 
   check @7 (name :Text) -> (complete :Bool, size :UInt64, missing :List(Missing), error :Common.Error);
   # Looks whether all that an image needs is there, for each platform that the index was pulled for. `size` is

@@ -4,6 +4,7 @@
 
 using Common = import "common.capnp";
 using Stdio = import "task.capnp".Stdio;
+using Evidence = import "verifier.capnp".Evidence;
 
 struct NamespaceRecord {
   createdAtUnixNs @0 :Int64;
@@ -22,6 +23,7 @@ struct ImageRecord {
   createdAtUnixNs @1 :Int64;
   updatedAtUnixNs @2 :Int64;
   labels @3 :List(Common.Label);
+  evidence @4 :List(Evidence); # for which verifiers let it; shown to them when it gets another name
 }
 
 struct SnapshotRecord {

@@ -84,6 +84,21 @@ impl Reference {
         parse(text, Names::Familiar).map_err(|why| refusal(text, &why))
     }
 
+    /// What a tag means in the same repository.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: it is no tag.
+    pub fn with_tag(&self, tag: &str) -> Result<Self> {
+        check_tag(tag).map_err(|why| refusal(&format!("{}:{tag}", self.repository), &why))?;
+        Ok(Self { tag: Some(tag.into()), digest: None, ..self.clone() })
+    }
+
+    /// What has this digest in the same repository.
+    #[must_use]
+    pub fn with_digest(&self, digest: &Digest) -> Self {
+        Self { tag: None, digest: Some(digest.clone()), ..self.clone() }
+    }
+
     /// `host[:port]`; an IPv6 address stands in brackets.
     pub fn host(&self) -> &str {
         &self.host
@@ -296,6 +311,22 @@ mod tests {
         assert_eq!(reference.tag().unwrap_or_default(), tag, "{text}");
         assert_eq!(reference.digest().map_or("", Digest::as_str), digest, "{text}");
         assert_eq!(Reference::parse(&reference.to_string()).unwrap(), reference, "{text}");
+    }
+
+    #[test]
+    fn another_tag_and_a_digest_in_the_same_repository() {
+        let digest = Digest::parse(D).unwrap();
+        for text in ["[::1]:5000/a/b:1", &format!("[::1]:5000/a/b@{D}")] {
+            let reference = Reference::parse(text).unwrap();
+            let tagged = reference.with_tag("v2").unwrap();
+            assert_eq!(tagged, Reference::parse("[::1]:5000/a/b:v2").unwrap());
+            let pinned = reference.with_digest(&digest);
+            assert_eq!(pinned, Reference::parse(&format!("[::1]:5000/a/b@{D}")).unwrap());
+            for tag in ["", "-a", "a b", "a/b", "a:b", "a@b", &"a".repeat(129)] {
+                let error = reference.with_tag(tag).unwrap_err();
+                assert_eq!(error.class(), Class::InvalidArgument, "{tag}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Stored bytes of every version so far are read: `records/stored.txt` has what the first schema wrote (`first`) and what
-//! the schema of 2026-11-26 wrote (`now`), one record a line: version, struct, hex. Lines are added there, none is changed.
+//! the schema of 2026-11-26 wrote (`now`), later ones named after what is new in them; one record a line: version, struct,
+//! hex. Lines are added there, none is changed.
 
 use std::fmt::Debug;
 
@@ -65,13 +66,22 @@ reads!(blobs, "BlobRecord", blob_record, |_version, r| {
     labels!(r);
 });
 
-reads!(images, "ImageRecord", image_record, |_version, r| {
+reads!(images, "ImageRecord", image_record, |version, r| {
     let target = Descriptor::read(r.get_target().unwrap()).unwrap();
     is(target.media_type, "application/vnd.oci.image.index.v1+json");
     is(target.digest.as_str(), format!("sha256:{}", "0".repeat(64)));
     is(target.size, 7);
     is((r.get_created_at_unix_ns(), r.get_updated_at_unix_ns()), (1, 2));
     labels!(r);
+    let evidence = r.get_evidence().unwrap();
+    is(evidence.len(), u32::from(version == "evidence"));
+    for piece in evidence {
+        is(piece.get_artifact_type().unwrap().to_str().unwrap(), "a");
+        is(piece.get_media_type().unwrap().to_str().unwrap(), "m");
+        is(piece.get_payload().unwrap(), b"p");
+        let labels = read_labels(piece.get_annotations().unwrap()).unwrap();
+        is(labels.into_iter().collect::<Vec<_>>(), [("k".to_owned(), "v".to_owned())]);
+    }
 });
 
 reads!(snapshots, "SnapshotRecord", snapshot_record, |_version, r| {

@@ -1,12 +1,14 @@
 //! `capstan images import` and `export`.
 
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use capstan_client::Error;
 use capstan_client::schema::transfer_capnp::{Names, archive_upload, transfer};
 use capstan_client::schema::{MAX_CHUNK_BYTES, write_texts};
+use tempfile::{Builder, NamedTempFile};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::images::full_name;
@@ -156,9 +158,14 @@ impl Export {
         }
         let to_file = layout.is_none() && !is_on_stdout;
         let fail = |error| Error::io(format!("write {}", self.file.display()), error);
+        let mut draft = None;
         let mut out: Box<dyn Write> = match (pipe, to_file) {
             (Some(pipe), _) => Box::new(pipe),
-            (None, true) => Box::new(File::create(&self.file).map_err(fail)?),
+            (None, true) => {
+                let (file, made) = create(&self.file).map_err(fail)?;
+                draft = made;
+                Box::new(file)
+            }
             (None, false) => Box::new(io::stdout()),
         };
         let work = async {
@@ -177,13 +184,33 @@ impl Export {
         drop(out);
         if let Some(layout) = layout {
             outcome = layout.finish(outcome).await;
-        } else if outcome.is_err() && to_file {
-            // Half an archive is none.
-            let _ = std::fs::remove_file(&self.file);
+        } else if let (true, Some((draft, place))) = (outcome.is_ok(), draft) {
+            draft.persist(place).map_err(|error| fail(error.error))?;
         }
         if outcome.is_ok() {
             progress.finish();
         }
         outcome
     }
+}
+
+/// Begins a file that gets its name, the second of what is answered, when it is whole: half an archive is none, and one
+/// that was there before stays until then. What is no file, such as a pipe, is written to as it is.
+fn create(path: &Path) -> io::Result<(File, Option<(NamedTempFile, PathBuf)>)> {
+    let place = match fs::metadata(path) {
+        Ok(found) if !found.is_file() => return Ok((File::create(path)?, None)),
+        // Where a link leads to.
+        Ok(_) => fs::canonicalize(path)?,
+        Err(_) => path.to_owned(),
+    };
+    let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let dir = match place.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let draft = Builder::new()
+        .prefix(&format!(".{name}."))
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir)?;
+    Ok((draft.as_file().try_clone()?, Some((draft, place))))
 }

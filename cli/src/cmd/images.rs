@@ -50,6 +50,9 @@ pub(crate) enum Images {
     Mount(MountImage),
     Umount(UnmountImage),
     /// Give an image another name
+    ///
+    /// Verifiers are asked whether it may have it. They see the signatures that the image came with; those that are in a
+    /// registry are looked for by a pull only.
     Tag {
         #[arg(value_name = "SRC")]
         source: String,

@@ -208,6 +208,62 @@ fn listing(host: &Host, of: [&str; 2], key: &str) -> String {
     String::from_utf8(succeed("bash", &["-c", &script])).unwrap()
 }
 
+/// An archive has its name when it is whole: a client that is killed on the way, or that can write no more, leaves what was
+/// there before.
+#[test]
+fn an_export_that_ends_early_keeps_what_was_there() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::process::ExitStatusExt as _;
+    let registry = FakeRegistry::start();
+    let name = registry.offer("app", &image(7));
+    let host = Host::new();
+    host.ok(&["images", "pull", "--plain-http", "--no-unpack", &name]);
+    let dir = host.path("archives");
+    fs::create_dir(&dir).unwrap();
+    let file = dir.join("app.tar");
+    let export = |before: &str| {
+        let capstan = host.command(&["images", "export", &file.display().to_string(), &name]);
+        let mut words = vec![capstan.get_program().to_string_lossy().into_owned()];
+        words.extend(capstan.get_args().map(|word| word.to_string_lossy().into_owned()));
+        let mut shell = Command::new(find("bash"));
+        shell.args(["-c", &format!("umask 022; {before} exec \"$0\" \"$@\"")]).args(words);
+        for (key, value) in capstan.get_envs() {
+            match value {
+                Some(value) => shell.env(key, value),
+                None => shell.env_remove(key),
+            };
+        }
+        shell.output().unwrap()
+    };
+    let listed = || fs::read_dir(&dir).unwrap().count();
+    // It can write no more: the first one leaves nothing.
+    let failed = export("ulimit -f 100; trap '' XFSZ;");
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(!failed.status.success() && said.contains("File too large"), "{said}");
+    assert_eq!(listed(), 0);
+
+    assert!(export("").status.success());
+    let whole = fs::read(&file).unwrap();
+    assert!(whole.len() > 300_000, "it has the noise");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o644);
+    assert!(!export("ulimit -f 100; trap '' XFSZ;").status.success());
+    assert!(fs::read(&file).unwrap() == whole);
+    assert_eq!(listed(), 1);
+    // It is killed.
+    assert_eq!(export("ulimit -f 100;").status.signal(), Some(25));
+    assert!(fs::read(&file).unwrap() == whole);
+
+    // By way of a link it is the file that changes, and what is no file is written to.
+    let real = host.path("real.tar");
+    fs::write(&real, "x").unwrap();
+    fs::remove_file(&file).unwrap();
+    symlink(&real, &file).unwrap();
+    assert!(export("").status.success());
+    assert!(fs::read(&real).unwrap() == whole && file.is_symlink());
+    host.ok(&["images", "export", "/dev/null", &name]);
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+}
+
 #[test]
 fn an_image_is_mounted_and_unmounted() {
     let registry = FakeRegistry::start();

@@ -453,6 +453,35 @@ fn what_cannot_be_written_down_or_restored_is_refused_before_anything_is_done() 
     });
 }
 
+/// Verifiers are asked about the name of a checkpoint as about any other.
+#[test]
+fn a_checkpoint_gets_no_name_that_verifiers_refuse() {
+    let name = "checkpoint::a_checkpoint_gets_no_name_that_verifiers_refuse";
+    secluded(name, || {
+        let Some((_registry, host, image)) = host(name) else { return };
+        let id = "verifier.digest";
+        let rule = "rules = [{ images = \"registry.example/prod\" }]";
+        host.configure(&format!("{}[plugins.{id:?}]\n{rule}\n", configuration()));
+        host.ok(&["plugins", "reload"]);
+        host.ok(&["run", "-d", "--runtime", "runc", "--name", "web", &image, "sleep", "1000"]);
+        let calls = || host.json(&["plugins", "inspect", id])["calls"].as_u64().unwrap();
+        let before = calls();
+        let prod = ["tasks", "checkpoint", "web", "--image", "registry.example/prod:1"];
+        let parts = ["registry.example/prod:1", "verifier.digest refuses it", "without a name"];
+        host.fails(&prod, 8, "PermissionDenied", &parts);
+        assert_eq!(calls(), before + 1);
+        host.ok(&["tasks", "checkpoint", "web", "--image", "registry.example/test:1"]);
+        assert_eq!(calls(), before + 2);
+        host.ok(&["tasks", "checkpoint", "web"]);
+        assert_eq!(calls(), before + 2, "what has no name needs nobody's leave");
+        assert_eq!(host.ids(&["images", "ls"]), [image.as_str(), "registry.example/test:1"]);
+        assert_eq!(status(&host, "web"), "running");
+        assert_no_dump(&host);
+        host.remove("web");
+        host.assert_no_container();
+    });
+}
+
 /// What a daemon that was killed left of a checkpoint goes with the next start (D19).
 #[test]
 fn a_dump_that_a_crash_left_is_swept() {

@@ -486,6 +486,44 @@ fn tokens_are_fetched_anew_when_they_end() {
     assert_quiet(&host, &[PASSWORD, REFRESH_TOKEN]);
 }
 
+/// So is one that is not taken any more in the middle of a push: where a blob begins, at its end, or at the name
+/// (D67, D68).
+#[test]
+fn tokens_that_end_in_a_push_are_fetched_anew() {
+    let open = DockerRegistry::empty();
+    let tokens = TokenServer::start();
+    let guarded = DockerRegistry::guarded(open.storage(), &Guard::new().tokens(&tokens));
+    let proxy = FaultProxy::before(&guarded.address());
+    let mut host = Host::without_daemon(1024);
+    host.configure(&transfer_section(&host.path("certs.d"), ""));
+    host.start();
+    let login = format!("{USER}:{PASSWORD}");
+    let places = [("POST", "/uploads/"), ("PUT", "/uploads/"), ("PUT", "/manifests/")];
+    for (seed, (method, place)) in (710..).zip(places) {
+        // Each of its own, so that nothing is mounted.
+        let image = small(seed);
+        let (app, repository) = (format!("app-{seed}"), format!("pushed-{seed}"));
+        image.push_to(&open.address(), &app, "latest");
+        let source = open.reference(&app);
+        host.ok(&["images", "pull", "--plain-http", "--no-unpack", &source]);
+        let challenge = format!(
+            "Bearer realm=\"{}\",service=\"{}\",scope=\"repository:{repository}:pull,push\",\
+             error=\"invalid_token\"",
+            tokens.realm(),
+            TokenServer::SERVICE
+        );
+        let headers = vec![("WWW-Authenticate".to_owned(), challenge)];
+        proxy.behave();
+        proxy.make(1, method, place, Trouble::Answer(401, headers, Vec::new()));
+        let before = tokens.asked().len();
+        let name = format!("{}/{repository}:1", proxy.address());
+        host.ok(&["images", "push", "--plain-http", "--user", &login, &name, &source]);
+        assert_there(&open.address(), &repository, &image);
+        assert_eq!(tokens.asked().len() - before, 2, "{method} {place}: {:?}", tokens.asked());
+    }
+    assert_quiet(&host, &[PASSWORD, REFRESH_TOKEN]);
+}
+
 /// The daemon's own file has credentials for those who bring none, if nobody else can read it.
 #[test]
 fn the_daemon_has_credentials_of_its_own() {

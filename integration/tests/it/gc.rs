@@ -147,6 +147,9 @@ fn a_container_keeps_its_files_when_its_image_is_removed() {
     host.ok(&["images", "rm", &reference]);
     let gone = collect(&host);
     assert!(!gone.iter().any(|what| what.starts_with("snapshot/")), "{gone:?}");
+    // Lists say the name that it had (D108).
+    assert_eq!(host.ok(&["containers", "ls"]).matches(&reference).count(), 2);
+    assert_eq!(host.ids(&["tasks", "ls"]).len(), 2);
     assert_eq!(collect(&host), BTreeSet::new());
     for id in ["web", "copy"] {
         assert_eq!(host.ok(&["tasks", "exec", id, "cat", "/name"]), "a");

@@ -357,6 +357,29 @@ fn a_mirror_is_not_told_the_login_of_the_registry() {
     world.assert_no_secret_is_logged();
 }
 
+/// A command with a user and without a password asks for it on the terminal, and nowhere else (F-155).
+#[test]
+fn a_pull_asks_for_the_password_of_its_user() {
+    let world = World::new(&Guard::new().password());
+    let (host, name) = (&world.host, world.name());
+    let pull = ["images", "pull", "--plain-http", "--no-unpack", "--user", USER, &name];
+    let output = host.capstan_with_input(&pull, b"");
+    assert_ne!(output.code, 0, "{}", output.stdout);
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+
+    let tmux = Tmux::new(host, "pull");
+    let capstan = host.command(&[]).get_program().to_string_lossy().into_owned();
+    tmux.type_line(&format!("{capstan} {}; echo code $?", pull.join(" ")));
+    tmux.sees(host, &format!("Password of {USER} for {}:", world.registry.address()));
+    tmux.type_line(PASSWORD);
+    tmux.sees(host, "code 0");
+    let screen = tmux.screen();
+    assert!(!said(&screen), "{screen}");
+    assert_eq!(digest_of(host, &name), world.manifest);
+    assert!(!world.file().exists(), "nobody asked for it to be kept");
+    world.assert_no_secret_is_logged();
+}
+
 #[test]
 fn a_password_that_is_typed_is_not_seen() {
     let world = World::new(&Guard::new().password());

@@ -44,6 +44,11 @@ fn an_image_from_dockers_registry_is_whole_and_listed() {
     host.ok(&["images", "rm", &image]);
     assert_eq!(host.ids(&["images", "ls"]), Vec::<String>::new());
     host.fails(&["images", "inspect", &image], 3, "NotFound", &[&image]);
+    // What it was made of stays until a collection.
+    assert_eq!(assert_content_is_whole(&host), 3);
+    assert_eq!(host.ids(&["snapshots", "ls"]).len(), 1);
+    host.ok(&["gc"]);
+    assert_eq!(assert_content_is_whole(&host), 0);
 }
 
 /// Ten at once fetch each blob once and unpack once; a pull of what is there fetches nothing.

@@ -2,6 +2,7 @@
 //! what is not complete.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use capstan_integration::{
     DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, digest, find, noise,
@@ -319,6 +320,61 @@ fn a_push_outlives_breaks() {
     copy(&to, "app:1", &host);
 }
 
+/// A registry in trouble is asked again by each request of a push, with its own word on when, and not for ever.
+#[test]
+fn a_push_to_a_registry_in_trouble_goes_on() {
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
+    let host = Host::with_config("[plugins.\"transfer.local\"]\nattempts = 3\n");
+    let places =
+        [("HEAD", "/blobs/"), ("POST", "/uploads/"), ("PUT", "/uploads/"), ("PUT", "/manifests/")];
+    let later = vec![("Retry-After".to_owned(), "1".to_owned())];
+    let troubles = [
+        Trouble::Answer(503, Vec::new(), Vec::new()),
+        Trouble::Answer(429, later, Vec::new()),
+        Trouble::Reset,
+    ];
+    let mut seed = 400;
+    // Each of its own, so that nothing is there or mounted.
+    let mut made = || {
+        seed += 1;
+        let layers = vec![Layer::new().file("noise", 0o644, &noise(1000, seed))];
+        let image = Image::new(layers);
+        let source = from.offer(&format!("app-{seed}"), &image);
+        host.ok(&["images", "pull", "--plain-http", "--no-unpack", &source]);
+        (image, source)
+    };
+    for (number, (method, place)) in places.into_iter().enumerate() {
+        for (kind, trouble) in troubles.iter().enumerate() {
+            let (image, source) = made();
+            let what = format!("{method} {place}: {trouble:?}");
+            proxy.behave();
+            proxy.forget();
+            proxy.make(1, method, place, trouble.clone());
+            let repository = format!("app-{number}-{kind}");
+            let begin = Instant::now();
+            push(&host, &format!("{}/{repository}:1", proxy.address()), &source);
+            assert_eq!(digest(&raw(&to, &format!("{repository}:1"))), image.manifest, "{what}");
+            if kind == 1 {
+                assert!(begin.elapsed() >= Duration::from_secs(1), "{what}: it did not wait");
+            }
+            let hurt =
+                proxy.exchanges().iter().filter(|one| [0, 429, 503].contains(&one.status)).count();
+            assert_eq!(hurt, 1, "{what}");
+        }
+        let (_, source) = made();
+        proxy.behave();
+        proxy.forget();
+        proxy.make(usize::MAX, method, place, troubles[0].clone());
+        let name = format!("{}/never-{number}:1", proxy.address());
+        let args = ["images", "push", "--plain-http", &name, &source];
+        host.fails(&args, 7, "Unavailable", &["503"]);
+        let hurt = proxy.exchanges().iter().filter(|one| one.status == 503).count();
+        assert!((2..=15).contains(&hurt), "{method} {place}: asked {hurt} times");
+        assert_eq!(tags(&to, &format!("never-{number}")), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn a_push_that_is_cancelled_names_nothing() {
     let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
@@ -482,6 +538,30 @@ fn layers_are_packed_anew_with_zstd() {
     let args =
         ["images", "push", "--plain-http", "--compression", "zstd", &name, "h.example/text:1"];
     host.fails(&args, 5, "InvalidArgument", &["--compression"]);
+}
+
+/// So many blobs are sent at once as are asked for, or as the daemon takes, and no more; the name is given behind all of
+/// them (F-156, D115).
+#[test]
+fn as_many_blobs_are_sent_at_once_as_are_asked_for() {
+    let (from, to) = (FakeRegistry::start(), DockerRegistry::empty());
+    let proxy = FaultProxy::before(&to.address());
+    proxy.make(usize::MAX, "", "/blobs/", Trouble::Delay(Duration::from_millis(100)));
+    let host = Host::new();
+    let layers = (0..7).map(|number| Layer::new().file("noise", 0o644, &noise(1000, 300 + number)));
+    let source = from.offer("app", &Image::new(layers.collect()));
+    host.ok(&["images", "pull", "--plain-http", "--no-unpack", &source]);
+    let cases: [(&[&str], usize); 3] =
+        [(&["--concurrency", "1"], 1), (&["--concurrency", "6"], 6), (&[], 4)];
+    for (number, (args, want)) in cases.into_iter().enumerate() {
+        proxy.forget();
+        let name = format!("{}/app-{number}:1", proxy.address());
+        host.ok(&[&["images", "push", "--plain-http"], args, &[&name, &source]].concat());
+        assert_eq!(proxy.most_blobs_at_once(), want, "{args:?}");
+        let asked = proxy.take_asked();
+        assert!(asked.last().unwrap().starts_with("PUT /v2/app-"), "{asked:?}");
+        assert!(asked.last().unwrap().ends_with("/manifests/1"), "{asked:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod archives;
 mod misbehaved;
+mod names;
 mod registry;
 mod signer;
 
@@ -61,7 +62,7 @@ fn only_listed_digests_get_a_name() {
 fn a_verifier_that_must_be_asked_and_is_not_there_refuses() {
     let registry = FakeRegistry::start();
     let name = registry.offer("app", &image("good"));
-    let host = Host::with_config("[plugins.\"transfer.local\"]\nverifiers = [\"verifier.mine\"]\n");
+    let host = Host::with_config("[plugins.\"images.local\"]\nverifiers = [\"verifier.mine\"]\n");
     let says = ["verifier.mine", "not there"];
     host.fails(&["images", "pull", "--plain-http", &name], 6, "FailedPrecondition", &says);
     assert_eq!(host.ids(&["content", "ls"]), Vec::<String>::new());

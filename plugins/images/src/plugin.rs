@@ -4,33 +4,31 @@ use actix::{Actor, Addr, Context as Cell, Handler, ResponseFuture};
 use capstan_sdk::contract::events::NewEvent;
 use capstan_sdk::contract::graph::{Finding, Flaw, Node, Resource};
 use capstan_sdk::contract::images::{
-    Audit, Check, Checked, Delete, Get, Image, ImagesAddr, Label, List, Manifest, Nodes, Presence,
-    Put, Resolve, ResolveTarget, Survey, Tag, Update,
+    Audit, Check, Checked, Delete, Get, Image, ImagesAddr, Label, Leave, List, Manifest, Nodes,
+    Permit, Permitted, Presence, Put, Resolve, ResolveTarget, Survey, Tag, Update,
 };
 use capstan_sdk::contract::metadata::{self, Commit, Expect, Key, Scan, Step};
+use capstan_sdk::contract::verifier::Evidence;
 use capstan_sdk::contract::{Content, Images, Listed, Metadata, Page};
 use capstan_sdk::revise::{Revision, revise};
 use capstan_sdk::{
-    Context, Descriptor, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result, clock,
-    export_plugin, rpc,
+    Class, Context, Descriptor, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result,
+    clock, export_plugin, rpc,
 };
 
-use crate::record;
 use crate::resolve::Reader;
+use crate::verify::Verifiers;
+use crate::{Config, record};
 
 /// images.local.
 #[derive(Clone, Debug)]
 pub struct LocalImages {
     pub(crate) metadata: Link<Metadata>,
     content: Link<Content>,
+    verifiers: Verifiers,
 }
 
 export_plugin!(LocalImages);
-
-/// It has none.
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
 
 impl Plugin for LocalImages {
     const INFO: Info = Info {
@@ -42,8 +40,12 @@ impl Plugin for LocalImages {
     };
     type Config = Config;
 
-    async fn build(_config: Config, context: Context) -> Result<Self> {
-        Ok(Self { metadata: context.link::<Metadata>()?, content: context.link::<Content>()? })
+    async fn build(config: Config, context: Context) -> Result<Self> {
+        Ok(Self {
+            metadata: context.link::<Metadata>()?,
+            content: context.link::<Content>()?,
+            verifiers: Verifiers::new(context, &config),
+        })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -84,8 +86,36 @@ impl LocalImages {
     }
 
     async fn put(self, put: Put) -> Result<Image> {
-        let Put { namespace, name, target } = put;
-        self.point(&namespace, &name, &target, None).await
+        let Put { namespace, name, target, leave } = put;
+        let evidence = match leave {
+            Leave::Granted(evidence) => evidence,
+            Leave::Unasked => {
+                self.permit(&namespace, &name, &target, Vec::new()).await?;
+                Vec::new()
+            }
+        };
+        self.point(&namespace, &name, &target, &evidence, None).await
+    }
+
+    /// Asks whether what is here may have a name, unless it has it.
+    ///
+    /// # Errors
+    /// It may not, or that cannot be known.
+    pub(crate) async fn permit(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        target: &Descriptor,
+        evidence: Vec<Evidence>,
+    ) -> Result<()> {
+        match self.stored(namespace, name).await {
+            Ok((image, _)) if image.target == *target => return Ok(()),
+            Err(error) if error.class() != Class::NotFound => return Err(error),
+            _ => {}
+        }
+        let document = async || self.reader(namespace).document(target).await;
+        let asked = self.verifiers.permit_stored((namespace, name), target, evidence, document);
+        asked.await.map_err(|error| error.at(format_args!("image {name}")))
     }
 
     /// Makes a name, or moves it; `guard` has to hold at that moment.
@@ -94,6 +124,7 @@ impl LocalImages {
         namespace: &Namespace,
         name: &str,
         target: &Descriptor,
+        evidence: &[Evidence],
         guard: Option<Step>,
     ) -> Result<Image> {
         if name.is_empty() {
@@ -108,18 +139,22 @@ impl LocalImages {
                 updated_at_unix_ns: now,
                 labels: Labels::new(),
             };
+            let mut kept = evidence.to_vec();
             let topic = match old {
-                Some(old) => {
-                    let old = record::read(name, old).map_err(|error| error.at(name))?;
+                Some(bytes) => {
+                    let old = record::read(name, bytes).map_err(|error| error.at(name))?;
                     image.created_at_unix_ns = old.created_at_unix_ns;
                     image.labels = old.labels;
+                    if kept.is_empty() && old.target.digest == target.digest {
+                        kept = record::evidence(bytes).map_err(|error| error.at(name))?;
+                    }
                     "/images/update"
                 }
                 None => "/images/create",
             };
             let event =
                 NewEvent::new(namespace, topic).with("name", name).with("digest", &target.digest);
-            let mut revision = Revision::write(record::write(&image), image).with(event);
+            let mut revision = Revision::write(record::write(&image, &kept), image).with(event);
             revision.steps.extend(guard.clone());
             Ok(revision)
         })
@@ -131,10 +166,13 @@ impl LocalImages {
         let Tag { namespace, name, new_name } = tag;
         let (image, bytes) = self.stored(&namespace, &name).await?;
         let key = record::key(&namespace, &name);
+        let evidence = record::evidence(&bytes).map_err(|error| error.at(&name))?;
+        let permitted = self.permit(&namespace, &new_name, &image.target, evidence.clone()).await;
+        permitted.map_err(|error| error.at(format_args!("tag {name}, asking no registry")))?;
         let changed =
             Error::unavailable(format!("image {name:?} was changed meanwhile; try again"));
         let guard = Step::Guard { key, expect: Expect::Equals(bytes), error: changed };
-        self.point(&namespace, &new_name, &image.target, Some(guard)).await
+        self.point(&namespace, &new_name, &image.target, &evidence, Some(guard)).await
     }
 
     /// All images of a namespace.
@@ -209,6 +247,14 @@ impl LocalImages {
             .await
             .map_err(|error| error.at(format!("image {}", resolve.name)))?;
         Ok((stored, manifest))
+    }
+}
+
+impl Handler<Permit> for LocalImages {
+    type Result = ResponseFuture<Result<Permitted>>;
+    fn handle(&mut self, permit: Permit, _: &mut Cell<Self>) -> Self::Result {
+        let verifiers = self.verifiers.clone();
+        Box::pin(async move { verifiers.permit(permit).await })
     }
 }
 

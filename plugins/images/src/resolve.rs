@@ -19,7 +19,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    async fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    /// A document that is here.
+    pub(crate) async fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
         let digest = descriptor.digest.clone();
         let open = Open { namespace: self.namespace.clone(), digest: digest.clone() };
         let blob = self.content.send(open).await?;

@@ -47,6 +47,11 @@ impl LocalImages {
             true => ALL.map(str::to_owned).to_vec(),
             false => update.mask.clone(),
         };
+        if let (Some(target), true) = (&update.target, mask.iter().any(|field| field == "target")) {
+            // What has no name gets none by this.
+            self.stored(&update.namespace, &update.name).await?;
+            self.permit(&update.namespace, &update.name, target, Vec::new()).await?;
+        }
         let change = |image: &mut Image| {
             mask.iter().try_for_each(|field| change_field(image, &update, field))
         };
@@ -60,9 +65,14 @@ impl LocalImages {
         change: impl Fn(&mut Image) -> Result<()>,
     ) -> Result<Image> {
         revise(&self.metadata, &named(namespace, name)?, |old| {
-            let mut image = record::read(name, old.ok_or_else(|| missing(name))?)
-                .map_err(|error| error.at(name))?;
+            let old = old.ok_or_else(|| missing(name))?;
+            let mut image = record::read(name, old).map_err(|error| error.at(name))?;
+            let digest = image.target.digest.clone();
             change(&mut image)?;
+            let evidence = match image.target.digest == digest {
+                true => record::evidence(old).map_err(|error| error.at(name))?,
+                false => Vec::new(),
+            };
             image.updated_at_unix_ns = clock::now_unix_ns();
             let labels: Vec<String> =
                 image.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -70,7 +80,7 @@ impl LocalImages {
                 .with("name", name)
                 .with("digest", &image.target.digest)
                 .with("labels", labels.join(","));
-            Ok(Revision::write(record::write(&image), image).with(event))
+            Ok(Revision::write(record::write(&image, &evidence), image).with(event))
         })
         .await
     }

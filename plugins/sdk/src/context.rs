@@ -144,6 +144,11 @@ impl Context {
         Link::new(Arc::clone(&self.lookup), C::KIND.into())
     }
 
+    /// As [`Context::link_late`], to the plugin `<kind>.<name>`.
+    pub fn link_late_named<C: Contract>(&self, name: &str) -> Link<C> {
+        Link::new(Arc::clone(&self.lookup), format!("{}.{name}", C::KIND).into())
+    }
+
     fn check_required(&self, kind: &str) -> Result<()> {
         if self.requires.iter().any(|requirement| kind_of(requirement) == kind) {
             return Ok(());

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use capstan_sdk::contract::containers::{self, Container, ContainerSpec, Rootfs};
 use capstan_sdk::contract::content::{Abort, Ingests, Open, OpenIngest};
 use capstan_sdk::contract::differ::{Apply, Diff, LayerSink, LayerStream, Whiteouts};
-use capstan_sdk::contract::images::{Get, Put};
+use capstan_sdk::contract::images::{Get, Leave, Put};
 use capstan_sdk::contract::leases::{Hold, TakeHold};
 use capstan_sdk::contract::runtime::{self, Inspect, Pause, Resume, Status, TaskInfo, TaskKey};
 use capstan_sdk::contract::snapshotter::{LABEL_OWNER, Remove, Stat, View};
@@ -264,8 +264,11 @@ impl Checkpoints {
             let index = self.store_bytes(namespace, &name, OCI_INDEX, bytes).await?;
             let digest = index.digest.to_string();
             if !image.is_empty() {
-                let put = Put { namespace: namespace.clone(), name: image, target: index };
-                self.images.send(put).await?;
+                let (namespace, leave) = (namespace.clone(), Leave::Unasked);
+                let put = Put { namespace, name: image, target: index, leave };
+                self.images.send(put).await.map_err(|error| {
+                    error.at(format_args!("checkpoint {digest} is stored without a name"))
+                })?;
             }
             Ok(digest)
         };

@@ -22,12 +22,6 @@ pub struct Config {
     pub attempts: u32,
     /// Largest manifest or index, in bytes. Default: 4 MiB, which is also what registries take.
     pub max_manifest_bytes: u64,
-    /// Plugins that must be asked before an image gets its name, such as `verifier.cosign`: without them nothing is
-    /// pulled. All verifiers that there are are asked anyway; this is for those that must not be missed when they are not
-    /// there at all. Default: none.
-    pub verifiers: Vec<String>,
-    /// How long a verifier may take for an answer, in seconds; one that takes longer refuses. Default: 30.
-    pub verifier_timeout_seconds: u64,
     /// Whether layers that a registry must not pass on, such as those of old Windows images, are fetched from the URLs in
     /// the image's manifest. Whoever made the image chose these hosts; they get no credentials. Default: false, which
     /// refuses an image of which the registry lacks such a layer.
@@ -71,8 +65,6 @@ impl Default for Config {
             stall_timeout_seconds: 30,
             attempts: 5,
             max_manifest_bytes: 4 << 20,
-            verifiers: Vec::new(),
-            verifier_timeout_seconds: 30,
             foreign_layers: false,
             max_connections_per_host: 16,
             range_threshold_bytes: 64 << 20,

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use capstan_sdk::contract::Content;
 use capstan_sdk::contract::content::{Open, Use};
-use capstan_sdk::contract::images::{Get, Put, ResolveTarget};
+use capstan_sdk::contract::images::{Get, Leave, Put, ResolveTarget};
 use capstan_sdk::contract::transfer::{Import, Imported, Names, ProgressSender};
+use capstan_sdk::contract::verifier::Evidence;
 use capstan_sdk::oci::media::{
     Compression, DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER,
     OCI_MANIFEST,
@@ -24,7 +25,7 @@ use crate::archive::{Found, Intake, Stored};
 use crate::pull::{MAX_DEPTH, Puller};
 use crate::registry::hash;
 use crate::unpack::Target;
-use crate::verify::{self, Findings, Question};
+use crate::verify::{self, Findings};
 
 /// The full name of an image in an index, in containerd's words.
 pub(crate) const FULL_NAME: &str = "io.containerd.image.name";
@@ -149,6 +150,7 @@ impl Job {
         }
         let is_all = !matches!(names, Names::Only(_));
         let mut chosen = self.choose(&candidates, names).await?;
+        let mut evidence = Vec::new();
         for (name, image) in &mut chosen {
             match self.verify(&candidates, &beside, name, image).await {
                 // A signature has nobody's signature itself: where that must be it comes without a name.
@@ -159,8 +161,9 @@ impl Job {
                 {
                     info!(%error, "signatures of an image get no name of their own");
                     name.clear();
+                    evidence.push(Vec::new());
                 }
-                outcome => outcome.map_err(|error| error.at(&name))?,
+                outcome => evidence.push(outcome.map_err(|error| error.at(&name))?),
             }
         }
         if let Some(target) = &target {
@@ -169,12 +172,13 @@ impl Job {
             }
         }
         let mut imported = Vec::new();
-        for (name, image) in chosen {
+        for ((name, image), evidence) in chosen.into_iter().zip(evidence) {
             if !name.is_empty() {
                 let put = Put {
                     namespace: self.namespace.clone(),
                     name: name.clone(),
                     target: image.clone(),
+                    leave: Leave::Granted(evidence),
                 };
                 self.importer.puller.images.send(put).await?;
                 info!(image = name, digest = %image.digest, "imported");
@@ -375,22 +379,21 @@ impl Job {
         }
     }
 
-    /// Asks whether an image may have its name. Signatures may come along in the archive: as cosign names them, as
-    /// `cosign save` puts them `beside` the image, or as what refers to the image.
+    /// Asks whether an image may have its name; answers the evidence for which it may. Signatures may come along in the
+    /// archive: as cosign names them, as `cosign save` puts them `beside` the image, or as what refers to the image.
     async fn verify(
         &self,
         candidates: &[Candidate],
         beside: &[Candidate],
         name: &str,
         image: &Descriptor,
-    ) -> Result<()> {
+    ) -> Result<Vec<Evidence>> {
         if name.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let lacks = || Error::internal(format!("{} is not here any more", image.digest));
         let document = self.bytes(image).await?.ok_or_else(lacks)?;
-        let question =
-            Question { namespace: &self.namespace, name, target: image, document: &document };
+        let question = verify::question(&self.namespace, name.into(), image, &document);
         let evidence = async || {
             let mut findings = Findings::default();
             let tag = verify::cosign_tag(&Reference::parse(name)?, &image.digest);
@@ -418,7 +421,7 @@ impl Job {
             }
             Ok(findings.into_evidence())
         };
-        self.importer.puller.verifiers.check(&question, evidence).await
+        verify::permit(&self.importer.puller.images, question, evidence).await
     }
 
     async fn unpack(&self, image: &Descriptor, target: &Target) -> Result<()> {

@@ -35,7 +35,6 @@ use crate::refetch;
 use crate::registry::Registry;
 use crate::sweep::{self, Leftover};
 use crate::unpack::{Target, Unpacker};
-use crate::verify::Verifiers;
 
 /// transfer.local.
 pub struct LocalTransfer {
@@ -77,15 +76,7 @@ impl Plugin for LocalTransfer {
         id: "transfer.local",
         version: env!("CARGO_PKG_VERSION"),
         about: "images from registries into content and snapshots",
-        requires: &[
-            "content",
-            "differ",
-            "images",
-            "leases",
-            "namespaces",
-            "snapshotter",
-            "verifier?",
-        ],
+        requires: &["content", "differ", "images", "leases", "namespaces", "snapshotter"],
         rank: 0,
     };
     type Config = Config;
@@ -95,8 +86,7 @@ impl Plugin for LocalTransfer {
         let content = context.link::<Content>()?;
         let fetcher = Fetcher::new(content.clone(), concurrency);
         let unpacker = Unpacker::new(fetcher.clone(), context.link::<Differ>()?, concurrency);
-        let verifiers = Verifiers::new(context.clone(), &config);
-        let puller = Puller { images: context.link::<Images>()?, fetcher, unpacker, verifiers };
+        let puller = Puller { images: context.link::<Images>()?, fetcher, unpacker };
         let snapshotters = snapshotters(&context)?;
         let leftovers = sweep::find(&snapshotters, &context.link::<Namespaces>()?).await?;
         let is_ending = watch::Sender::new(false);

@@ -7,8 +7,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use capstan_sdk::contract::Images;
 use capstan_sdk::contract::access::Access;
-use capstan_sdk::contract::images::{Image, Manifest, Presence, Put, Resolve, Survey};
+use capstan_sdk::contract::images::{Image, Leave, Manifest, Presence, Put, Resolve, Survey};
 use capstan_sdk::contract::transfer::{Item, ItemState, Pull, Unpack as UnpackImage};
+use capstan_sdk::contract::verifier::Evidence;
 use capstan_sdk::oci::media::Kind;
 use capstan_sdk::oci::{Document, checkpoint_manifest, choose};
 use capstan_sdk::{
@@ -22,8 +23,7 @@ use tracing::info;
 use crate::fetch::{Fetch, Fetcher, Offer, item_name, labels_of};
 use crate::registry::{Registry, Repository, Resolved};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
-use crate::verify::{self, Question, Verifiers};
-use crate::{progress, refetch};
+use crate::{progress, refetch, verify};
 
 /// Indexes in indexes: nobody makes more than two.
 pub(crate) const MAX_DEPTH: usize = 4;
@@ -40,7 +40,6 @@ pub(crate) struct Puller {
     pub(crate) images: Link<Images>,
     pub(crate) fetcher: Fetcher,
     pub(crate) unpacker: Unpacker,
-    pub(crate) verifiers: Verifiers,
 }
 
 impl Puller {
@@ -179,7 +178,7 @@ impl Job {
         target: Option<Target>,
     ) -> Result<(Image, Presence)> {
         let Resolved { descriptor: root, bytes } = self.repository.resolve().await?;
-        self.verify(reference, &root, &bytes).await?;
+        let evidence = self.verify(reference, &root, &bytes).await?;
         if self.is_for_all_platforms && target.is_none() {
             self.all(&root, Some(bytes), 0).await?;
         } else {
@@ -194,7 +193,8 @@ impl Job {
         self.note_sources().await?;
         let images = &self.puller.images;
         let namespace = self.namespace.clone();
-        let put = Put { namespace: namespace.clone(), name: reference.to_string(), target: root };
+        let (name, leave) = (reference.to_string(), Leave::Granted(evidence));
+        let put = Put { namespace: namespace.clone(), name, target: root, leave };
         failpoint::at("pull:unpacked");
         let image = images.send(put).await?;
         failpoint::at("pull:named");
@@ -374,17 +374,21 @@ impl Job {
         self.early.borrow().get(part).map(|(fetch, _)| Rc::clone(fetch))
     }
 
-    /// Asks whether it may have its name, before anything of it is stored.
-    async fn verify(&self, name: &Reference, target: &Descriptor, document: &[u8]) -> Result<()> {
-        let (namespace, text) = (&self.namespace, name.to_string());
-        let question = Question { namespace, name: &text, target, document };
+    /// Asks whether it may have its name, before anything of it is stored. Answers the evidence for which it may.
+    async fn verify(
+        &self,
+        name: &Reference,
+        target: &Descriptor,
+        document: &[u8],
+    ) -> Result<Vec<Evidence>> {
+        let question = verify::question(&self.namespace, name.to_string(), target, document);
         let evidence =
             // On the heap: few pulls want it, and all would carry it.
             async || {
                 let digest = &target.digest;
                 Box::pin(verify::in_registry(&self.registry, &self.access, name, digest)).await
             };
-        self.puller.verifiers.check(&question, evidence).await
+        verify::permit(&self.puller.images, question, evidence).await
     }
 
     /// Fetches what a checkpoint has besides its image.

@@ -1,32 +1,21 @@
-//! Whether an image may get its name: all verifiers are asked, and each may refuse.
-//!
-//! Invariant: what cannot be asked refuses. A verifier that did not start or gave up, one that the configuration names
-//! and that is not there, one that answers with an error, and one that does not answer in time all keep an image from its
-//! name.
-
-use std::time::Duration;
+//! Whether an image may get its name: the images plugin asks all verifiers, and the evidence that they want is looked
+//! for here.
 
 use bytes::Bytes;
-use capstan_sdk::contract::Verifier;
+use capstan_sdk::contract::Images;
 use capstan_sdk::contract::access::Access;
+use capstan_sdk::contract::images::{Permit, Permitted};
 use capstan_sdk::contract::transfer::ListReferrers;
 use capstan_sdk::contract::verifier::{
-    Ask, Evidence, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_EVIDENCE_TOTAL_BYTES, Verdict, Verify,
+    Evidence, MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_EVIDENCE_TOTAL_BYTES,
 };
 use capstan_sdk::oci::Document;
-use capstan_sdk::{
-    Call, Carries, Class, Context, Contract as _, Descriptor, Digest, Error, Labels, Link,
-    Namespace, PluginState, Reference, Result,
-};
-use futures::future::try_join_all;
+use capstan_sdk::{Class, Descriptor, Digest, Error, Labels, Link, Namespace, Reference, Result};
 use serde::Deserialize;
 use tracing::debug;
 
+use crate::referrers;
 use crate::registry::{Registry, hash};
-use crate::{Config, referrers};
-
-/// The most characters of a reason that an error repeats.
-const MAX_REASON_CHARS: usize = 300;
 
 /// What signatures are among all that may refer to an image: the types of their manifests begin so.
 const SIGNATURES: [&str; 3] = [
@@ -35,131 +24,34 @@ const SIGNATURES: [&str; 3] = [
     "application/vnd.cncf.notary.signature",
 ];
 
-/// Those who are asked.
-#[derive(Clone)]
-pub(crate) struct Verifiers {
-    context: Context,
-    /// Ids of those that must be there.
-    required: Vec<String>,
-    /// How long an answer may take.
-    deadline: Duration,
+/// What is asked, but for the evidence. `document` is what `target` describes; verified.
+pub(crate) fn question(
+    namespace: &Namespace,
+    name: String,
+    target: &Descriptor,
+    document: &[u8],
+) -> Permit {
+    let (namespace, target, document) = (namespace.clone(), target.clone(), document.to_vec());
+    Permit { namespace, name, target, document, evidence: None }
 }
 
-/// What is asked, but for the evidence.
-pub(crate) struct Question<'a> {
-    pub(crate) namespace: &'a Namespace,
-    pub(crate) name: &'a str,
-    pub(crate) target: &'a Descriptor,
-    /// What `target` describes; verified.
-    pub(crate) document: &'a [u8],
-}
-
-impl Verifiers {
-    pub(crate) fn new(context: Context, config: &Config) -> Self {
-        let deadline = Duration::from_secs(config.verifier_timeout_seconds);
-        Self { context, required: config.verifiers.clone(), deadline }
-    }
-
-    /// Asks all of them. `evidence` is looked for only if somebody wants it.
-    ///
-    /// # Errors
-    /// They do not say of which image. `PermissionDenied`: one refuses. `FailedPrecondition`: one should run and does not.
-    /// Else the error of the one that could not say anything, `Unavailable` if it took too long, or that of looking for
-    /// evidence.
-    pub(crate) async fn check(
-        &self,
-        question: &Question<'_>,
-        evidence: impl AsyncFnOnce() -> Result<Vec<Evidence>>,
-    ) -> Result<()> {
-        let name = question.name;
-        let verifiers = self.all()?;
-        let wants = verifiers.iter().map(async |(id, verifier)| {
-            let ask = Ask { namespace: question.namespace.clone(), name: name.into() };
-            self.ask(verifier, ask).await.map_err(|error| silent(id, error))
-        });
-        let is_wanted = try_join_all(wants).await?.contains(&true);
-        let evidence = match is_wanted {
-            true => evidence().await.map_err(|error| error.at("look for signatures"))?,
-            false => Vec::new(),
-        };
-        let verdicts = verifiers.iter().map(async |(id, verifier)| {
-            let verify = Verify {
-                namespace: question.namespace.clone(),
-                name: name.into(),
-                target: question.target.clone(),
-                document: question.document.to_vec(),
-                evidence: evidence.clone(),
-            };
-            match self.ask(verifier, verify).await {
-                Ok(Verdict::Accepted) => Ok(()),
-                Ok(Verdict::Refused(reason)) => {
-                    let reason = one_line(&reason);
-                    Err(Error::denied(format!("{id} refuses it: {reason}")))
-                }
-                Err(error) => Err(silent(id, error)),
-            }
-        });
-        try_join_all(verdicts).await.map(drop)
-    }
-
-    /// Sends one question; no answer in time is an error.
-    async fn ask<M: Call>(&self, verifier: &Link<Verifier>, question: M) -> Result<M::Reply>
-    where
-        Verifier: Carries<M>,
-    {
-        let late = |_| {
-            Err(Error::unavailable(format!(
-                "no answer within {:?}; restart it, or give it longer by verifier_timeout_seconds in \
-                 [plugins.\"transfer.local\"]",
-                self.deadline
-            )))
-        };
-        tokio::time::timeout(self.deadline, verifier.send(question)).await.unwrap_or_else(late)
-    }
-
-    /// All that there are, by id.
-    fn all(&self) -> Result<Vec<(String, Link<Verifier>)>> {
-        let mut all = Vec::new();
-        for plugin in self.context.kernel()?.plugins() {
-            let Some((kind, name)) = plugin.id.split_once('.') else { continue };
-            if kind != Verifier::KIND || plugin.state == PluginState::Disabled {
-                continue;
-            }
-            match plugin.state {
-                PluginState::Running => {}
-                state if state.is_coming() => {}
-                state => {
-                    let (id, why) = (&plugin.id, one_line(&plugin.last_error));
-                    return Err(Error::precondition(format!(
-                        "{id} is to be asked about images, and is {} ({why}); correct that and restart it, or turn it \
-                         off in the configuration",
-                        state.name()
-                    )));
-                }
-            }
-            all.push((plugin.id.clone(), self.context.link_named(name)?));
+/// Asks. `look` looks for evidence, only if somebody wants it; what it found is the answer.
+///
+/// # Errors
+/// They do not say of which image: those of a [`Permit`], and those of `look`.
+pub(crate) async fn permit(
+    images: &Link<Images>,
+    mut question: Permit,
+    look: impl AsyncFnOnce() -> Result<Vec<Evidence>>,
+) -> Result<Vec<Evidence>> {
+    match images.send(question.clone()).await? {
+        Permitted::Granted => Ok(Vec::new()),
+        Permitted::WantsEvidence => {
+            let evidence = look().await.map_err(|error| error.at("look for signatures"))?;
+            question.evidence = Some(evidence.clone());
+            images.send(question).await.map(|_| evidence)
         }
-        let is_missing = |id: &&String| !all.iter().any(|(other, _)| other == *id);
-        if let Some(id) = self.required.iter().find(is_missing) {
-            return Err(Error::precondition(format!(
-                "{id} must be asked about images, and is not there; load it, or take it out of verifiers in \
-                 [plugins.\"transfer.local\"]"
-            )));
-        }
-        all.sort_by(|(one, _), (other, _)| one.cmp(other));
-        Ok(all)
     }
-}
-
-/// The error of a verifier that says nothing.
-fn silent(id: &str, error: Error) -> Error {
-    error.at(format_args!("{id} could not be asked, so it is refused"))
-}
-
-fn one_line(reason: &str) -> String {
-    let is_fine = |c: char| if c.is_control() { ' ' } else { c };
-    let reason: String = reason.trim().chars().map(is_fine).take(MAX_REASON_CHARS).collect();
-    if reason.is_empty() { "it does not say why".into() } else { reason }
 }
 
 /// A part of a manifest that may be evidence.
@@ -285,8 +177,7 @@ fn is_signature(artifact_type: &str) -> bool {
 
 /// The name under which cosign keeps the signatures of an image; `None`: it would be too long for a tag.
 pub(crate) fn cosign_tag(name: &Reference, digest: &Digest) -> Option<Reference> {
-    let (host, repository) = (name.host(), name.repository());
-    Reference::parse(&format!("{host}/{repository}:{}", cosign_name(digest, "sig"))).ok()
+    name.with_tag(&cosign_name(digest, "sig")).ok()
 }
 
 /// The tag of what cosign keeps of one kind for something in its repository: `sig`, `att` or `sbom`.
@@ -305,8 +196,7 @@ pub(crate) async fn in_registry(
     digest: &Digest,
 ) -> Result<Vec<Evidence>> {
     let mut findings = Findings::default();
-    let (host, path) = (name.host(), name.repository());
-    let image = Reference::parse(&format!("{host}/{path}@{digest}"))?;
+    let image = name.with_digest(digest);
     let repository = registry.repository(&image, access)?;
     let read = async |blob: &Descriptor| {
         let mut bytes = Vec::new();

@@ -15,7 +15,7 @@
 //!
 //! A payload says which repository it is for, and that must be the image's, or what `identity` says. A bundle says
 //! nothing of the kind: it binds the digest alone, so what was signed for one name proves as much for another of the
-//! same rule.
+//! same rule. For a second name of an image that is here no registry is asked: the signatures that it came with count.
 //!
 //! Keys are ECDSA on P-256 or P-384, Ed25519, and RSA from 2048 bits on (PKCS #1 v1.5), always with SHA-256 where a hash
 //! is chosen. The cryptography is ring's, and rustls-webpki reads the keys: the TLS of the registry client has both in the

@@ -133,6 +133,23 @@ fn documents_that_are_two_things_are_refused() {
     }
 }
 
+/// Docker's old schema 1 is refused by name, by its own media types (F-162, F-163).
+#[test]
+fn schema_1_is_refused_with_what_to_do() {
+    let front = Front::new(small(54));
+    let host = hasty("");
+    let document = json!({
+        "schemaVersion": 1, "name": "app", "tag": "latest", "architecture": "amd64",
+        "fsLayers": [{ "blobSum": digest(b"") }], "history": [{ "v1Compatibility": "{}" }],
+    });
+    for kind in ["json", "prettyjws"] {
+        let media_type = format!("application/vnd.docker.distribution.manifest.v1+{kind}");
+        serve(&front, document.to_string().as_bytes(), &media_type);
+        front.fails(&host, 12, "Unimplemented", &["schema 1", "push it again"]);
+    }
+    crate::pull::assert_nothing_half_made(&host);
+}
+
 fn replaced(document: &Value, from: &str, to: &str) -> Vec<u8> {
     document.to_string().replace(from, to).into_bytes()
 }

@@ -1,5 +1,6 @@
 //! Registries that only a proxy knows the way to.
 
+use capstan_client::schema::{FAMILIAR_HOST, registry_host};
 use capstan_integration::{Authority, DockerRegistry, Guard, Host, PASSWORD, Tunnel, USER};
 
 use crate::archive::digest_of;
@@ -99,4 +100,43 @@ fn the_settings_name_a_proxy_too() {
     let output = host.capstan(&["images", "pull", "--no-unpack", &format!("{AWAY}/app")]);
     assert_eq!(output.code, 7, "{}", output.stderr);
     assert!(output.stderr.contains("proxy") && output.stderr.contains(&proxy.address()));
+}
+
+/// Where names lead: those of the familiar host to its registry, and each to https unless it is said otherwise, that of
+/// this machine too (F-146).
+#[test]
+fn names_lead_where_they_should() {
+    let authority = Authority::new();
+    let open = DockerRegistry::empty();
+    let image = small(93);
+    image.push_to(&open.address(), "library/app", "latest");
+    let guarded = DockerRegistry::guarded(open.storage(), &Guard::new().https(&authority));
+    let proxy = Tunnel::by_https(&authority, &guarded.address(), &open.address());
+    let mut host = Host::without_daemon(1024);
+    let hosts = host.path("certs.d");
+    write_hosts(&hosts, &proxy.address(), &authority, None);
+    let key = format!("proxy = \"https://{}\"\nattempts = 1\n", proxy.address());
+    host.configure(&transfer_section(&hosts, &key));
+    host.start();
+    let familiar = format!("CONNECT {}:443 HTTP/1.1", registry_host(FAMILIAR_HOST));
+    // The certificate is for another host, which ends the pull; where it went is seen before.
+    let (full, other) = (format!("{FAMILIAR_HOST}/library/app:latest"), format!("{AWAY}:5000/app"));
+    for (name, want) in [
+        ("app", familiar.clone()),
+        (full.as_str(), familiar.clone()),
+        (other.as_str(), format!("CONNECT {AWAY}:5000 HTTP/1.1")),
+    ] {
+        let before = proxy.passed().len();
+        host.fails(&["images", "pull", name], 6, "FailedPrecondition", &["certificate"]);
+        let lines: Vec<String> =
+            proxy.passed().split_off(before).into_iter().map(|(line, _)| line).collect();
+        assert!(!lines.is_empty() && lines.iter().all(|line| *line == want), "{name}: {lines:?}");
+    }
+    let name = guarded.reference("library/app").replace("127.0.0.1", "localhost");
+    host.fails(&["images", "pull", &name], 6, "FailedPrecondition", &["certificate"]);
+    host.ok(&["images", "pull", "--no-unpack", "-k", &name]);
+    assert_eq!(digest_of(&host, &name), image.manifest);
+    let plain = open.reference("library/app").replace("127.0.0.1", "localhost");
+    assert_ne!(host.capstan(&["images", "pull", &plain]).code, 0, "http, and nobody asked for it");
+    host.ok(&["images", "pull", "--no-unpack", "--plain-http", &plain]);
 }

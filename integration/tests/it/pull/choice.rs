@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use capstan_integration::{
-    DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, architecture, noise,
+    DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, architecture, digest,
+    noise,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::archive::digest_of;
 use crate::distribution::{artifact, assert_here, index, layers, small, transfer_section};
@@ -73,6 +74,34 @@ fn the_platform_that_fits_best_is_pulled() {
     check("linux/arm64", &["arm/v7", "arm64"], Ok("arm64"));
     check("linux/arm64/v8", &["arm/v6", "arm/v7", "amd64"], Ok("arm/v7"));
     check("linux/riscv64", &["arm64", "amd64"], Err("only for linux/arm64, linux/amd64"));
+}
+
+/// What an index lists that is neither a manifest nor an index is for others: it is not asked for, and what stands behind
+/// it is pulled (F-141, D66).
+#[test]
+fn what_an_index_lists_of_other_kinds_is_left_out() {
+    let registry = FakeRegistry::start();
+    let host = Host::new();
+    let plain = index(134);
+    let mut listed: Value = serde_json::from_slice(&plain.blobs[&plain.manifest]).unwrap();
+    let other = json!({
+        "mediaType": "application/vnd.example.thing.v1+json",
+        "digest": digest(b"it is nowhere"),
+        "size": 13,
+    });
+    listed["manifests"].as_array_mut().unwrap().insert(0, other);
+    let document = listed.to_string().into_bytes();
+    let mut image = plain.clone();
+    image.blobs.remove(&plain.manifest);
+    image.manifest = digest(&document);
+    image.blobs.insert(image.manifest.clone(), document);
+    let name = registry.offer("app", &image);
+    host.ok(&["images", "pull", "--plain-http", &name]);
+    host.ok(&["images", "check", &name]);
+    host.ok(&["images", "pull", "--plain-http", "--no-unpack", "--all-platforms", &name]);
+    assert_eq!(digest_of(&host, &name), image.manifest);
+    assert_here(&host, &image, image.blobs.keys());
+    assert_eq!(registry.asked_for(&digest(b"it is nowhere")), 0);
 }
 
 /// Where there is nothing for an amd64 itself, it runs what is for 386.

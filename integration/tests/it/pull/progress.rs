@@ -191,6 +191,18 @@ fn a_program_gets_an_object_a_line() {
         assert!(told.is_sorted_by_key(|(_, offset)| *offset), "{kind}: {told:?}");
         assert_eq!(told.last().unwrap().0, "done", "{kind}: {told:?}");
     }
+    // The quick one was unpacked while the slow one came.
+    let is_ahead = |line: &Value| {
+        let state = |layer: &str| {
+            let mut items = line["items"].as_array().expect("items").iter();
+            items
+                .find(|item| item["name"] == format!("layer-{layer}").as_str())
+                .map(|item| item["state"].as_str().unwrap())
+        };
+        let [quick, slow] = &world.image.layers[..] else { panic!("it has two layers") };
+        (state(quick), state(slow)) == (Some("done"), Some("downloading"))
+    };
+    assert!(lines.iter().any(is_ahead), "{told:?}");
     // The slow one was seen on its way.
     let slow = &told[&format!("layer-{}", world.image.layers[1])];
     let is_between =

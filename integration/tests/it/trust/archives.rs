@@ -42,6 +42,11 @@ fn kind(kind: &str) -> Value {
     json!({ "kind": format!("dev.cosignproject.cosign/{kind}") })
 }
 
+/// An image with a bundle of somebody's that refers to it.
+pub(super) fn signed(image: &Image, name: &str, signer: &Signer) -> Vec<u8> {
+    archive(&[(image, named(name)), (&signer.bundle(image, image), json!({}))])
+}
+
 fn import(host: &Host, archive: &[u8], flags: &[&str]) -> String {
     let mut args = vec!["images", "import", "-"];
     args.extend(flags);

@@ -106,7 +106,7 @@ impl Ward {
 fn section(load: &str, what: &str, seconds: u32) -> String {
     format!(
         "{load}[plugins.{ID:?}]\nwhat = {what:?}\n\
-         [plugins.\"transfer.local\"]\nverifiers = [{ID:?}]\nverifier_timeout_seconds = {seconds}\n"
+         [plugins.\"images.local\"]\nverifiers = [{ID:?}]\nverifier_timeout_seconds = {seconds}\n"
     )
 }
 

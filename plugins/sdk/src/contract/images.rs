@@ -3,6 +3,7 @@
 use capstan_schema::{Descriptor, Digest, Error, Labels, Namespace, Platform, Result};
 
 use crate::contract::graph::{Finding, Node};
+use crate::contract::verifier::Evidence;
 use crate::contract::{Listed, Page};
 use crate::oci::media::Kind;
 use crate::oci::{ImageConfig, chain_ids};
@@ -100,7 +101,45 @@ fn check_types(config: &Descriptor, layers: &[Descriptor]) -> Result<()> {
     }
 }
 
+/// Asks the verifiers whether an image may get a name, before anything of it is stored.
+///
+/// `PermissionDenied`: one refuses. `FailedPrecondition`: one should run and does not. `Unavailable`: one does not
+/// answer. An error refuses, whatever its class is.
+#[derive(Clone, Debug)]
+pub struct Permit {
+    /// In which namespace.
+    pub namespace: Namespace,
+    /// The full reference.
+    pub name: String,
+    /// What it is to point at.
+    pub target: Descriptor,
+    /// What `target` describes; verified.
+    pub document: Vec<u8>,
+    /// What was found beside it. `None`: nobody looked yet.
+    pub evidence: Option<Vec<Evidence>>,
+}
+
+/// What comes of a [`Permit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permitted {
+    /// All let it have its name.
+    Granted,
+    /// Somebody wants evidence: look for it and ask again, with what there is.
+    WantsEvidence,
+}
+
+/// Whether the verifiers let an image have its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// Nobody asked them. They are asked now, and are shown no evidence; the target has to be here.
+    Unasked,
+    /// A [`Permit`] was granted, for this evidence. It is kept, and shown when the image gets another name.
+    Granted(Vec<Evidence>),
+}
+
 /// Points a name at a descriptor; makes the name or moves it. Answers the image.
+///
+/// The errors of a [`Permit`], if nobody asked.
 #[derive(Clone, Debug)]
 pub struct Put {
     /// In which namespace.
@@ -109,6 +148,8 @@ pub struct Put {
     pub name: String,
     /// What it points at.
     pub target: Descriptor,
+    /// Whether it may.
+    pub leave: Leave,
 }
 
 /// Looks an image up. `NotFound`.
@@ -183,7 +224,8 @@ pub struct Label {
     pub labels: Labels,
 }
 
-/// Gives an image a second name, or moves that one to it. `NotFound`: the image.
+/// Gives an image a second name, or moves that one to it. Verifiers are asked, unless it means that already: they see the
+/// evidence that the image came with. `NotFound`: the image. The errors of a [`Permit`].
 #[derive(Clone, Debug)]
 pub struct Tag {
     /// Where.
@@ -195,7 +237,8 @@ pub struct Tag {
 }
 
 /// Changes what `mask` names and nothing else: `labels` (all of them), `labels.KEY`, `target`; empty = labels and
-/// target. `NotFound`. `InvalidArgument`: another field.
+/// target. Verifiers are asked about another target, which has to be here then; they see no evidence. `NotFound`.
+/// `InvalidArgument`: another field. The errors of a [`Permit`].
 #[derive(Clone, Debug)]
 pub struct Update {
     /// Where.
@@ -241,6 +284,7 @@ pub struct Audit(pub Namespace);
 crate::contract! {
     /// The contract of kind `images`.
     Images ("images") as ImagesAddr {
+        permit: Permit => Permitted [again, lasting],
         put: Put => Image,
         get: Get => Image [again],
         list: List => Listed<(Image, Presence)> [again],

@@ -1,7 +1,7 @@
 //! verifier: whether an image may get its name.
 //!
-//! All verifiers of a deployment are asked, and each may refuse. One that fails, or that should be there and is
-//! not, refuses too.
+//! All verifiers of a deployment are asked once before an image gets a name, whoever gives it, and each may refuse. One
+//! that fails, or that should be there and is not, refuses too. What a name means already it may go on to mean.
 
 use capstan_schema::{Descriptor, Labels, Namespace};
 
@@ -49,7 +49,8 @@ pub struct Verify {
     pub target: Descriptor,
     /// The manifest or index that `target` describes; verified.
     pub document: Vec<u8>,
-    /// What was found beside it, at most [`MAX_EVIDENCE`] pieces; nothing, if nobody wants evidence.
+    /// What was found beside it, at most [`MAX_EVIDENCE`] pieces; for a second name of an image that is here, what the
+    /// image came with. Nothing, if nobody wanted evidence.
     pub evidence: Vec<Evidence>,
 }
 

@@ -117,9 +117,7 @@ impl Repository {
     /// # Errors
     /// `InvalidArgument`: it is no tag.
     pub(crate) fn of_tag(&self, tag: &str) -> Result<Self> {
-        let (host, repository) = (self.reference.host(), self.reference.repository());
-        let reference = Reference::parse(&format!("{host}/{repository}:{tag}"))?;
-        Ok(Self { reference, ..self.clone() })
+        Ok(Self { reference: self.reference.with_tag(tag)?, ..self.clone() })
     }
 
     /// Whether it is the same place, reached by the same one.
