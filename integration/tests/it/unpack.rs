@@ -91,6 +91,42 @@ fn diff_missing_blob() {
     assert_eq!(host.ids(&["snapshots", "ls"]), ["s"]);
 }
 
+/// F-119, F-126, D55, D58, D59: diffs at once do not meet, and one that fails leaves neither a view nor an ingest.
+#[test]
+fn diffs_leave_nothing_behind() {
+    let host = Host::new();
+    let top = |key: &str| {
+        let mounts = host.json(&["snapshots", "mounts", key]);
+        std::path::PathBuf::from(mounts[0]["source"].as_str().unwrap())
+    };
+    host.ok(&["snapshots", "prepare", "work"]);
+    fs::write(top("work").join("f"), "x").unwrap();
+    host.ok(&["snapshots", "commit", "base", "work"]);
+    let described: Vec<serde_json::Value> = std::thread::scope(|scope| {
+        let diff = || host.json(&["snapshots", "diff", "--descriptor", "base"]);
+        let diffs: Vec<_> = (0..8).map(|_| scope.spawn(diff)).collect();
+        diffs.into_iter().map(|diff| diff.join().unwrap()).collect()
+    });
+    for about in &described {
+        assert_eq!(about["layer"]["digest"], described[0]["layer"]["digest"], "{described:#?}");
+        assert_eq!(about["layer"]["mediaType"], "application/vnd.oci.image.layer.v1.tar");
+        assert_eq!(about["diffId"], about["layer"]["digest"], "it is not compressed");
+    }
+    let layer = described[0]["layer"]["digest"].as_str().unwrap();
+    assert_eq!(host.ids(&["content", "ls"]), [layer]);
+
+    host.ok(&["snapshots", "prepare", "bad"]);
+    fs::write(top("bad").join(".wh.f"), "no layer can hold this name").unwrap();
+    for parent in [&[][..], &["base"]] {
+        let diff = [&["snapshots", "diff", "bad"], parent].concat();
+        host.fails(&diff, 6, "FailedPrecondition", &["bad", ".wh.f"]);
+    }
+    assert_eq!(host.ids(&["content", "active"]), Vec::<String>::new());
+    assert_eq!(host.ids(&["content", "ls"]), [layer]);
+    assert_eq!(host.ids(&["snapshots", "ls"]), ["bad", "base"]);
+    assert!(host.remains().mounts.is_empty());
+}
+
 /// F-086: each change of a snapshot is an event, a view and what failed are none.
 #[test]
 fn snapshots_tell_what_becomes_of_them() {
