@@ -65,7 +65,8 @@ interface Content {
   # aside. With `repair` what nothing names is removed.
 
   orphans @12 (remove :Bool) -> (nodes :Graph.Nodes, error :Common.Error);
-  # The blobs that have bytes and no record in any namespace. With `remove` they go.
+  # The blobs that have bytes and no record in any namespace, and the ingests that nobody goes on with of namespaces that are
+  # not there. With `remove` they go.
 }
 
 interface Blob {
@@ -83,7 +84,8 @@ interface Ingest {
 
   write @0 (offset :UInt64, bytes :Data) -> (offset :UInt64, error :Common.Error);
   # Appends at most 1 MiB; `offset` must be where the ingest stands, and so is the answer afterwards.
-  # InvalidArgument: another offset. ResourceExhausted: no space.
+  # InvalidArgument: another offset. ResourceExhausted: no space. Corrupt: more bytes than were expected; the ingest is
+  # dropped then.
 
   commit @1 (expected :Text, total :UInt64) -> (digest :Text, size :UInt64, error :Common.Error);
   # Syncs, verifies, names. Idempotent: committing bytes that the store has is fine.

@@ -14,6 +14,7 @@ mod identifier;
 mod list;
 mod reference;
 pub mod sample;
+mod size;
 pub mod time;
 mod value;
 
@@ -30,6 +31,7 @@ pub use generated::{
 pub use identifier::{ContainerId, Namespace};
 pub use list::{read_texts, write_texts};
 pub use reference::{FAMILIAR_HOST, FAMILIAR_INDEX, Reference, reference_host, registry_host};
+pub use size::parse_bytes;
 pub use value::{Descriptor, Labels, Mount, Platform, merge_labels, read_labels, write_labels};
 
 /// The largest piece of blob data in one message, in bytes (1 MiB, containerd's chunk size).

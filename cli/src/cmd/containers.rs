@@ -10,7 +10,7 @@ use crate::args::pair;
 use crate::cmd::filter::Ls;
 use crate::cmd::images::full_name;
 use crate::cmd::spec::{SpecFlags, storage};
-use crate::exit::Outcome;
+use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
 
@@ -112,13 +112,13 @@ impl Containers {
                 print::json(response.get()?.get_container()?)
             }
             Self::Rm { ids } => {
-                for id in ids {
+                let remove = async |id: &str| {
                     let mut request = service.delete_request();
-                    request.get().set_id(&id);
+                    request.get().set_id(id);
                     call!(session, request);
-                    writeln!(std::io::stdout(), "{id}")?;
-                }
-                Ok(())
+                    Ok(())
+                };
+                each(ids, remove).await
             }
             Self::Label { id, labels } => {
                 let labels: Labels = labels.into_iter().collect();

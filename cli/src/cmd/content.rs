@@ -2,9 +2,11 @@
 
 use std::io::Write as _;
 
-use capstan_client::schema::content_capnp::content;
+use capstan_client::schema::content_capnp::{content, ingest};
 use capstan_client::schema::{Labels, MAX_CHUNK_BYTES, read_labels, write_labels, write_texts};
+use capstan_client::{Class, Error};
 use clap::Subcommand;
+use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 
 use crate::args::pair;
@@ -80,15 +82,13 @@ impl Content {
             Self::FetchObject(fetch) => fetch.run(session).await,
             Self::PushObject(push) => push.run(session).await,
             Self::Ingest { expected_digest, expected_size, algorithm, reference } => {
-                let mut request = service.ingest_request();
-                let mut params = request.get();
-                params.set_ref(&reference);
-                params.set_expected(expected_digest.as_deref().unwrap_or_default());
-                params.set_total(expected_size.unwrap_or_default());
-                params.set_algorithm(algorithm.as_deref().unwrap_or_default());
-                let response = call!(session, request);
-                let expected = expected_digest.unwrap_or_default();
-                ingest(session, response.get()?, &expected, expected_size.unwrap_or(0)).await
+                let wanted = Wanted {
+                    reference,
+                    digest: expected_digest.unwrap_or_default(),
+                    size: expected_size.unwrap_or(0),
+                    algorithm: algorithm.unwrap_or_default(),
+                };
+                ingest(session, &service, &wanted).await
             }
             Self::Edit(edit) => edit.run(session, &service).await,
             Self::Inspect { digest } => {
@@ -185,16 +185,54 @@ pub(crate) async fn get_into(
     Ok(())
 }
 
-async fn ingest(
-    session: &Session,
-    opened: content::ingest_results::Reader<'_>,
-    expected: &str,
-    total: u64,
-) -> Outcome {
-    let ingest = opened.get_ingest()?;
-    // stdin starts at its first byte: what an earlier try left is skipped, not sent again.
-    let mut skip = opened.get_info()?.get_offset();
-    let mut offset = skip;
+/// What is to become of stdin.
+struct Wanted {
+    reference: String,
+    /// Empty: whatever it hashes to.
+    digest: String,
+    /// In bytes; 0: however many there are.
+    size: u64,
+    /// Empty: as expected, or as the store is configured.
+    algorithm: String,
+}
+
+impl Wanted {
+    /// Opens the ingest. `None`: the blob is here.
+    async fn open(
+        &self,
+        session: &Session,
+        service: &content::Client,
+    ) -> Outcome<Option<(ingest::Client, u64)>> {
+        let mut request = service.ingest_request();
+        let mut params = request.get();
+        params.set_ref(&self.reference);
+        params.set_expected(&self.digest);
+        params.set_total(self.size);
+        params.set_algorithm(&self.algorithm);
+        let response = session.client.call(request.send().promise).await?;
+        match capstan_client::check!(response.get()?) {
+            Err(error) if error.class() == Class::AlreadyExists => Ok(None),
+            reply => {
+                let reply = reply?;
+                Ok(Some((reply.get_ingest()?, reply.get_info()?.get_offset())))
+            }
+        }
+    }
+}
+
+async fn ingest(session: &Session, service: &content::Client, wanted: &Wanted) -> Outcome {
+    let Some((mut ingest, offset)) = wanted.open(session, service).await? else {
+        return present(session, service, wanted).await;
+    };
+    if offset > 0 {
+        // What an earlier try left may be of another stdin, and stdin starts at its first byte anyway.
+        call!(session, ingest.abort_request());
+        let Some((fresh, _)) = wanted.open(session, service).await? else {
+            return present(session, service, wanted).await;
+        };
+        ingest = fresh;
+    }
+    let mut offset = 0;
     let mut input = tokio::io::stdin();
     let mut buffer = vec![0; MAX_CHUNK_BYTES as usize];
     loop {
@@ -202,26 +240,37 @@ async fn ingest(
         if got == 0 {
             break;
         }
-        let skipped = usize::try_from(skip.min(got as u64)).unwrap_or(got);
-        skip -= skipped as u64;
-        let fresh = &buffer[skipped..got];
-        if fresh.is_empty() {
-            continue;
-        }
         let mut request = ingest.write_request();
         request.get().set_offset(offset);
-        request.get().set_bytes(fresh);
+        request.get().set_bytes(&buffer[..got]);
         let response = call!(session, request);
         offset = response.get()?.get_offset();
     }
     let mut request = ingest.commit_request();
-    request.get().set_expected(expected);
-    request.get().set_total(total);
+    request.get().set_expected(&wanted.digest);
+    request.get().set_total(wanted.size);
     let response = call!(session, request);
     if session.is_json() {
         return print::json(response.get()?);
     }
     Ok(writeln!(std::io::stdout(), "{}", response.get()?.get_digest()?.to_str()?)?)
+}
+
+/// What is here need not be read again.
+async fn present(session: &Session, service: &content::Client, wanted: &Wanted) -> Outcome {
+    let mut request = service.info_request();
+    request.get().set_digest(&wanted.digest);
+    let response = call!(session, request);
+    let info = response.get()?.get_info()?;
+    let (digest, size) = (info.get_digest()?.to_str()?, info.get_size());
+    if wanted.size > 0 && wanted.size != size {
+        let error = format!("{digest} has {size} bytes, want {}", wanted.size);
+        return Err(Error::corrupt(error).into());
+    }
+    if session.is_json() {
+        return print::json_value(&json!({ "digest": digest, "size": size }));
+    }
+    Ok(writeln!(std::io::stdout(), "{digest}")?)
 }
 
 async fn active(session: &Session, service: &content::Client, ls: &Ls) -> Outcome {

@@ -8,7 +8,7 @@ use capstan_client::schema::{Labels, write_labels};
 use clap::Subcommand;
 
 use crate::args::{duration, pair};
-use crate::exit::Outcome;
+use crate::exit::{Outcome, each};
 use crate::print::{self, Listing};
 use crate::session::{Session, call};
 
@@ -65,13 +65,13 @@ impl Leases {
             }
             Self::Ls { quiet } => list(session, &service, quiet).await,
             Self::Rm { ids } => {
-                for id in ids {
+                let remove = async |id: &str| {
                     let mut request = service.delete_request();
-                    request.get().set_id(&id);
+                    request.get().set_id(id);
                     call!(session, request);
-                    writeln!(std::io::stdout(), "{id}")?;
-                }
-                Ok(())
+                    Ok(())
+                };
+                each(ids, remove).await
             }
             Self::Add { id, resource } => {
                 let mut request = service.add_request();

@@ -1,14 +1,12 @@
 //! `capstan namespaces`.
 
-use std::io::Write as _;
-
 use capstan_client::schema::namespace_capnp::namespaces;
 use capstan_client::schema::{Labels, read_labels, write_labels};
 use clap::Subcommand;
 
 use crate::args::pair;
 use crate::cmd::filter::Ls;
-use crate::exit::Outcome;
+use crate::exit::{Outcome, each};
 use crate::print::Listing;
 use crate::session::{Session, call};
 
@@ -29,7 +27,7 @@ pub(crate) enum Namespaces {
         #[arg(value_name = "K=V", value_parser = pair, required = true)]
         labels: Vec<(String, String)>,
     },
-    /// Remove empty namespaces
+    /// Remove empty namespaces; those after one that fails, too
     Rm {
         #[arg(required = true)]
         names: Vec<String>,
@@ -60,13 +58,13 @@ impl Namespaces {
                 Ok(())
             }
             Self::Rm { names } => {
-                for name in names {
+                let remove = async |name: &str| {
                     let mut request = service.delete_request();
-                    request.get().set_name(&name);
+                    request.get().set_name(name);
                     call!(session, request);
-                    writeln!(std::io::stdout(), "{name}")?;
-                }
-                Ok(())
+                    Ok(())
+                };
+                each(names, remove).await
             }
         }
     }

@@ -203,7 +203,11 @@ fn what_needs_a_removed_image_says_so() {
     host.fails(&run, 125, "NotFound", &[&reference]);
     assert!(!export.exists(), "nothing half-made is left");
     assert_eq!(host.ids(&["images", "ls"]), Vec::<String>::new());
+    // D108: it is listed, by the name that it was made with.
     assert_eq!(host.ids(&["containers", "ls"]), ["web"]);
+    let row = host.ok(&["containers", "ls"]).lines().nth(1).unwrap().to_owned();
+    assert_eq!(row.split_whitespace().take(2).collect::<Vec<_>>(), ["web", reference.as_str()]);
+    assert_eq!(host.json(&["containers", "ls"])[0]["image"], reference);
     assert_eq!(host.json(&["tasks", "ls"])[0]["status"], "running");
 
     // The layers below it are there: what it wrote can be told from them, and becomes a layer.

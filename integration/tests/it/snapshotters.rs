@@ -53,6 +53,20 @@ fn overlay_and_native_run_containers() {
     }
 }
 
+/// F-095.
+#[test]
+fn the_configuration_chooses_the_snapshotter() {
+    let registry = FakeRegistry::start();
+    let image = registry.offer("app", &Image::new(vec![Layer::new().busybox()]));
+    let host = Host::with_config("[prefer]\nsnapshotter = \"native\"\n");
+    assert_eq!(host.ok(&["run", "--rm", "--plain-http", &image, "echo", "here"]), "here\n");
+    host.ok(&["snapshots", "prepare", "mine"]);
+    let layers = |name: &str| host.ids(&["snapshots", "--snapshotter", name, "ls"]).len();
+    assert_eq!((layers("native"), layers("overlay")), (2, 0));
+    assert_eq!(host.ids(&["snapshots", "ls"]).len(), 2);
+    host.assert_no_container();
+}
+
 #[test]
 fn erofs_runs_containers() {
     let mut host = Host::new();

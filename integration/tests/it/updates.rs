@@ -126,6 +126,48 @@ fn container_update_mask() {
     });
 }
 
+/// F-064, D04, D05: a container of which little is said has what the daemon fills in; one of which nothing is said is refused,
+/// and neither costs more than the call.
+#[test]
+fn container_create_minimal() {
+    let registry = FakeRegistry::start();
+    let reference = registry.offer("app", &Image::new(vec![Layer::new().busybox()]));
+    let host = Host::new();
+    host.ok(&["images", "pull", "--plain-http", &reference]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let client = Client::connect(&host.address()).await.unwrap();
+        let service: containers::Client = client.open("containers", "default");
+        let create = async |id: &str, image: &str, has_spec: bool| {
+            let mut request = service.create_request();
+            request.get().set_id(id);
+            if has_spec {
+                request.get().init_spec().set_image(image);
+            }
+            let response = client.call(request.send().promise).await?;
+            Ok::<_, Error>(see(check!(response.get()?)?.get_container()?))
+        };
+        for has_spec in [false, true] {
+            let error = create("none", "", has_spec).await.unwrap_err();
+            assert_eq!(error.class(), Class::InvalidArgument, "{error}");
+        }
+        let made = create("c", &reference, true).await.unwrap();
+        assert!(!made.runtime.is_empty() && !made.spec.is_empty(), "{made:?}");
+        assert!(made.created > 0 && made.updated >= made.created);
+        assert_eq!(get(&client).await, made);
+        assert_eq!(create("c", &reference, true).await.unwrap_err().class(), Class::AlreadyExists);
+        assert_eq!(get(&client).await, made, "what is there stays as it is");
+        // An update of which nothing is said, either.
+        let service: containers::Client = client.open("containers", "default");
+        let response = client.call(service.update_request().send().promise).await.unwrap();
+        let refused = check!(response.get().unwrap()).err().unwrap();
+        assert_eq!(refused.class(), Class::InvalidArgument, "{refused}");
+    });
+    host.ok(&["tasks", "create", "c"]);
+    host.remove("c");
+    host.assert_no_container();
+}
+
 #[test]
 fn container_update_bad_path() {
     with_container(|client, _| async move {

@@ -13,6 +13,7 @@ use capstan_sdk::uses::BATCH;
 use capstan_sdk::{Digest, Labels, Namespace, Result, blocking, clock, merge_labels};
 use tracing::warn;
 
+use crate::ingest::last_written;
 use crate::plugin::{LocalContent, decode, missing};
 use crate::record;
 
@@ -86,7 +87,7 @@ impl LocalContent {
         Ok(removed)
     }
 
-    /// Blobs that have bytes and no record.
+    /// Blobs that have bytes and no record, and ingests of namespaces that have none.
     pub(crate) async fn orphans(self, is_removing: bool) -> Result<Vec<Node>> {
         let blobs = self.blobs.clone();
         let lying = blocking::run("list the blobs", move || blobs.lying()).await?;
@@ -107,6 +108,11 @@ impl LocalContent {
                 orphans.push(orphan_node(digest, size));
             }
         }
+        let known = self.namespaces().await?.into_iter().collect();
+        let (ingests, oldest) = (self.ingests.clone(), self.oldest_ingest());
+        let forsaken = move || ingests.forsaken(&known, oldest, is_removing);
+        let forsaken = blocking::run("list ingests", forsaken).await?;
+        orphans.extend(forsaken.into_iter().map(|info| ingest_node(info, false, oldest)));
         orphans.sort_by(|one, other| one.resource.cmp(&other.resource));
         Ok(orphans)
     }
@@ -139,13 +145,18 @@ impl LocalContent {
             Ok((ingests.list(&namespace)?, ingests.written(&namespace)?))
         })
         .await?;
-        let kept = Duration::from_secs(self.keep_ingests_seconds).as_nanos();
-        let oldest = clock::now_unix_ns().saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX));
+        let oldest = self.oldest_ingest();
         nodes.extend(listed.into_iter().map(|info| {
             let is_written = written.contains(&info.reference);
             ingest_node(info, is_written, oldest)
         }));
         Ok(nodes)
+    }
+
+    /// From when on an ingest that nobody writes is kept, to be resumed.
+    fn oldest_ingest(&self) -> i64 {
+        let kept = Duration::from_secs(self.keep_ingests_seconds).as_nanos();
+        clock::now_unix_ns().saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX))
     }
 }
 
@@ -164,7 +175,7 @@ fn orphan_node(digest: Digest, size: u64) -> Node {
 
 /// `oldest` is from when on what nobody writes is kept.
 fn ingest_node(info: IngestInfo, is_written: bool, oldest_unix_ns: i64) -> Node {
-    let used_at_unix_ns = info.updated_at_unix_ns.max(info.started_at_unix_ns);
+    let used_at_unix_ns = last_written(&info);
     let root = match (is_written, used_at_unix_ns >= oldest_unix_ns) {
         (true, _) => "it is being written",
         (false, true) => "it can be resumed",

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use capstan_sdk::contract::content::{
     Ingest, IngestCommand, IngestInfo, IngestProgress, OpenIngest,
 };
-use capstan_sdk::{Algorithm, Digest, Error, Labels, Namespace, Result, clock, failpoint};
+use capstan_sdk::{Algorithm, Class, Digest, Error, Labels, Namespace, Result, clock, failpoint};
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -131,6 +131,36 @@ impl Ingests {
         Ok(found)
     }
 
+    /// Those of namespaces that are not `known`, which nobody writes, nor has since `oldest_unix_ns`. With `is_removing` they
+    /// go.
+    pub(crate) fn forsaken(
+        &self,
+        known: &HashSet<Namespace>,
+        oldest_unix_ns: i64,
+        is_removing: bool,
+    ) -> Result<Vec<IngestInfo>> {
+        let fail = |error| Error::io(format!("list {}", self.dir.display()), error);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(Some(_lock)) = claim(&path) else { continue };
+            // What is no ingest is the audit's.
+            let Ok((record, data)) = open_left(&path) else { continue };
+            let about = data.metadata().map_err(fail)?;
+            let info = info(&record, about.len(), about.modified().ok().and_then(unix_ns));
+            if known.contains(&record.namespace) || last_written(&info) >= oldest_unix_ns {
+                continue;
+            }
+            if is_removing {
+                remove_any(&path)?;
+            }
+            found.push(info);
+        }
+        found.sort_by(|a, b| a.reference.cmp(&b.reference));
+        Ok(found)
+    }
+
     /// Opens the writer of an ingest, hashing what an earlier writer left. `algorithm`: if the caller has no wish.
     pub(crate) fn writer(&self, open: &OpenIngest, algorithm: Algorithm) -> Result<Writer> {
         let path = self.path(&open.namespace, &open.reference);
@@ -204,6 +234,11 @@ pub(crate) fn remove_any(path: &Path) -> Result<()> {
 
 fn unix_ns(time: std::time::SystemTime) -> Option<i64> {
     i64::try_from(time.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
+}
+
+/// When the last of its bytes came, or it began.
+pub(crate) fn last_written(info: &IngestInfo) -> i64 {
+    info.updated_at_unix_ns.max(info.started_at_unix_ns)
 }
 
 fn info(record: &IngestRecord, offset: u64, updated_at_unix_ns: Option<i64>) -> IngestInfo {
@@ -340,7 +375,12 @@ impl Writer {
             match command {
                 IngestCommand::Write(bytes) => match self.append(&bytes) {
                     Ok(()) => inbox.progress.advance(self.offset),
-                    Err(error) => return inbox.progress.end(Err(error)),
+                    Err(error) => {
+                        if error.class() == Class::Corrupt {
+                            discard(&self.path);
+                        }
+                        return inbox.progress.end(Err(error));
+                    }
                 },
                 IngestCommand::Commit { expected, total, reply } => {
                     let progress = &inbox.progress;
@@ -408,10 +448,7 @@ impl Writer {
         let digest = hasher.finish();
         let verdict = check(&record, offset, &digest, expected, total);
         if let Err(error) = verdict {
-            // These bytes are not what anybody wanted: a retry must not build on them.
-            if let Err(error) = fs::remove_dir_all(&path) {
-                warn!(path = %path.display(), %error, "a corrupt ingest could not be removed");
-            }
+            discard(&path);
             return Err(error);
         }
         // Who reads along need not wait for the disk.
@@ -437,6 +474,13 @@ impl Writer {
             warn!(path = %path.display(), %error, "a committed ingest could not be removed");
         }
         Ok((digest, offset))
+    }
+}
+
+/// These bytes are not what anybody wanted: a retry must not build on them.
+fn discard(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        warn!(path = %path.display(), %error, "a corrupt ingest could not be removed");
     }
 }
 

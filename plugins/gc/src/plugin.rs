@@ -97,7 +97,7 @@ impl LocalGc {
         if is_all {
             sweep::collect_orphans(&self.owners, collect.is_dry, &mut report)
                 .await
-                .map_err(|error| error.at("collect blobs that are in no namespace"))?;
+                .map_err(|error| error.at("collect what is in no namespace"))?;
         }
         report.took_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if !collect.is_dry {

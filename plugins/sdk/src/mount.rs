@@ -369,21 +369,117 @@ mod tests {
         assert_eq!(for_reading(std::slice::from_ref(&view)), [view]);
     }
 
+    /// F-127: each word of the table, what it takes back, and what is data.
     #[test]
-    fn mounts_are_read_from_mountinfo() {
-        let line = r"71 69 7:2 / /a\040b/c ro,relatime shared:1 - erofs /dev/loop2 ro,acl";
-        let want = Seen {
-            root: "/".into(),
-            target: "/a b/c".into(),
-            kind: "erofs".into(),
-            source: "/dev/loop2".into(),
-            options: vec!["ro".into(), "acl".into()],
+    fn mount_options() {
+        use MsFlags as M;
+        let recursive = M::MS_BIND | M::MS_REC;
+        for (word, flag) in [
+            ("dirsync", M::MS_DIRSYNC),
+            ("mand", M::MS_MANDLOCK),
+            ("noatime", M::MS_NOATIME),
+            ("nodev", M::MS_NODEV),
+            ("nodiratime", M::MS_NODIRATIME),
+            ("noexec", M::MS_NOEXEC),
+            ("nosuid", M::MS_NOSUID),
+            ("relatime", M::MS_RELATIME),
+            ("remount", M::MS_REMOUNT),
+            ("ro", M::MS_RDONLY),
+            ("strictatime", M::MS_STRICTATIME),
+            ("sync", M::MS_SYNCHRONOUS),
+            ("bind", M::MS_BIND),
+            ("rbind", recursive),
+        ] {
+            let raw = RawMount::parse(&mount("ext4", &[word])).unwrap();
+            assert_eq!((raw.flags, raw.data.as_str()), (flag, ""), "{word}");
+        }
+        for (set, clear) in [
+            ("sync", "async"),
+            ("noatime", "atime"),
+            ("nodev", "dev"),
+            ("nodiratime", "diratime"),
+            ("noexec", "exec"),
+            ("mand", "nomand"),
+            ("relatime", "norelatime"),
+            ("strictatime", "nostrictatime"),
+            ("ro", "rw"),
+            ("nosuid", "suid"),
+        ] {
+            let both = RawMount::parse(&mount("ext4", &["dirsync", set, "x=1", clear])).unwrap();
+            assert_eq!((both.flags, both.data.as_str()), (M::MS_DIRSYNC, "x=1"), "{clear}");
+            let alone = RawMount::parse(&mount("ext4", &[clear, set])).unwrap();
+            assert!(!alone.flags.is_empty(), "the last word counts: {set}");
+        }
+        // All others, in their order; `defaults` says nothing.
+        let words = ["subvolid=5", "defaults", "acl", "RO", "", "errors=remount-ro"];
+        let raw = RawMount::parse(&mount("btrfs", &words[..4])).unwrap();
+        assert_eq!((raw.flags, raw.data.as_str()), (M::empty(), "subvolid=5,acl,RO"));
+        assert_eq!(raw.kind, "btrfs");
+    }
+
+    /// F-128: a virtual machine's, one of a container with the escapes and optional fields that there are, and lines that
+    /// are none.
+    #[test]
+    fn mountinfo() {
+        let machine = "\
+15 20 0:3 / /proc rw,relatime - proc /proc rw
+16 20 0:15 / /sys rw,relatime - sysfs /sys rw
+17 20 0:5 / /dev rw,relatime - devtmpfs udev rw,size=1983516k,nr_inodes=495879,mode=755
+20 1 253:1 / / rw,noatime - ext4 /dev/mapper/root rw,user_xattr,barrier=1,data=ordered
+21 16 0:17 / /sys/kernel/security rw,relatime - securityfs none rw
+";
+        let container = "\
+230 105 0:26 /docker/containers/a\\040b /etc/host\\011s rw,relatime shared:104 master:2 propagate_from:1 - \
+overlay over\\134lay rw,lowerdir=/l\\054m
+231 230 0:4 net:[4026532] /run/netns/x rw shared:5 - nsfs nsfs rw
+232 230 8:17 / /mnt/- rw unbindable - ext4 /dev/sdb1 rw,errors=remount-ro
+233 230 0:31 / /sys/fs/cgroup/cpu,cpuacct ro,nosuid - cgroup cgroup ro,cpuacct,cpu
+";
+        let table = |text: &str| -> Vec<String> {
+            let line = |seen: Seen| {
+                let (root, target) = (seen.root.display(), seen.target.display());
+                let Seen { kind, source, options, .. } = &seen;
+                format!("{root} on {target:?} {kind} {source} {}", options.join(" "))
+            };
+            listed(text).map(line).collect()
         };
-        assert_eq!(read_seen(line), Some(want));
-        assert_eq!(read_seen("nonsense"), None);
+        assert_eq!(
+            table(machine),
+            [
+                r#"/ on "/proc" proc /proc rw"#,
+                r#"/ on "/sys" sysfs /sys rw"#,
+                r#"/ on "/dev" devtmpfs udev rw size=1983516k nr_inodes=495879 mode=755"#,
+                r#"/ on "/" ext4 /dev/mapper/root rw user_xattr barrier=1 data=ordered"#,
+                r#"/ on "/sys/kernel/security" securityfs none rw"#,
+            ]
+        );
+        assert_eq!(
+            table(container),
+            [
+                r#"/docker/containers/a b on "/etc/host\ts" overlay over\lay rw lowerdir=/l\054m"#,
+                r#"net:[4026532] on "/run/netns/x" nsfs nsfs rw"#,
+                r#"/ on "/mnt/-" ext4 /dev/sdb1 rw errors=remount-ro"#,
+                r#"/ on "/sys/fs/cgroup/cpu,cpuacct" cgroup cgroup ro cpuacct cpu"#,
+            ]
+        );
         assert_eq!((plain("\\"), plain("\\9z1")), (b"\\".to_vec(), b"\\9z1".to_vec()));
+        for broken in [
+            "",
+            "nonsense",
+            "1 2 0:3 / /proc rw",
+            "1 2 0:3 - proc /proc rw",
+            "1 2 0:3 / /p rw - proc",
+        ] {
+            assert_eq!(table(broken), Vec::<String>::new(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_has_a_mount() {
         assert!(seen().unwrap().iter().any(|seen| seen.target == Path::new("/proc")));
         assert_eq!(of(Path::new("/proc/self/status")).unwrap().kind, "proc");
+        let missing = of(Path::new("/proc/none")).unwrap_err();
+        assert_eq!(missing.class(), capstan_schema::Class::NotFound);
     }
 
     #[test]

@@ -21,12 +21,21 @@ impl LoopDisk {
     /// # Panics
     /// If it cannot be made or mounted: it needs root, loop devices and the program.
     pub fn new(kind: &str, mib: u64) -> Self {
+        Self::with(kind, mib, &[])
+    }
+
+    /// The same, where `mkfs.<kind>` is given these words too.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn with(kind: &str, mib: u64, words: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("capstan-").tempdir().expect("a directory");
         let (image, path) = (dir.path().join("disk.img"), dir.path().join("d"));
         std::fs::create_dir(&path).expect("a mount point");
         File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("a sparse file");
         let mkfs = tool::find(&format!("mkfs.{kind}"), "its tools").expect("mkfs");
-        tool::run(&mkfs, [Path::new("-q"), &image]).expect("make a file system");
+        let words = ["-q"].iter().chain(words).map(Path::new);
+        tool::run(&mkfs, words.chain([image.as_path()])).expect("make a file system");
         let mount = tool::find("mount", "mount").expect("mount");
         let words = ["-o", "loop"].map(Path::new);
         tool::run(&mount, words.into_iter().chain([image.as_path(), path.as_path()]))

@@ -11,7 +11,7 @@ use capstan_sdk::contract::graph::Flaw;
 use capstan_sdk::contract::snapshotter::{Audit, Commit, LABEL_SIZE, Prepare, Remove, Stat};
 use capstan_sdk::testing::{Bench, run};
 use capstan_sdk::testing_disk::LoopDisk;
-use capstan_sdk::{Class, Labels, Link, Namespace};
+use capstan_sdk::{Class, Labels, Link, Namespace, mount};
 use capstan_snapshot_btrfs::BtrfsSnapshotter;
 
 fn section(disk: &LoopDisk) -> String {
@@ -101,6 +101,25 @@ fn another_file_system_is_refused() {
         let error = bench.start::<BtrfsSnapshotter>("").await.unwrap_err();
         assert_eq!(error.class(), Class::Unimplemented, "{error}");
     });
+}
+
+/// F-129: the mount that a path is in, however deep, and through links.
+#[test]
+fn mount_lookup() {
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let disk = LoopDisk::new(kind, 400);
+        let deep = disk.path().join("a/b");
+        fs::create_dir_all(&deep).unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&deep, &link).unwrap();
+        for path in [disk.path(), &deep, &link] {
+            let found = mount::of(path).unwrap();
+            assert_eq!((found.kind.as_str(), found.target.as_path()), (kind, disk.path()));
+            assert!(found.source.starts_with("/dev/loop"), "{found:?}");
+        }
+        assert_ne!(mount::of(place.path()).unwrap().target, disk.path());
+    }
 }
 
 #[test]

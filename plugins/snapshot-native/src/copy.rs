@@ -175,6 +175,30 @@ mod tests {
         assert_eq!(&value[..size], b"value");
     }
 
+    /// D111: where there are no extended attributes there are none to copy.
+    #[test]
+    fn a_file_system_without_attributes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, out) = (dir.path().join("ramfs"), dir.path().join("out"));
+        fs::create_dir(&place).unwrap();
+        let ramfs =
+            capstan_sdk::Mount { kind: "ramfs".into(), source: "none".into(), options: Vec::new() };
+        let copied = capstan_sdk::mount::with_mounted(&[ramfs], &place, |_| {
+            let refused = lsetxattr(&place, "user.key", b"value", XattrFlags::empty());
+            assert_eq!(refused, Err(rustix::io::Errno::OPNOTSUPP), "it has some");
+            let from = place.join("from");
+            fs::create_dir(&from).unwrap();
+            fs::create_dir(from.join("d")).unwrap();
+            fs::write(from.join("d/file"), "data").unwrap();
+            symlink("file", from.join("d/link")).unwrap();
+            tree(&from, &place.join("to"), |_| Ok(()))?;
+            tree(&place.join("to"), &out, |_| Ok(()))
+        });
+        copied.unwrap();
+        assert_eq!(fs::read(out.join("d/file")).unwrap(), b"data");
+        assert_eq!(fs::read_link(out.join("d/link")).unwrap(), Path::new("file"));
+    }
+
     #[test]
     fn blocks_are_shared_where_the_file_system_can() {
         const SIZE: u64 = 32 << 20;

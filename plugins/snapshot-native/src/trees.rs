@@ -128,10 +128,6 @@ impl Driver for Trees {
     }
 
     fn check(&self, snapshot: &Snapshot, _is_full: bool) -> Result<Option<(Flaw, String)>> {
-        if snapshot.info.kind == Kind::Committed {
-            // A crash came between the record and the end of the limit.
-            self.projects.settle(snapshot.id);
-        }
         let path = self.path(Self::shown(snapshot));
         Ok((!path.is_dir())
             .then(|| (Flaw::Missing, format!("its tree {} is gone", path.display()))))

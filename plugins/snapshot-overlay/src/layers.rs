@@ -146,10 +146,6 @@ impl Driver for Layers {
         };
         let work = self.layer(snapshot.id).join("work");
         let is_active = snapshot.info.kind == Kind::Active;
-        if snapshot.info.kind == Kind::Committed {
-            // A crash came between the record and the end of the limit.
-            self.projects.settle(snapshot.id);
-        }
         Ok(missing(self.fs(snapshot.id)).or_else(|| is_active.then(|| missing(work)).flatten()))
     }
 

@@ -92,6 +92,26 @@ fn is_in_user_namespace(map: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// F-090: overlayfs mounts there, and would show whiteouts as files.
+    #[test]
+    fn dtype() {
+        for (kind, words, is_fine) in
+            [("ext4", &[][..], true), ("xfs", &[], true), ("ext4", &["-O", "^filetype"], false)]
+        {
+            let disk = capstan_sdk::testing_disk::LoopDisk::with(kind, 400, words);
+            let probed = overlay(disk.path());
+            assert!(!disk.path().join("probe").exists(), "nothing is left");
+            let Err(error) = probed else {
+                assert!(is_fine, "{kind} {words:?}");
+                continue;
+            };
+            assert!(!is_fine, "{kind}: {error}");
+            assert_eq!(error.class(), Class::FailedPrecondition);
+            assert!(error.message().contains("no d_type"), "{error}");
+            assert!(error.message().contains("snapshotter = \"native\""), "{error}");
+        }
+    }
+
     #[test]
     fn a_user_namespace_is_seen_by_its_map() {
         assert!(!is_in_user_namespace("         0          0 4294967295\n"));

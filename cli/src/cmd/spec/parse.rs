@@ -1,6 +1,7 @@
 //! How values of flags are written.
 
 use capstan_client::Error;
+use capstan_client::schema::parse_bytes;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MountFlag {
@@ -35,18 +36,7 @@ pub(super) fn mount(text: &str) -> Result<MountFlag, String> {
 
 /// `1073741824`, `512m`, `1g`.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let bad = || format!("{text:?}: write bytes, or a number with k, m or g");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| bad())?;
-    let shift = match text[digits..].to_lowercase().trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return Err(bad()),
-    };
-    number.checked_mul(1 << shift).ok_or_else(bad)
+    parse_bytes(text).map_err(|error| error.message().to_owned())
 }
 
 /// `size=10g`, of `--storage-opt`.
@@ -242,21 +232,6 @@ pub(super) fn security(text: &str) -> Result<Security, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        let check = |text: &str, want: Option<u64>| assert_eq!(bytes(text).ok(), want, "{text:?}");
-        check("1024", Some(1024));
-        check("64m", Some(64 << 20));
-        check("1G", Some(1 << 30));
-        check("2GiB", Some(2 << 30));
-        check("5kb", Some(5 << 10));
-        check("", None);
-        check("m", None);
-        check("1x", None);
-        check("99999999999999999999", None);
-        check("999999999999t", None);
-    }
 
     #[test]
     fn cpus_are_thousandths() {

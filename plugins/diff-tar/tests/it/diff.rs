@@ -336,6 +336,41 @@ fn what_no_layer_can_hold_is_refused() {
     assert_eq!(error.class(), Class::InvalidArgument);
 }
 
+/// D111: extended attributes that there cannot be are none.
+#[test]
+fn a_file_system_without_attributes() {
+    let place = fast_dir();
+    let ramfs = capstan_sdk::Mount { kind: "ramfs".into(), source: "none".into(), options: vec![] };
+    let layers = capstan_sdk::mount::with_mounted(&[ramfs], place.path(), |_| {
+        let [parent, tree, target] =
+            ["parent", "tree", "target"].map(|name| place.path().join(name));
+        fs::create_dir(&parent).unwrap();
+        let refused = setxattr(&parent, "user.x", b"1", XattrFlags::empty());
+        assert_eq!(refused, Err(rustix::io::Errno::OPNOTSUPP), "it has some");
+        prepare(&parent, &[dir("d"), file("d/kept"), file("d/gone"), file("d/old"), file("other")]);
+        copy(&parent, &tree);
+        copy(&parent, &target);
+        let after =
+            [gone("d/gone"), changed("d/old"), file("new"), Op::Symlink("d/s".into(), "x".into())];
+        perform(&tree, &after);
+        let changes = diff(&tree, Some(&parent), Shape::Whole);
+        assert_eq!(entries(&changes), ["d/", "d/.wh.gone", "d/old", "d/s -> x", "new"]);
+        apply_bytes(changes.clone(), PLAIN, &target, Remove, &Config::default())?;
+        let again = diff(&target, Some(&tree), Shape::Whole);
+        assert_eq!(entries(&again), Vec::<String>::new());
+        let upper = diff(&tree, Some(&parent), OVERLAY);
+        assert!(!entries(&upper).is_empty(), "and there are no marks of overlayfs");
+        Ok((diff(&parent, None, Shape::Whole), changes))
+    });
+    let (base, changes) = layers.unwrap();
+    let out = fast_dir();
+    for layer in [base, changes] {
+        apply_bytes(layer, PLAIN, out.path(), Remove, &Config::default()).unwrap();
+    }
+    let names: Vec<String> = nodes(out.path()).into_keys().collect();
+    assert_eq!(names, [".", "d", "d/kept", "d/old", "d/s", "new", "other"]);
+}
+
 /// A deep tree takes neither stack nor descriptors.
 #[test]
 fn a_tree_as_deep_as_names_can_be() {

@@ -192,9 +192,10 @@ pub struct Audit {
     pub is_cleaning: bool,
 }
 
-/// The blobs that have bytes and no record in any namespace: a blob gets its file before its record, and a crash between
-/// the two, or a record that could not be written, leaves such a file. With `is_removing` they go, and the answer is
-/// what went.
+/// What is in no namespace. The blobs that have bytes and no record: a blob gets its file before its record, and a crash
+/// between the two, or a record that could not be written, leaves such a file. The ingests of namespaces that are not there,
+/// or not any more, which nobody has gone on with for as long as an ingest is kept. With `is_removing` they go, and the
+/// answer is what went.
 #[derive(Clone, Debug)]
 pub struct Orphans {
     /// Remove them.
@@ -354,7 +355,8 @@ impl Ingest {
     /// Cancel safety: dropped while it waits, the bytes were not taken.
     ///
     /// # Errors
-    /// Those of an earlier write: `ResourceExhausted` when the disk is full.
+    /// Those of an earlier write: `ResourceExhausted` when the disk is full, `Corrupt` after more bytes than it was to have,
+    /// which drops it.
     pub async fn write(&self, bytes: Bytes) -> Result<()> {
         if self.commands.send(IngestCommand::Write(bytes)).await.is_err() {
             return Err(self.broken());

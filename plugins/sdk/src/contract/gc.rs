@@ -22,7 +22,7 @@ pub struct Collect {
 /// Something that went, or would go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
-    /// Where it was. `None`: in no namespace, a blob whose record a crash has cost.
+    /// Where it was. `None`: in no namespace: a blob whose record a crash has cost, an ingest whose namespace is gone.
     pub namespace: Option<Namespace>,
     /// What it was.
     pub resource: Resource,

@@ -87,6 +87,9 @@ impl<D: Driver> DriverPlugin<D> {
         let names: HashSet<(&Namespace, &str)> =
             records.iter().map(|(ns, snapshot)| (ns, snapshot.info.key.as_str())).collect();
         let known: HashSet<u64> = records.iter().map(|(_, snapshot)| snapshot.id).collect();
+        if audit.is_cleaning {
+            self.end_limits(&records).await?;
+        }
         for (namespace, snapshot) in &records {
             if let Some((flaw, detail)) = self.flaw(snapshot, &names, namespace, &audit).await?
                 && self.ledger.get(namespace, &snapshot.info.key).await.is_ok()
@@ -130,6 +133,22 @@ impl<D: Driver> DriverPlugin<D> {
             findings.push(Finding { namespace: None, what, flaw: Flaw::Orphan, detail });
         }
         Ok(findings)
+    }
+
+    /// Of committed snapshots: a crash came between the record and the end of the limit.
+    async fn end_limits(&self, records: &[(Namespace, Snapshot)]) -> Result<()> {
+        let is_committed =
+            |(_, snapshot): &&(Namespace, Snapshot)| snapshot.info.kind == Kind::Committed;
+        let ids: Vec<u64> =
+            records.iter().filter(is_committed).map(|(_, snapshot)| snapshot.id).collect();
+        let driver = Arc::clone(&self.driver);
+        blocking::run("end limits of committed snapshots", move || {
+            if let Some(projects) = driver.projects() {
+                ids.into_iter().for_each(|id| projects.settle(id));
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn records(&self) -> Result<(Vec<(Namespace, Snapshot)>, Vec<Finding>)> {
