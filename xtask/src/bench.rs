@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 
-use crate::build::{Kind, build};
-use crate::command::{cargo, root, run};
+use crate::build::{Kind, build, release};
+use crate::command::{root, run};
 use crate::libraries::{self, Library};
 use crate::packages::{self, Set};
 
@@ -38,7 +38,7 @@ fn names_section(args: &[&str]) -> bool {
 fn peers(args: &[&str]) -> Result<()> {
     packages::install(Set::Bench)?;
     let programs = build(Kind::Release)?;
-    let mut cargo = cargo();
+    let mut cargo = release();
     cargo
         .args(["run", "--release", "--package", "capstan-integration", "--bin", "capstan-bench"])
         .arg("--")
@@ -49,12 +49,12 @@ fn peers(args: &[&str]) -> Result<()> {
 
 fn boundary() -> Result<()> {
     let out = root().join("target/capstan-bench");
-    let mut build = cargo();
+    let mut build = release();
     build.args(["build", "--release", "--package", "capstan-daemon"]);
     libraries::select(&mut build, MEASURED);
     run(&mut build)?;
     libraries::install(MEASURED, &root().join("target/release"), &out)?;
-    let mut bench = cargo();
+    let mut bench = release();
     bench.args(["bench", "--package", "capstan-daemon", "--bench", BOUNDARY]);
     run(bench.env("CAPSTAN_BIN", out))
 }

@@ -20,6 +20,10 @@ const PROGRAMS: [(&str, &str); 2] = [("capstan-daemon", "capstand"), ("capstan-c
 /// Linked statically, at a fixed address.
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
+/// Names of functions with the types that they are made for: what kernel/daemon/layout.ld puts side by side is told
+/// apart by them. They are in no program that a user gets.
+const NAMES: &str = "-C symbol-mangling-version=v0";
+
 /// The only target that these two are built for, for now.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -54,7 +58,10 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
         Kind::Test => "capstan-test",
     });
     fs::create_dir_all(&out)?;
-    let mut cargo = cargo();
+    let mut cargo = match kind {
+        Kind::Release => release(),
+        Kind::Test => cargo(),
+    };
     cargo.arg("build");
     let built = match kind {
         Kind::Release => {
@@ -84,6 +91,13 @@ pub(crate) fn build(kind: Kind) -> Result<PathBuf> {
         libraries::install(libraries::ALL, &root().join(built), &out)?;
     }
     Ok(out)
+}
+
+/// Cargo, for programs as users get them. All calls for them have the same flags, or cargo builds everything twice.
+pub(crate) fn release() -> Command {
+    let mut cargo = cargo();
+    cargo.env("RUSTFLAGS", NAMES);
+    cargo
 }
 
 /// Plugins that are crates on their own. They share a target directory, with what tests build there.
@@ -143,7 +157,7 @@ fn seccomp_dir() -> Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
-fn install(file: &Path, dir: &Path) -> Result<()> {
+pub(crate) fn install(file: &Path, dir: &Path) -> Result<()> {
     let to = dir.join(file.file_name().context("a binary has a name")?);
     // Not over a program that may be running: a new file in its place.
     let fresh = to.with_extension("new");

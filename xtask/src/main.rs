@@ -6,6 +6,7 @@ mod ci;
 mod command;
 mod criu;
 mod demo;
+mod layout;
 mod libraries;
 mod machine;
 mod new_plugin;
@@ -21,23 +22,7 @@ use anyhow::Result;
 use crate::build::Kind;
 use crate::packages::Set;
 
-const HELP: &str = "\
-usage: cargo xtask TASK
-
-  build [--test]     build the binaries into target/capstan (--test: for tests, into target/capstan-test)
-  schema [--check]   make schema/src/generated from schema/capnp (--check: fail if it is stale)
-  tidy               check what no compiler checks: layout, dependencies between crates, sizes, words
-  python             make target/python: a Python with pycapnp, for the tests of a plugin in Python
-  criu               make target/criu: a criu that works on this kernel, for the tests of checkpoints
-  machine            make target/machine: a kernel for a virtual machine, for the tests of limits
-  ci                 the whole gate: format, tidy, schema, clippy, build, all tests
-  new-plugin KIND NAME DIR
-                     make a crate outside of this workspace, with a plugin that works
-  demo               show the binaries at work: pull, run, exec, a daemon that dies and comes back
-  bench [ARGS]       measure them beside containerd, runc and crun
-
-Debian packages that a task needs are installed by it, as root; it says which.
-";
+const HELP: &str = include_str!("help.txt");
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -57,6 +42,7 @@ fn perform(args: &[&str]) -> Result<ExitCode> {
         ["build", "--test"] => build(Kind::Test)?,
         ["schema"] => schema::generate()?,
         ["schema", "--check"] => schema::check()?,
+        ["layout"] => layout::layout()?,
         ["tidy"] => tidy::tidy()?,
         ["python"] => python::install()?,
         ["criu"] => criu::install()?,

@@ -130,6 +130,12 @@ pub struct Provider {
     pub addr: Arc<dyn Any + Send + Sync>,
 }
 
+impl Provider {
+    fn does_not_speak(&self, kind: &str) -> Error {
+        Error::internal(format!("{} does not speak the contract {kind}", self.id))
+    }
+}
+
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.id, self.generation)
@@ -221,10 +227,10 @@ impl<C: Contract> Link<C> {
         C: Carries<M>,
     {
         let again = message.again();
-        let provider = self.live(0).await?;
+        let provider = live(&*self.lookup, &self.target, 0).await?;
         let answer = match (ask::<C, M>(&provider, message).await, again) {
             (Err(error), Some(again)) if error.is_broken_off() => {
-                let next = self.live(provider.generation).await?;
+                let next = live(&*self.lookup, &self.target, provider.generation).await?;
                 ask::<C, M>(&next, again).await
             }
             (answer, _) => answer,
@@ -232,71 +238,94 @@ impl<C: Contract> Link<C> {
         // To the caller's own callers it is one error among others.
         answer.map_err(Error::settled)
     }
+}
 
-    /// The live instance, of a later generation than `after`.
-    async fn live(&self, after: u64) -> Result<Provider> {
-        let find = || match self.lookup.provider(&self.target) {
-            Ok(provider) if provider.generation > after => Ok(provider),
-            // It has ended, and the supervisor will hear of it.
-            Ok(provider) => Err(Absent {
-                error: Error::unavailable(format!("{} has just ended; try again", provider.id)),
-                is_coming: true,
-            }),
-            Err(absent) => Err(absent),
-        };
-        match find() {
+/// The live instance behind `target`, of a later generation than `after`. Not of [`Link`], which is many types.
+async fn live(lookup: &dyn Lookup, target: &str, after: u64) -> Result<Provider> {
+    let find = || match lookup.provider(target) {
+        Ok(provider) if provider.generation > after => Ok(provider),
+        // It has ended, and the supervisor will hear of it.
+        Ok(provider) => Err(Absent {
+            error: Error::unavailable(format!("{} has just ended; try again", provider.id)),
+            is_coming: true,
+        }),
+        Err(absent) => Err(absent),
+    };
+    match find() {
+        Ok(provider) => return Ok(provider),
+        Err(absent) if !absent.is_coming => return Err(absent.error),
+        Err(_) => {}
+    }
+    let mut changes = lookup.changes();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let absent = match find() {
             Ok(provider) => return Ok(provider),
-            Err(absent) if !absent.is_coming => return Err(absent.error),
-            Err(_) => {}
+            Err(absent) => absent,
+        };
+        if !absent.is_coming {
+            return Err(absent.error);
         }
-        let mut changes = self.lookup.changes();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let absent = match find() {
-                Ok(provider) => return Ok(provider),
-                Err(absent) => absent,
-            };
-            if !absent.is_coming {
-                return Err(absent.error);
-            }
-            match tokio::time::timeout_at(deadline, changes.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(absent.error),
-            }
+        match tokio::time::timeout_at(deadline, changes.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(absent.error),
         }
     }
 }
 
 async fn ask<C: Carries<M>, M: Call>(provider: &Provider, message: M) -> Result<M::Reply> {
-    let addr = provider.addr.downcast_ref::<C::Addr>().ok_or_else(|| {
-        Error::internal(format!("{} does not speak the contract {}", provider.id, C::KIND))
-    })?;
-    let under_way = UnderWay::new(&provider.stats, M::IS_LASTING);
-    let begun = Instant::now();
-    let answer = match C::recipient(addr).send(message).await {
-        Ok(answer) => answer,
-        Err(MailboxError::Closed | MailboxError::Timeout) => {
-            let name = type_name::<M>().rsplit("::").next().unwrap_or_default();
-            Err(Error::broken_off(format!(
-                "{} broke off while it handled {name}; try again, the daemon's log has the cause",
-                provider.id
-            )))
+    let addr = provider.addr.downcast_ref::<C::Addr>();
+    let addr = addr.ok_or_else(|| provider.does_not_speak(C::KIND))?;
+    let asked = Asked::new(provider, type_name::<M>(), M::IS_LASTING);
+    match C::recipient(addr).send(message).await {
+        Ok(answer) => {
+            asked.note(answer.as_ref().err());
+            answer
         }
-    };
-    let stats = &under_way.stats;
-    stats.answers.note(type_name::<M>(), &answer);
-    match &answer {
-        Err(error) if error.is_broken_off() => {
+        Err(MailboxError::Closed | MailboxError::Timeout) => Err(asked.broken_off()),
+    }
+}
+
+/// One call under way. What is the same for all messages is here, and not made anew for each of them: that
+/// would be a tenth of a megabyte of program.
+struct Asked<'a> {
+    provider: &'a Provider,
+    under_way: UnderWay,
+    message: &'static str,
+    is_lasting: bool,
+    begun: Instant,
+}
+
+impl<'a> Asked<'a> {
+    fn new(provider: &'a Provider, message: &'static str, is_lasting: bool) -> Self {
+        let under_way = UnderWay::new(&provider.stats, is_lasting);
+        Self { provider, under_way, message, is_lasting, begun: Instant::now() }
+    }
+
+    /// Nobody is there to answer any more.
+    fn broken_off(&self) -> Error {
+        let name = self.message.rsplit("::").next().unwrap_or_default();
+        let error = Error::broken_off(format!(
+            "{} broke off while it handled {name}; try again, the daemon's log has the cause",
+            self.provider.id
+        ));
+        self.note(Some(&error));
+        error
+    }
+
+    /// Counts the answer.
+    fn note(&self, error: Option<&Error>) {
+        let stats = &self.under_way.stats;
+        stats.answers.note(self.message, error);
+        if error.is_some_and(Error::is_broken_off) {
             stats.failures.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        _ => {
-            stats.calls.fetch_add(1, Ordering::Relaxed);
-            if !M::IS_LASTING {
-                stats.latency.note(begun.elapsed());
-            }
+        stats.calls.fetch_add(1, Ordering::Relaxed);
+        if !self.is_lasting {
+            stats.latency.note(self.begun.elapsed());
         }
     }
-    answer
 }
 
 /// What a mark behind a message of a contract means.
