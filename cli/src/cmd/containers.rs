@@ -22,7 +22,7 @@ pub(crate) enum Containers {
     Ls(Ls),
     /// Show a container's record, as JSON
     Inspect { id: String },
-    /// Remove containers that have no task
+    /// Remove containers that have no task; those after one that fails, too
     Rm {
         #[arg(required = true)]
         ids: Vec<String>,

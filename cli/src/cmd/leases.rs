@@ -32,7 +32,7 @@ pub(crate) enum Leases {
         #[arg(short, long)]
         quiet: bool,
     },
-    /// End leases; what only they kept goes with the next collection
+    /// End leases, also those after one that fails; what only they kept goes with the next collection
     Rm {
         #[arg(required = true)]
         ids: Vec<String>,

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use capstan_client::schema::content_capnp::{content, ingest};
 use capstan_client::schema::{Class, MAX_CHUNK_BYTES};
 use capstan_client::{Client, Error, check};
-use capstan_integration::{Host, digest};
+use capstan_integration::{Host, digest, noise};
 
 /// `content ingest`, which waits for more after these bytes.
 fn begin(host: &Host, args: &[&str], bytes: &[u8]) -> Child {
@@ -131,7 +131,7 @@ fn an_ingest_has_one_writer_and_is_told() {
 #[test]
 fn an_ingest_that_was_cut_off_is_what_the_next_stdin_has() {
     let host = Host::new();
-    let bytes: Vec<u8> = (0..3_u32 << 20).map(|n| (n >> 7) as u8).collect();
+    let bytes = noise(3 << 20, 1);
     for (next, killed) in
         [(bytes.as_slice(), "client"), (b"short", "client"), (&bytes[1..], "daemon")]
     {
@@ -252,7 +252,7 @@ fn content_write_stream() {
 #[test]
 fn content_read_range() {
     let host = Host::new();
-    let bytes: Vec<u8> = (0..2_500_000_u32).map(|n| (n >> 3) as u8).collect();
+    let bytes = noise(2_500_000, 2);
     let name = host.capstan_with_input(&["content", "ingest", "k"], &bytes).stdout;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
