@@ -55,7 +55,7 @@ fn daemon(host: &Host) -> Command {
 
 /// What users do every day.
 fn work(host: &Host, image: &str) {
-    for args in [&["version"][..], &["info"], &["plugins", "ls"], &["metrics"]] {
+    for args in [&["version"][..], &["info"], &["plugins", "ls"]] {
         host.ok(args);
     }
     host.ok(&["images", "pull", "--plain-http", image]);
@@ -69,6 +69,9 @@ fn work(host: &Host, image: &str) {
     for list in lists {
         host.ok(&[list, "ls"]);
     }
+    host.ok(&["containers", "inspect", names[0]]);
+    host.ok(&["metrics"]);
+    host.ok(&["events", "--since", "0", "--no-follow"]);
     host.ok(&["tasks", "kill", "--signal", "KILL", names[0]]);
     host.capstan(&["tasks", "wait", names[0]]);
     for name in names {
