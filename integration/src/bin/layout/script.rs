@@ -15,15 +15,13 @@ const HEAD: &str = "\
 /* Made by `cargo xtask layout`. Do not edit.
 
    The functions that the daemon uses when it boots, and those that it uses in everyday work, side by side: of
-   the program the kernel maps 64 KiB around each page that is touched. A name that is not there any more does
+   the program the kernel maps 64 KiB around each page that is touched, and more where it reads more at once. A name that is not there any more does
    nothing, and a new function is among the others until this is made again. */
 ";
 
-/// What is run before `main` to register something (inventory): its sections have no names of functions.
-const REGISTERS: &str = "    *(.text.startup .text.startup.*)\n";
-
-/// What is marked as cold. A little of it is used, and the rest would be mapped with that if all of it were scattered.
-const COLD: &str = "  .text.cold : {\n    *(.text.unlikely .text.unlikely.*)\n  }\n";
+/// What comes behind the functions of boot and has no names of functions: the entry of a program, what is run before `main` to
+/// register something (inventory), and what is marked as cold, of which boot uses a little.
+const NAMELESS: &str = "    *crt*.o(.text)\n    *(.text.startup .text.startup.*)\n    *(.text.unlikely .text.unlikely.*)\n";
 
 /// Writes it.
 pub(crate) fn script(program: &Program, hits: &[Hit]) -> String {
@@ -39,15 +37,14 @@ pub(crate) fn script(program: &Program, hits: &[Hit]) -> String {
         let patterns = shortened(names, &others);
         eprintln!("{part}: {} functions, {} patterns", names.len(), patterns.len());
         let _ = writeln!(script, "  .text.{part} : {{");
-        if *part == PARTS[0] {
-            script.push_str(REGISTERS);
-        }
         for pattern in patterns {
             let _ = writeln!(script, "    *({pattern})");
         }
+        if *part == PARTS[0] {
+            script.push_str(NAMELESS);
+        }
         script.push_str("  }\n");
     }
-    script.push_str(COLD);
     script.push_str("} INSERT BEFORE .text;\n");
     script
 }
