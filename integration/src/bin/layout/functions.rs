@@ -52,6 +52,11 @@ impl Program {
         self.functions.keys().copied()
     }
 
+    /// What all functions are called.
+    pub(crate) fn all_names(&self) -> impl Iterator<Item = &str> {
+        self.functions.values().flatten().map(String::as_str)
+    }
+
     /// What the function there is called: some have several names.
     pub(crate) fn names(&self, address: u64) -> impl Iterator<Item = &str> {
         self.functions.get(&address).into_iter().flatten().map(String::as_str)

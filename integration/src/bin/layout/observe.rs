@@ -3,6 +3,8 @@
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::thread::sleep;
+use std::time::Duration;
 
 use capstan_integration::{DockerRegistry, Host, process, program};
 use rustix::process::Signal;
@@ -13,6 +15,9 @@ use crate::trace::{self, Hit};
 
 /// The last phase, of which nothing is kept: the daemon ends.
 const END: usize = PARTS.len();
+
+/// How long it is left alone after boot.
+const IDLE: Duration = Duration::from_secs(6);
 
 /// Runs the daemon; answers which functions it used, and when.
 pub(crate) fn observe(program: &Program) -> Vec<Hit> {
@@ -27,6 +32,8 @@ pub(crate) fn observe(program: &Program) -> Vec<Hit> {
         let socket = host.path("capstan.sock");
         host.until("the daemon listens", || socket.exists());
         host.until("the daemon answers", || host.capstan(&["health"]).code == 0);
+        // Some of its plugins start a little later, and some look after things once they have started.
+        sleep(IDLE);
         phase.store(1, Ordering::Relaxed);
         work(&host, &registry.reference("busybox"));
         phase.store(END, Ordering::Relaxed);
@@ -55,7 +62,7 @@ fn daemon(host: &Host) -> Command {
 
 /// What users do every day.
 fn work(host: &Host, image: &str) {
-    for args in [&["version"][..], &["info"], &["plugins", "ls"], &["metrics"]] {
+    for args in [&["version"][..], &["info"], &["plugins", "ls"]] {
         host.ok(args);
     }
     host.ok(&["images", "pull", "--plain-http", image]);
@@ -69,6 +76,9 @@ fn work(host: &Host, image: &str) {
     for list in lists {
         host.ok(&[list, "ls"]);
     }
+    host.ok(&["containers", "inspect", names[0]]);
+    host.ok(&["metrics"]);
+    host.ok(&["events", "--since", "0", "--no-follow"]);
     host.ok(&["tasks", "kill", "--signal", "KILL", names[0]]);
     host.capstan(&["tasks", "wait", names[0]]);
     for name in names {
