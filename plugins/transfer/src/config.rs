@@ -11,7 +11,7 @@ use crate::registry;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Layers fetched and unpacked at once, over all pulls; of those up to 1 MiB twice as many are fetched. Default: 8
+    /// Layers fetched and unpacked at once, over all pulls; of those up to 1 MiB four times as many are fetched. Default: 8
     /// (enough to keep processors and a network that is far away busy; each takes up to 6 MiB of memory).
     pub concurrency: u32,
     /// How long a connection may take, in seconds. Default: 10.
@@ -26,7 +26,7 @@ pub struct Config {
     /// the image's manifest. Whoever made the image chose these hosts; they get no credentials. Default: false, which
     /// refuses an image of which the registry lacks such a layer.
     pub foreign_layers: bool,
-    /// Connections to one host that are used at the same time, over all pulls and pushes. Default: 16.
+    /// Connections to one host that are used at the same time, over all pulls and pushes. Default: 32.
     pub max_connections_per_host: u32,
     /// From how many bytes on a blob is fetched in several ranges at once, which many registries serve faster than one stream.
     /// Default: 64 MiB.
@@ -66,7 +66,7 @@ impl Default for Config {
             attempts: 5,
             max_manifest_bytes: 4 << 20,
             foreign_layers: false,
-            max_connections_per_host: 16,
+            max_connections_per_host: 32,
             range_threshold_bytes: 64 << 20,
             range_connections: 4,
             hosts_dir: "/etc/capstan/certs.d".into(),

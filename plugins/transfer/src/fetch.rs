@@ -25,9 +25,12 @@ use crate::registry::{Repository, hash};
 const FIRST_WAIT: Duration = Duration::from_millis(16);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// Up to this many bytes, a blob is one of which twice as many are fetched at the same time: what it takes is mostly the
+/// Up to this many bytes, a blob is one of which four times as many are fetched at the same time: what it takes is mostly the
 /// way to the registry and back.
 const SMALL: u64 = 1 << 20;
+
+/// How many small ones one that is not is worth.
+const LARGE_WEIGHT: u32 = 4;
 
 /// What a fetch shows of itself.
 #[derive(Debug)]
@@ -69,7 +72,7 @@ pub(crate) type Fetch = Flight<FetchState>;
 #[derive(Clone)]
 pub(crate) struct Fetcher {
     pub(crate) content: Link<Content>,
-    /// Two for each download at the same time, over all pulls.
+    /// [`LARGE_WEIGHT`] for each download at the same time, over all pulls.
     permits: Rc<Semaphore>,
     flights: Flights<FetchKey, FetchState>,
     offers: Offers,
@@ -140,7 +143,7 @@ impl Fetcher {
     pub(crate) fn new(content: Link<Content>, concurrency: usize) -> Self {
         Self {
             content,
-            permits: Rc::new(Semaphore::new(concurrency * 2)),
+            permits: Rc::new(Semaphore::new(concurrency * LARGE_WEIGHT as usize)),
             flights: Flights::default(),
             offers: Offers::default(),
         }
@@ -390,7 +393,7 @@ impl Work {
     ) -> Result<()> {
         // Only for the way of the bytes: the next one begins while these are synced.
         let permits = Rc::clone(&self.permits);
-        let weight = if self.descriptor.size <= SMALL { 1 } else { 2 };
+        let weight = if self.descriptor.size <= SMALL { 1 } else { LARGE_WEIGHT };
         let permit = tokio::select! {
             biased;
             _ = &mut *abandoned => return Err(cancelled()),

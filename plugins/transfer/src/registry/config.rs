@@ -43,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) follows_foreign_layers: bool,
     /// How many connections to one host are used at the same time, by all that goes on; at least 1.
     ///
-    /// Default: 16.
+    /// Default: 32.
     pub(crate) max_connections_per_host: usize,
     /// From how many bytes on a blob is fetched in several ranges at once.
     ///
@@ -82,7 +82,7 @@ impl Default for Config {
             max_manifest_bytes: 4 << 20,
             max_redirects: 5,
             follows_foreign_layers: false,
-            max_connections_per_host: 16,
+            max_connections_per_host: 32,
             range_threshold_bytes: 64 << 20,
             range_connections: 4,
             range_bytes: 8 << 20,
