@@ -476,6 +476,11 @@ fn a_checkpoint_gets_no_name_that_verifiers_refuse() {
         assert_eq!(calls(), before + 2, "what has no name needs nobody's leave");
         assert_eq!(host.ids(&["images", "ls"]), [image.as_str(), "registry.example/test:1"]);
         assert_eq!(status(&host, "web"), "running");
+        // Whose task has ended is not lost with its name; the others, without a name, go.
+        let said = host.fails(&[&prod[..], &["--exit"]].concat(), 8, "PermissionDenied", &parts);
+        let index = said.stderr.split(' ').find(|word| word.starts_with("sha256:"));
+        host.ok(&["gc"]);
+        assert!(host.ids(&["content", "ls"]).iter().any(|digest| Some(&**digest) == index));
         assert_no_dump(&host);
         host.remove("web");
         host.assert_no_container();

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use capstan_sdk::contract::containers::{self, Container, ContainerSpec, Rootfs};
 use capstan_sdk::contract::content::{Abort, Ingests, Open, OpenIngest};
 use capstan_sdk::contract::differ::{Apply, Diff, LayerSink, LayerStream, Whiteouts};
-use capstan_sdk::contract::images::{Get, Leave, Put};
+use capstan_sdk::contract::images::Get;
 use capstan_sdk::contract::leases::{Hold, TakeHold};
 use capstan_sdk::contract::runtime::{self, Inspect, Pause, Resume, Status, TaskInfo, TaskKey};
 use capstan_sdk::contract::snapshotter::{LABEL_OWNER, Remove, Stat, View};
@@ -36,8 +36,8 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::document::{self, CONFIG, DUMP, Parts, Saved};
-use crate::dump;
 use crate::router::{Router, has_terminal};
+use crate::{dump, naming};
 
 /// The most bytes of an index, a manifest or a container.
 const MAX_DOCUMENT: u64 = 4 << 20;
@@ -264,11 +264,8 @@ impl Checkpoints {
             let index = self.store_bytes(namespace, &name, OCI_INDEX, bytes).await?;
             let digest = index.digest.to_string();
             if !image.is_empty() {
-                let (namespace, leave) = (namespace.clone(), Leave::Unasked);
-                let put = Put { namespace, name: image, target: index, leave };
-                self.images.send(put).await.map_err(|error| {
-                    error.at(format_args!("checkpoint {digest} is stored without a name"))
-                })?;
+                let places = (&self.images, &self.content);
+                naming::name(places, namespace, image, index, is_exit).await?;
             }
             Ok(digest)
         };

@@ -14,6 +14,7 @@ mod checkpoint;
 mod document;
 mod dump;
 mod ephemeral;
+mod naming;
 mod plugin;
 mod restart;
 mod router;
