@@ -135,28 +135,30 @@ fn as_many_blobs_come_at_once_as_are_asked_for() {
     let registry = DockerRegistry::empty();
     let proxy = FaultProxy::before(&registry.address());
     proxy.make(ALWAYS, "GET", "/blobs/", Trouble::Delay(Duration::from_millis(200)));
-    let host = host_with("concurrency = 2\n");
+    let host = host_with("concurrency = 3\n");
     let (small, large) = (100, 1_100_000);
     let cases: [(&[&str], usize, usize); 7] = [
         (&["images", "pull", "--concurrency", "1"], small, 1),
         (&["images", "pull", "--concurrency", "3"], small, 3),
         (&["images", "pull", "--no-unpack", "--concurrency", "2"], small, 2),
         (&["content", "fetch", "--concurrency", "2"], small, 2),
-        (&["images", "pull"], small, 8),
-        (&["images", "pull"], large, 2),
-        (&["images", "pull", "--concurrency", "100"], large, 2),
+        (&["images", "pull"], small, 12),
+        (&["images", "pull"], large, 3),
+        (&["images", "pull", "--concurrency", "100"], large, 3),
     ];
     for (number, (args, size, want)) in (0_u32..).zip(cases) {
-        let layers = (0..11).map(|layer| {
-            Layer::new().file(&format!("file-{layer}"), 0o644, &noise(size, 20 * number + layer))
-        });
+        // And the configuration.
+        let blobs = if want > 3 { 16 } else { 8 };
+        let layers = (20 * number..)
+            .take(blobs - 1)
+            .map(|seed| Layer::new().file(&format!("file-{seed}"), 0o644, &noise(size, seed)));
         let image = Image::new(layers.collect());
         let name = format!("app-{number}");
         image.push_to(&registry.address(), &name, "latest");
         proxy.forget();
         host.ok(&[args, &["--plain-http", &proxy.reference(&name)]].concat());
         assert_eq!(proxy.most_blobs_at_once(), want, "{args:?} of {size} bytes");
-        assert_eq!(proxy.count("GET", "/blobs/"), 12, "{args:?} of {size} bytes");
+        assert_eq!(proxy.count("GET", "/blobs/"), blobs, "{args:?} of {size} bytes");
     }
 }
 
