@@ -240,10 +240,14 @@ impl Place {
         match case.call {
             Call::Create => {}
             Call::Start => self.must(&["tasks", "create", &id])?,
-            Call::Exec | Call::Kill => self.must(&["tasks", "start", "-d", &id])?,
+            Call::Exec | Call::Kill => {
+                self.must(&["tasks", "start", "-d", &id])?;
+                self.has_trap(&id, &token)?;
+            }
             Call::Delete => {
                 self.must(&["tasks", "start", "-d", &id])?;
                 if !case.is_forced {
+                    self.has_trap(&id, &token)?;
                     self.must(&["tasks", "kill", &id])?;
                     let code = self.host.capstan(&["tasks", "wait", &id]).code;
                     check(code == 42, || format!("before the kill it ended with {code}"))?;
@@ -426,12 +430,26 @@ impl Place {
 
     fn truth(&self, id: &str, token: &str) -> Truth {
         let all = self.contained(id);
-        let is_users = |line: &str| line.trim_end().ends_with(token) && line.starts_with("sh ");
         match all.as_slice() {
             [] => Truth::Nothing,
-            all if all.iter().any(|(_, line)| is_users(line)) => Truth::Runs,
+            all if all.iter().any(|(_, line)| is_users(line, token)) => Truth::Runs,
             _ => Truth::Waits,
         }
+    }
+
+    /// Waits until the user's process takes SIGTERM: before, the kernel keeps that from the first process of a namespace.
+    fn has_trap(&self, id: &str, token: &str) -> Checked {
+        let takes = |pid: u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            caught.is_some_and(|mask| mask >> (Signal::TERM.as_raw() - 1) & 1 == 1)
+        };
+        let has = || {
+            let all = self.contained(id);
+            all.iter().any(|(pid, line)| is_users(line, token) && takes(*pid))
+        };
+        check(soon(has), || "the user's process never takes SIGTERM".into())
     }
 
     fn told(&self, id: &str) -> Checked<Option<Told>> {
@@ -483,6 +501,11 @@ fn check_exit(case: Case, told: &Told) -> Checked {
     check(is_lost || (is_ended_by_call && told.exit == Some(code)), || {
         format!("not what it ended with: {told:?}")
     })
+}
+
+/// Whether a command line is that of the user's process.
+fn is_users(line: &str, token: &str) -> bool {
+    line.trim_end().ends_with(token) && line.starts_with("sh ")
 }
 
 /// Waits until something is so.

@@ -77,10 +77,10 @@ fn a_call_that_is_under_way_when_the_plugin_ends_breaks_off() {
         let call = link.send(apply);
         let end = async {
             was_asked.recv().await.unwrap();
-            // The plugin's thread waits for the layer; it ends when that does.
-            let stop = bench.stop::<TarDiffer>();
-            drop(let_go);
-            stop.await;
+            // The plugin's thread waits for the layer; it ends when that does. That is let go of when the end has begun: before
+            // that there would be time for an answer.
+            let let_go = async move { drop(let_go) };
+            futures::future::join(bench.stop::<TarDiffer>(), let_go).await;
         };
         let both = futures::future::join(call, end);
         let (answer, ()) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
