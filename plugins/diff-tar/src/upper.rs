@@ -17,8 +17,7 @@ pub(crate) fn source(tree: &[Mount], parent: &[Mount]) -> (Vec<Mount>, Shape) {
         && *below == parent
         && !tree.iter().any(has_content_elsewhere)
     {
-        let is_user = tree.iter().any(|mount| mount.options.iter().any(|o| o == "userxattr"));
-        let prefix = if is_user { "user.overlay." } else { "trusted.overlay." };
+        let prefix = if has_user_marks(tree) { "user.overlay." } else { "trusted.overlay." };
         let options = vec!["rbind".into()];
         let top = Mount { kind: "bind".into(), source: (*top).to_owned(), options };
         return (vec![top], Shape::Upper { prefix });
@@ -29,8 +28,7 @@ pub(crate) fn source(tree: &[Mount], parent: &[Mount]) -> (Vec<Mount>, Shape) {
 /// The layers that a tree shows, topmost first, to be read without a mount; `None` if what they show is not to be seen by
 /// names, whiteouts and opaque directories alone.
 pub(crate) fn parents(tree: &[Mount]) -> Option<Vec<PathBuf>> {
-    let is_user = |mount: &Mount| mount.options.iter().any(|option| option == "userxattr");
-    if tree.iter().any(|mount| is_user(mount) || has_content_elsewhere(mount)) {
+    if has_user_marks(tree) || tree.iter().any(has_content_elsewhere) {
         return None;
     }
     layers(tree).map(|layers| layers.into_iter().map(PathBuf::from).collect())
@@ -56,6 +54,11 @@ fn layers(mounts: &[Mount]) -> Option<Vec<&str>> {
         }
         _ => None,
     }
+}
+
+/// Whether overlayfs keeps its marks in attributes of users.
+fn has_user_marks(tree: &[Mount]) -> bool {
+    tree.iter().any(|mount| mount.options.iter().any(|option| option == "userxattr"))
 }
 
 /// Whether overlayfs may keep the content of a file of the upper directory in a lower one.

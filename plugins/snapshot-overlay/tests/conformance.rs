@@ -179,27 +179,7 @@ fn a_restart_keeps_records_and_sweeps_the_rest() {
     });
 }
 
-/// A look ended a limit that a crash had left behind a commit: an audit changes nothing, and healing may.
 #[test]
 fn a_limit_that_a_crash_left_is_ended_by_healing() {
-    run(|| async {
-        let (mut bench, link) = bench().await;
-        let namespace = Namespace::parse("a").unwrap();
-        let (key, parent) = ("key".to_owned(), String::new());
-        let labels = Labels::new();
-        link.send(Prepare { namespace: namespace.clone(), key, parent, labels }).await.unwrap();
-        let (name, key, labels) = ("name".into(), "key".into(), Labels::new());
-        link.send(Commit { namespace, name, key, rebase: None, labels }).await.unwrap();
-        bench.stop::<OverlaySnapshotter>().await;
-        // Of a limit that was not set yet: no program is needed to end it.
-        let marks = bench.root().join("snapshotter.overlay/limits");
-        std::fs::create_dir_all(&marks).unwrap();
-        std::fs::write(marks.join("1"), "").unwrap();
-        bench.start::<OverlaySnapshotter>("").await.unwrap();
-        for is_cleaning in [false, true] {
-            let findings = link.send(Audit { is_full: true, is_cleaning }).await.unwrap();
-            assert!(findings.is_empty(), "{findings:?}");
-            assert_eq!(marks.join("1").exists(), !is_cleaning);
-        }
-    });
+    run(|| async { snapshotter::run_limit_left::<OverlaySnapshotter>(&mut bench().await.0).await });
 }

@@ -27,6 +27,7 @@ use capstan_sdk::contract::runtime::{self, Inspect, Pause, Resume, Status, TaskI
 use capstan_sdk::contract::snapshotter::{LABEL_OWNER, Remove, Stat, View};
 use capstan_sdk::contract::tasks::{Checkpoint, Restore};
 use capstan_sdk::contract::{Content, Differ, Images, Leases, Runtime};
+use capstan_sdk::oci::MAX_DOCUMENT;
 use capstan_sdk::oci::media::{OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use capstan_sdk::{
     Class, ContainerId, Context, Descriptor, Error, Labels, Link, Mount, Namespace, Result,
@@ -38,9 +39,6 @@ use tracing::{info, warn};
 use crate::document::{self, CONFIG, DUMP, Parts, Saved};
 use crate::router::{Router, has_terminal};
 use crate::{dump, naming};
-
-/// The most bytes of an index, a manifest or a container.
-const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// Bytes that go to the content store at a time, and how many times those may wait there.
 const CHUNK: usize = 256 << 10;

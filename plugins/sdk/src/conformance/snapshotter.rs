@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use capstan_schema::{Class, Labels, Mount, Namespace, Result};
 
 use crate::contract::snapshotter::{
-    Ask, Commit, CommitChain, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo, Stack,
-    StackLayer, Stat, View,
+    Ask, Audit, Commit, CommitChain, Kind, List, Measure, Mounts, Prepare, Remove, SnapshotInfo,
+    Stack, StackLayer, Stat, View,
 };
 use crate::contract::{Page, Snapshotter};
-use crate::{Link, mount};
+use crate::testing::Bench;
+use crate::{Link, Plugin, mount};
 
 /// One snapshotter under test.
 pub struct Suite {
@@ -75,6 +76,33 @@ pub async fn run_limits(link: &Link<Snapshotter>, place: &Path) {
     let namespace = Namespace::parse("limits").expect("a case has a name");
     let suite = Suite { link: link.clone(), namespace, place: place.to_owned() };
     assert!(suite.limits().await, "limits are not kept");
+}
+
+/// Runs the case of a limit that a crash left behind a commit: an audit changes nothing, and healing may. For plugins that keep
+/// limits by projects; `P` runs, and is started anew.
+///
+/// # Panics
+/// If it fails.
+pub async fn run_limit_left<P: Plugin>(bench: &mut Bench) {
+    let link: Link<Snapshotter> = bench.link("snapshotter");
+    let namespace = Namespace::parse("a").expect("it is a name");
+    let (key, parent, labels) = ("key".to_owned(), String::new(), Labels::new());
+    let prepare = Prepare { namespace: namespace.clone(), key, parent, labels };
+    link.send(prepare).await.expect("prepare");
+    let (name, key, labels) = ("name".into(), "key".into(), Labels::new());
+    let commit = Commit { namespace, name, key, rebase: None, labels };
+    link.send(commit).await.expect("commit");
+    bench.stop::<P>().await;
+    // Of a limit that was not set yet: no program is needed to end it.
+    let marks = bench.root().join(P::INFO.id).join("limits");
+    fs::create_dir_all(&marks).expect("make a directory");
+    fs::write(marks.join("1"), "").expect("leave a limit");
+    bench.start::<P>("").await.expect("start anew");
+    for is_cleaning in [false, true] {
+        let findings = link.send(Audit { is_full: true, is_cleaning }).await.expect("audit");
+        assert!(findings.is_empty(), "{findings:?}");
+        assert_eq!(marks.join("1").exists(), !is_cleaning);
+    }
 }
 
 pub(super) fn class<T: std::fmt::Debug>(result: Result<T>) -> Class {
