@@ -56,8 +56,7 @@ impl Blobs {
         let mut make = DirBuilder::new();
         make.recursive(true).mode(0o700).create(&self.damaged).map_err(fail)?;
         fs::rename(self.path(digest), self.aside(digest)).map_err(fail)?;
-        let dir = self.dir.join(digest.algorithm().name());
-        tree::sync_dir(&dir)
+        tree::sync_dir(&self.dir_of(digest))
     }
 
     /// Whether its bytes were found to be wrong, and it has not come again.
@@ -144,7 +143,7 @@ impl Blobs {
     }
 
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
-        self.dir.join(digest.algorithm().name()).join(digest.hex())
+        self.dir_of(digest).join(digest.hex())
     }
 
     /// The file of a blob and its size; `None` if there is none.
@@ -160,16 +159,26 @@ impl Blobs {
         }
     }
 
-    /// Moves a synced, verified file to its name and makes the name durable. A blob that is there
+    /// Moves a synced, verified file to its name, which is not durable before [`Self::sync_names`]. A blob that is there
     /// already is the same bytes, and is replaced by them.
     pub(crate) fn name(&self, data: &Path, digest: &Digest) -> Result<()> {
-        let path = self.path(digest);
         let fail = |error| Error::io(format!("name blob {digest}"), error);
         fs::set_permissions(data, Permissions::from_mode(0o444)).map_err(fail)?;
-        fs::rename(data, &path).map_err(fail)?;
-        let dir = path.parent().expect("a blob is in a directory");
-        tree::sync_dir(dir)?;
-        self.forget_aside(digest)
+        fs::rename(data, self.path(digest)).map_err(fail)
+    }
+
+    /// Makes names durable.
+    pub(crate) fn sync_names<'d>(&self, digests: impl Iterator<Item = &'d Digest>) -> Result<()> {
+        let digests: Vec<&Digest> = digests.collect();
+        let mut dirs: Vec<PathBuf> = digests.iter().map(|digest| self.dir_of(digest)).collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        dirs.iter().try_for_each(|dir| tree::sync_dir(dir))?;
+        digests.into_iter().try_for_each(|digest| self.forget_aside(digest))
+    }
+
+    fn dir_of(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.algorithm().name())
     }
 
     fn forget_aside(&self, digest: &Digest) -> Result<()> {

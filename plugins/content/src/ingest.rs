@@ -7,17 +7,19 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, Open
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use capstan_sdk::contract::content::{
     Ingest, IngestCommand, IngestInfo, IngestProgress, OpenIngest,
 };
-use capstan_sdk::{Algorithm, Class, Digest, Error, Labels, Namespace, Result, clock, failpoint};
+use capstan_sdk::{Algorithm, Class, Digest, Error, Namespace, Result, clock, failpoint};
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use crate::hasher::Hasher;
+use crate::landing::Verified;
 use crate::record::IngestRecord;
 
 /// Chunks that may wait for the disk, per ingest. With the network's chunks of up to 64 KiB that is
@@ -175,7 +177,8 @@ impl Ingests {
         let mut hasher = Hasher::new(record.algorithm);
         let offset = rehash(&file, &mut hasher).map_err(at)?;
         let reader = Arc::new(reader);
-        Ok(Writer { record, path, file, reader, hasher, offset, unsynced: 0, lock })
+        let opened = (offset == 0).then(Instant::now);
+        Ok(Writer { record, path, file, opened, reader, hasher, offset, unsynced: 0, lock })
     }
 }
 
@@ -338,6 +341,8 @@ pub(crate) struct Writer {
     record: IngestRecord,
     path: PathBuf,
     file: File,
+    /// When it was, if it was empty then.
+    opened: Option<Instant>,
     /// For those who read along.
     reader: Arc<File>,
     hasher: Hasher,
@@ -346,15 +351,6 @@ pub(crate) struct Writer {
     unsynced: u64,
     /// The directory, locked; the last to go.
     lock: File,
-}
-
-/// What is left to do with a verified ingest: move the file to the name and commit the record.
-pub(crate) struct Verified<'w> {
-    pub(crate) namespace: &'w Namespace,
-    pub(crate) data: PathBuf,
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
-    pub(crate) labels: &'w Labels,
 }
 
 impl Writer {
@@ -367,10 +363,10 @@ impl Writer {
         (ingest, Inbox { commands: receiver, progress })
     }
 
-    /// Serves the client until it commits, aborts or goes away; `name` makes a verified file a blob.
+    /// Serves the client until it commits, aborts or goes away; `land` makes a verified file a blob.
     ///
     /// It blocks: it has a thread of the pool for as long as the ingest is open.
-    pub(crate) fn run(mut self, mut inbox: Inbox, name: impl Fn(&Verified<'_>) -> Result<()>) {
+    pub(crate) fn run(mut self, mut inbox: Inbox, land: impl FnOnce(Verified) -> Result<()>) {
         while let Some(command) = inbox.commands.blocking_recv() {
             match command {
                 IngestCommand::Write(bytes) => match self.append(&bytes) {
@@ -384,7 +380,7 @@ impl Writer {
                 },
                 IngestCommand::Commit { expected, total, reply } => {
                     let progress = &inbox.progress;
-                    let outcome = self.commit(expected.as_ref(), total, progress, name);
+                    let outcome = self.commit(expected.as_ref(), total, progress, land);
                     inbox.progress.end(outcome.clone().map(drop));
                     // A client that left does not undo a commit.
                     let _ = reply.send(outcome);
@@ -441,10 +437,10 @@ impl Writer {
         expected: Option<&Digest>,
         total: u64,
         progress: &IngestProgress,
-        name: impl Fn(&Verified<'_>) -> Result<()>,
+        land: impl FnOnce(Verified) -> Result<()>,
     ) -> Result<(Digest, u64)> {
         // The lock is held until the directory is gone.
-        let Self { record, path, file, hasher, offset, lock: _lock, .. } = self;
+        let Self { record, path, file, opened, hasher, offset, lock: _lock, .. } = self;
         let digest = hasher.finish();
         let verdict = check(&record, offset, &digest, expected, total);
         if let Err(error) = verdict {
@@ -454,21 +450,16 @@ impl Writer {
         // Who reads along need not wait for the disk.
         progress.end(Ok(()));
         failpoint::at("ingest:verified");
-        if let Err(error) = file.sync_data() {
-            // What is on the disk is not known, and the next sync would succeed without it: nobody goes on with this.
-            if let Err(error) = fs::remove_dir_all(&path) {
-                warn!(path = %path.display(), %error, "an ingest that is not on the disk could not be removed");
-            }
-            return Err(Error::io(format!("sync {:?}", record.reference), error));
-        }
-        failpoint::at("ingest:synced");
-        let data = path.join("data");
-        name(&Verified {
-            namespace: &record.namespace,
-            data,
+        let IngestRecord { namespace, reference, labels, .. } = record;
+        land(Verified {
+            namespace,
+            reference,
+            path: path.clone(),
+            file,
+            opened,
             digest: digest.clone(),
             size: offset,
-            labels: &record.labels,
+            labels,
         })?;
         if let Err(error) = fs::remove_dir_all(&path) {
             warn!(path = %path.display(), %error, "a committed ingest could not be removed");

@@ -9,8 +9,8 @@
 //!
 //! A blob is in a namespace when the metadata has a record for it; the file is shared by all
 //! namespaces that have one. Order of a commit: data written, data synced, file named, record
-//! committed, answered. A file without a record is invisible, and taken over by the next writer of
-//! the same digest.
+//! committed, answered. Those that are at the same step together share the wait for the disk. A file
+//! without a record is invisible, and taken over by the next writer of the same digest.
 //!
 //! It never parses what it stores and never reaches the network.
 
@@ -19,6 +19,7 @@ mod blobs;
 mod collect;
 mod hasher;
 mod ingest;
+mod landing;
 mod plugin;
 mod record;
 

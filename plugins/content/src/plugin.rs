@@ -19,8 +19,11 @@ use capstan_sdk::{
     blocking, clock, export_plugin, failpoint, merge_labels, rpc,
 };
 
+use futures::future::join_all;
+
 use crate::blobs::Blobs;
-use crate::ingest::{Ingests, Verified};
+use crate::ingest::Ingests;
+use crate::landing::{Landings, Verified};
 use crate::record::{self, Blob};
 
 /// content.local.
@@ -29,6 +32,7 @@ pub struct LocalContent {
     pub(crate) metadata: Link<Metadata>,
     pub(crate) blobs: Blobs,
     pub(crate) ingests: Ingests,
+    landings: Landings,
     pub(crate) uses: Uses,
     sharing: Sharing,
     algorithm: Algorithm,
@@ -88,9 +92,16 @@ impl Plugin for LocalContent {
             Ok((Blobs::open(&root)?, Ingests::open(&root)?))
         })
         .await?;
-        let (sharing, uses) = (config.sharing, Uses::default());
-        let keep_ingests_seconds = config.keep_ingests_seconds;
-        Ok(Self { metadata, blobs, ingests, uses, sharing, algorithm, keep_ingests_seconds })
+        Ok(Self {
+            metadata,
+            blobs,
+            ingests,
+            landings: Landings::default(),
+            uses: Uses::default(),
+            sharing: config.sharing,
+            algorithm,
+            keep_ingests_seconds: config.keep_ingests_seconds,
+        })
     }
 
     fn export(addr: &Addr<Self>, context: &Context, exports: &mut Exports) {
@@ -206,7 +217,9 @@ impl LocalContent {
             let (ingest, inbox) = writer.ends();
             let serve = runtime.clone();
             runtime.spawn_blocking(move || {
-                writer.run(inbox, |verified| serve.block_on(store.name(verified)));
+                let landings = store.landings.clone();
+                let name = |files: &[&Verified]| serve.block_on(store.name(files));
+                writer.run(inbox, |verified| landings.land(verified, name));
             });
             Ok(ingest)
         })
@@ -226,12 +239,9 @@ impl LocalContent {
         digest: &Digest,
         labels: &Labels,
     ) -> Result<bool> {
-        let _shared = self.hold(false).await?;
-        let found = blocking::run("look for a blob", {
-            let (blobs, digest) = (self.blobs.clone(), digest.clone());
-            move || blobs.find(&digest)
-        })
-        .await?;
+        let (blobs, wanted) = (self.blobs.clone(), digest.clone());
+        let look = move || Ok((blobs.hold(false)?, blobs.find(&wanted)?));
+        let (_shared, found) = blocking::run("look for a blob", look).await?;
         let Some((_, size)) = found else {
             // Recorded or not, the bytes must come again.
             return Ok(false);
@@ -313,13 +323,28 @@ impl LocalContent {
         .await
     }
 
-    /// Gives verified bytes their name: file first, then record.
-    async fn name(&self, verified: &Verified<'_>) -> Result<()> {
-        let _shared = self.hold(false).await?;
-        self.blobs.name(&verified.data, &verified.digest)?;
+    /// Gives verified files their names: first the files, then the records. What becomes of each.
+    async fn name(&self, files: &[&Verified]) -> Vec<Result<()>> {
+        let _shared = match self.hold(false).await {
+            Ok(shared) => shared,
+            Err(error) => return files.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let mut outcomes: Vec<Result<()>> =
+            files.iter().map(|file| self.blobs.name(&file.data(), &file.digest)).collect();
+        let named = files.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+        let synced = self.blobs.sync_names(named.map(|(file, _)| &file.digest));
         failpoint::at("blob:named");
-        let Verified { namespace, digest, size, labels, .. } = verified;
-        self.record(namespace, digest, *size, labels).await
+        let recorded = files.iter().zip(&mut outcomes).map(async |(file, outcome)| {
+            if outcome.is_ok() {
+                *outcome = synced.clone();
+            }
+            if outcome.is_ok() {
+                let Verified { namespace, digest, size, labels, .. } = file;
+                *outcome = self.record(namespace, digest, *size, labels).await;
+            }
+        });
+        join_all(recorded).await;
+        outcomes
     }
 
     async fn delete(self, delete: Delete) -> Result<()> {

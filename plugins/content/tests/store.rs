@@ -11,6 +11,7 @@ use capstan_sdk::contract::graph::{Finding, Flaw, Resource};
 use capstan_sdk::testing::{Bench, run};
 use capstan_sdk::testing_disk::{LoopDisk, ThinDisk};
 use capstan_sdk::{Class, Digest, Link, Namespace, Result};
+use futures::future::join_all;
 
 const HELLO: &[u8] = b"hello, world\n";
 const HELLO_DIGEST: &str =
@@ -404,19 +405,62 @@ fn a_full_disk_keeps_the_ingest() {
     });
 }
 
+/// A store on a disk that can fail.
+async fn thin_bench() -> (Bench, ThinDisk, Link<Content>) {
+    let mut bench = Bench::new();
+    let disk = ThinDisk::new("xfs");
+    bench.start::<RedbMetadata>("").await.unwrap();
+    let place = disk.path().join("content.local");
+    std::fs::create_dir(&place).unwrap();
+    std::os::unix::fs::symlink(&place, bench.root().join("content.local")).unwrap();
+    bench.start::<LocalContent>("").await.unwrap();
+    let link = bench.link("content");
+    (bench, disk, link)
+}
+
+/// Small blobs share a sync, which says only that something of the file system is not on the disk.
+#[test]
+fn of_those_that_share_a_sync_none_has_a_name_that_is_not_on_the_disk() {
+    const MANY: u8 = 40;
+    run(|| async {
+        let (mut bench, disk, link) = thin_bench().await;
+        let bytes = |number: u8| Bytes::from(vec![number; 200 << 10]);
+        let store_all = async || {
+            let store = async |number: u8| {
+                let writer = patiently(&link, ingest(&number.to_string(), None, 0)).await?;
+                assert_eq!(writer.info.offset, 0, "nothing is left of what failed");
+                writer.write(bytes(number)).await?;
+                writer.commit(None, 0).await
+            };
+            join_all((0..MANY).map(store)).await
+        };
+        disk.fill();
+        let outcomes = store_all().await;
+        let failed = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+        assert_eq!(failed.clone().count(), usize::from(MANY), "{outcomes:?}");
+        for error in failed {
+            assert_eq!(error.class(), Class::ResourceExhausted, "{error}");
+        }
+        disk.empty();
+        let stored: Vec<_> =
+            store_all().await.into_iter().map(|outcome| outcome.unwrap()).collect();
+        bench.stop::<LocalContent>().await;
+        disk.remount();
+        bench.start::<LocalContent>("").await.unwrap();
+        for (number, (digest, size)) in (0..MANY).zip(stored) {
+            let blob = link.send(Open { namespace: ns("a"), digest }).await.unwrap();
+            assert!(blob.read_all(size).unwrap() == bytes(number), "{number}");
+        }
+        bench.stop::<LocalContent>().await;
+    });
+}
+
 /// A sync that failed leaves bytes in the page cache that are nowhere else, and the next one succeeds: what has a
 /// digest for a name after that must be on the disk all the same.
 #[test]
 fn an_ingest_whose_sync_failed_is_not_gone_on_with() {
     run(|| async {
-        let mut bench = Bench::new();
-        let disk = ThinDisk::new("xfs");
-        bench.start::<RedbMetadata>("").await.unwrap();
-        let place = disk.path().join("content.local");
-        std::fs::create_dir(&place).unwrap();
-        std::os::unix::fs::symlink(&place, bench.root().join("content.local")).unwrap();
-        bench.start::<LocalContent>("").await.unwrap();
-        let link = bench.link::<Content>("content");
+        let (mut bench, disk, link) = thin_bench().await;
         let writer = link.send(ingest("x", None, 0)).await.unwrap();
         disk.fill();
         let all = [vec![1; 1 << 20], vec![2; 1 << 20]].concat();

@@ -7,8 +7,9 @@ use std::thread::JoinHandle;
 use capstan_sdk::{Error, Result};
 use rustix::fs::syncfs;
 
-/// Bytes of files between two syncs. Each also writes what others have on the file system, so they are few.
-const STEP: u64 = 32 << 20;
+/// Bytes of files between two syncs, so that few are left for the last one, which all wait for. Each also writes what others
+/// have on the file system, so they are not fewer.
+const STEP: u64 = 8 << 20;
 
 /// Bytes since the last one, of all layers: it writes those of the others too.
 static UNSYNCED: AtomicU64 = AtomicU64::new(0);

@@ -21,6 +21,9 @@ use crate::media_type::Compression;
 /// window at each call, so far below it is slower.
 pub(crate) const CHUNK: usize = 256 << 10;
 
+/// What is read of the compressed bytes at once: much of it would be memory that a small layer only makes and gives back.
+const READ: usize = 64 << 10;
+
 /// Below this the ratio says nothing: a few megabytes of zeros are no bomb.
 const RATIO_FLOOR: u64 = 64 << 20;
 
@@ -92,7 +95,7 @@ impl Stream {
                 "the layer is {found}, but its media type {media_type:?} says {compression}"
             )));
         }
-        let input = BufReader::with_capacity(CHUNK, Cursor::new(start).chain(tap));
+        let input = BufReader::with_capacity(READ, Cursor::new(start).chain(tap));
         let decoder = match compression {
             Compression::None => Decoder::Plain(input),
             Compression::Gzip => Decoder::Gzip(Box::new(Members::new(input))),

@@ -46,6 +46,10 @@ impl Layers {
         self.layer(id).join("fs")
     }
 
+    fn work(&self, id: u64) -> PathBuf {
+        self.layer(id).join("work")
+    }
+
     fn bind(&self, id: u64, mode: &str) -> Mount {
         Mount {
             kind: "bind".into(),
@@ -53,6 +57,11 @@ impl Layers {
             options: vec![mode.into(), "rbind".into()],
         }
     }
+}
+
+/// Whether its mount is one of overlayfs that is written to.
+fn has_work(snapshot: &Snapshot) -> bool {
+    snapshot.info.kind == Kind::Active && !snapshot.parent_ids.is_empty()
 }
 
 impl Driver for Layers {
@@ -108,9 +117,13 @@ impl Driver for Layers {
             fs::set_permissions(self.fs(id), above.permissions()).map_err(fail)?;
         }
         if snapshot.info.kind == Kind::Active {
-            let work = self.layer(id).join("work");
-            make(&work, 0o700).map_err(fail)?;
-            self.projects.begin(snapshot, &[&self.fs(id), &work])?;
+            let (tree, work) = (self.fs(id), self.work(id));
+            let mut dirs = vec![tree.as_path()];
+            if has_work(snapshot) {
+                make(&work, 0o700).map_err(fail)?;
+                dirs.push(&work);
+            }
+            self.projects.begin(snapshot, &dirs)?;
         }
         Ok(())
     }
@@ -130,8 +143,8 @@ impl Driver for Layers {
     }
 
     fn keep(&self, snapshot: &Snapshot) -> Result<()> {
-        let layer = self.layer(snapshot.id);
-        let dirs = [layer.join("work"), layer.join("fs"), layer, self.dir.clone()];
+        let id = snapshot.id;
+        let dirs = [self.work(id), self.fs(id), self.layer(id), self.dir.clone()];
         tree::sync_dirs(dirs.iter().map(PathBuf::as_path))
     }
 
@@ -144,9 +157,8 @@ impl Driver for Layers {
             (!path.is_dir())
                 .then(|| (Flaw::Missing, format!("its directory {} is gone", path.display())))
         };
-        let work = self.layer(snapshot.id).join("work");
-        let is_active = snapshot.info.kind == Kind::Active;
-        Ok(missing(self.fs(snapshot.id)).or_else(|| is_active.then(|| missing(work)).flatten()))
+        let work = || has_work(snapshot).then(|| missing(self.work(snapshot.id))).flatten();
+        Ok(missing(self.fs(snapshot.id)).or_else(work))
     }
 
     fn strays(&self) -> Result<Vec<PathBuf>> {
@@ -171,7 +183,7 @@ impl Driver for Layers {
             (_, []) => bind(snapshot.id, "ro"),
             (Kind::Active, _) => {
                 let mut options = vec![
-                    format!("workdir={}", text(self.layer(snapshot.id).join("work"))),
+                    format!("workdir={}", text(self.work(snapshot.id))),
                     format!("upperdir={}", text(self.fs(snapshot.id))),
                     lower(),
                 ];

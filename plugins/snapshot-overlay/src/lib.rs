@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/snapshotter.overlay/snapshots/<id>/fs      the snapshot's own layer
-//! <root>/snapshotter.overlay/snapshots/<id>/work    overlayfs's work directory, of active ones
+//! <root>/snapshotter.overlay/snapshots/<id>/work    overlayfs's work directory, of active ones on a parent
 //! ```
 //!
 //! A layer's directory does not depend on what is below it, so layers can be unpacked at the same

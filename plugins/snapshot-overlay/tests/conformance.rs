@@ -87,13 +87,23 @@ fn many_layers() {
 fn what_is_on_disk_and_in_no_record_is_found() {
     run(|| async {
         let (bench, link) = bench().await;
-        let prepare = Prepare {
-            namespace: Namespace::parse("a").unwrap(),
-            key: "key".into(),
-            parent: String::new(),
+        let namespace = Namespace::parse("a").unwrap();
+        let prepare = |key: &str, parent: &str| Prepare {
+            namespace: namespace.clone(),
+            key: key.into(),
+            parent: parent.into(),
             labels: Labels::new(),
         };
-        link.send(prepare).await.unwrap();
+        link.send(prepare("base-key", "")).await.unwrap();
+        let commit = Commit {
+            namespace: namespace.clone(),
+            name: "base".into(),
+            key: "base-key".into(),
+            rebase: None,
+            labels: Labels::new(),
+        };
+        link.send(commit).await.unwrap();
+        link.send(prepare("key", "base")).await.unwrap();
         let snapshots = bench.root().join("snapshotter.overlay/snapshots");
         std::fs::create_dir_all(snapshots.join("77/fs")).unwrap();
         std::fs::write(snapshots.join("odd"), "").unwrap();
@@ -109,11 +119,11 @@ fn what_is_on_disk_and_in_no_record_is_found() {
         }
         assert!(audit(false).await.is_empty());
         assert!(!snapshots.join("77").exists() && !snapshots.join("odd").exists());
-        std::fs::remove_dir_all(snapshots.join("1/work")).unwrap();
+        std::fs::remove_dir_all(snapshots.join("2/work")).unwrap();
         let findings = audit(true).await;
         assert_eq!(findings.len(), 1);
         assert_eq!((findings[0].flaw, &*findings[0].what), (Flaw::Missing, "snapshot/overlay/key"));
-        assert!(snapshots.join("1/fs").exists(), "what has a record is not cleaned away");
+        assert!(snapshots.join("2/fs").exists(), "what has a record is not cleaned away");
     });
 }
 

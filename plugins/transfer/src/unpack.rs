@@ -264,9 +264,10 @@ impl Work {
         state: &UnpackState,
         fetch: &mut impl FnMut() -> Option<Rc<Fetch>>,
     ) -> Result<Option<(Draft, Applied)>> {
-        let permit = self.permit().await?;
-        let fetch = fetch();
+        // Before its turn: the records of all layers of an image are made at once, and share one commit.
         let draft = Draft::new(&self.target, &self.layer, "").await?;
+        let (draft, permit) = draft.keep_if(self.permit().await).await?;
+        let fetch = fetch();
         state.has_begun.set(true);
         let applied = self.apply(&draft, fetch.as_deref(), Whiteouts::Overlay).await;
         drop(permit);
@@ -389,10 +390,11 @@ impl Work {
         self.unpacker.differ.send(apply).await
     }
 
-    /// Waits until the blob is verified and stored, and checks that the layer is what the configuration says.
+    /// Checks that the layer is what the configuration says. Its bytes are what they should be if they could be read to their
+    /// end; that they are stored is for the pull to wait for, which names nothing before.
     async fn verified(&self, applied: Result<Applied>, fetch: Option<&Fetch>) -> Result<Applied> {
         if let Some(fetch) = fetch
-            && applied.as_ref().map_or_else(is_about_bytes, |_| true)
+            && applied.as_ref().is_err_and(is_about_bytes)
         {
             // Bytes that are not what they should be make no archive: the fetch knows better.
             self.cancel.or(fetch.wait()).await?;

@@ -442,8 +442,8 @@ impl Follow {
 /// Reads an ingest while it is written. Blocks at its end until more comes, so it belongs on a
 /// thread for blocking work.
 ///
-/// The bytes are not verified before the end is read, and not stored before the commit: act on them, but name nothing
-/// after them until then.
+/// The bytes are not verified before the end is read: act on them, but name nothing after them until then. They are stored,
+/// or not, after it: what is named may be there without the blob.
 pub struct Tail {
     file: Arc<File>,
     progress: Arc<IngestProgress>,
