@@ -4,6 +4,7 @@ mod flights;
 mod hostile;
 mod proxies;
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use capstan_integration::{
@@ -299,6 +300,34 @@ fn wrong_bytes_lengths_and_ranges_are_seen() {
     front.proxy.make(ALWAYS, "GET", &layer, Trouble::NoRanges);
     front.pull(&host);
     crate::distribution::assert_here(&host, &front.image, front.image.layers.iter());
+}
+
+/// What a pull that fails has begun beside is at its end when its error is told: nothing is written behind the client's back.
+#[test]
+fn a_pull_that_fails_waits_for_what_it_has_begun() {
+    let front = Front::new(noisy(200_000, 47));
+    let host = hasty("attempts = 1\n");
+    let layer = front.image.layers[0].clone();
+    let failpoints = host.failpoints();
+    let hit = failpoints.join("hit");
+    std::fs::create_dir_all(&failpoints).unwrap();
+    // The layer never gets there.
+    for reached in ["ingest:verified", "blob:named"] {
+        front.proxy.make(ALWAYS, "GET", &layer, Trouble::Flip(150_000));
+        std::fs::write(failpoints.join("wish"), reached).unwrap();
+        let pull = ["images", "pull", "--plain-http", &front.name()];
+        let mut pull = host.command(&pull).stderr(Stdio::null()).spawn().unwrap();
+        host.until("a document is being stored", || hit.exists());
+        let is_over = || front.proxy.exchanges().iter().all(|one| one.is_over);
+        host.until("the layer has come", || front.proxy.count("GET", &layer) > 0 && is_over());
+        // The error would be there by now.
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(pull.try_wait().unwrap().is_none(), "{reached}: it does not wait");
+        std::fs::remove_file(&hit).unwrap();
+        assert_eq!(pull.wait().unwrap().code(), Some(10), "{reached}");
+        abort_all(&host);
+        again(&host, &front);
+    }
 }
 
 fn header(name: &str, value: &str) -> Trouble {

@@ -68,6 +68,9 @@ type FetchKey = (Namespace, Digest);
 /// A blob that somebody fetches.
 pub(crate) type Fetch = Flight<FetchState>;
 
+/// A document that somebody stores.
+pub(crate) type Store = Flight<()>;
+
 /// Brings blobs into the content store.
 #[derive(Clone)]
 pub(crate) struct Fetcher {
@@ -75,6 +78,7 @@ pub(crate) struct Fetcher {
     /// [`LARGE_WEIGHT`] for each download at the same time, over all pulls.
     permits: Rc<Semaphore>,
     flights: Flights<FetchKey, FetchState>,
+    stores: Flights<FetchKey, ()>,
     offers: Offers,
 }
 
@@ -137,7 +141,7 @@ pub(crate) fn item_name(descriptor: &Descriptor) -> String {
 impl Fetcher {
     /// Whether nothing is under way, and nothing cleans up.
     pub(crate) fn is_idle(&self) -> bool {
-        self.flights.is_idle()
+        self.flights.is_idle() && self.stores.is_idle()
     }
 
     pub(crate) fn new(content: Link<Content>, concurrency: usize) -> Self {
@@ -145,6 +149,7 @@ impl Fetcher {
             content,
             permits: Rc::new(Semaphore::new(concurrency * LARGE_WEIGHT as usize)),
             flights: Flights::default(),
+            stores: Flights::default(),
             offers: Offers::default(),
         }
     }
@@ -194,23 +199,28 @@ impl Fetcher {
         Offer { offers, key, place }
     }
 
-    /// Stores a small document whose bytes are here already.
-    pub(crate) async fn store(
+    /// Begins to store a small document whose bytes are here already. It ends by itself, and soon: who leaves it waits for it.
+    pub(crate) fn store(
         &self,
         namespace: &Namespace,
         descriptor: &Descriptor,
         bytes: Bytes,
-        labels: &Labels,
-    ) -> Result<()> {
-        let Some(ingest) = open(&self.content, namespace, descriptor, labels).await? else {
-            return Ok(());
-        };
-        let skip = usize::try_from(ingest.info.offset).unwrap_or(usize::MAX).min(bytes.len());
-        let rest = bytes.slice(skip..);
-        if !rest.is_empty() {
-            ingest.write(rest).await?;
-        }
-        ingest.commit(Some(descriptor.digest.clone()), descriptor.size).await.map(drop)
+        labels: Labels,
+    ) -> Rc<Store> {
+        let key = (namespace.clone(), descriptor.digest.clone());
+        let (content, descriptor) = (self.content.clone(), descriptor.clone());
+        self.stores.join(&key.clone(), move |_, _| async move {
+            let (namespace, digest) = key;
+            let Some(ingest) = open(&content, &namespace, &descriptor, &labels).await? else {
+                return Ok(());
+            };
+            let skip = usize::try_from(ingest.info.offset).unwrap_or(usize::MAX).min(bytes.len());
+            let rest = bytes.slice(skip..);
+            if !rest.is_empty() {
+                ingest.write(rest).await?;
+            }
+            ingest.commit(Some(digest), descriptor.size).await.map(drop)
+        })
     }
 
     /// A stream of a blob's bytes: of those that still come, if a fetch is under way.

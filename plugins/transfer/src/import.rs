@@ -221,7 +221,7 @@ impl Job {
             };
             let fetcher = &self.importer.puller.fetcher;
             let labels = Labels::new();
-            fetcher.store(&self.namespace, &target, bytes.into(), &labels).await?;
+            fetcher.store(&self.namespace, &target, bytes.into(), labels).wait().await?;
             let names = image.repo_tags.unwrap_or_default();
             let names = names.iter().map(|name| full(name)).collect::<Result<_>>()?;
             candidates.push(Candidate { target, names, is_about_an_image: false });

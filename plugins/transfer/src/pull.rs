@@ -20,7 +20,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tracing::info;
 
-use crate::fetch::{Fetch, Fetcher, Offer, item_name, labels_of};
+use crate::fetch::{Fetch, Fetcher, Offer, Store, item_name, labels_of};
 use crate::registry::{Registry, Repository, Resolved};
 use crate::unpack::{Layer, Target, Unpack, Unpacker};
 use crate::{progress, refetch, verify};
@@ -65,6 +65,7 @@ impl Puller {
             platform: pull.platform,
             repository,
             board: Board::default(),
+            hold: Rc::default(),
             stored: RefCell::default(),
             early: RefCell::default(),
             documents: Cell::new(0),
@@ -76,8 +77,7 @@ impl Puller {
         };
         let work = async {
             let outcome = job.run(&reference, target).await;
-            let (fetches, offers) = job.early.take().into_values().unzip();
-            Hold { fetches, offers, ..Hold::default() }.leave().await;
+            job.leave().await;
             outcome
         };
         tokio::pin!(work);
@@ -160,6 +160,7 @@ struct Job {
     platform: Platform,
     repository: Repository,
     board: Board,
+    hold: Rc<RefCell<Hold>>,
     /// Blobs that this pull fetches at the same time.
     permits: Semaphore,
     is_for_all_platforms: bool,
@@ -201,6 +202,16 @@ impl Job {
         let survey = Survey { namespace, target: image.target.clone() };
         let presence = images.send(survey).await?;
         Ok((image, presence))
+    }
+
+    /// Lets go of all that was begun, and waits until what nobody else wants has cleaned up: after an error everything is
+    /// undone.
+    async fn leave(&self) {
+        self.board.let_go();
+        let (fetches, offers) = self.early.take().into_values().unzip();
+        let early = Hold { fetches, offers, ..Hold::default() };
+        self.hold.take().leave().await;
+        early.leave().await;
     }
 
     /// Notes at each blob where it can be had again. Also from now on all of them were used.
@@ -423,7 +434,9 @@ impl Job {
             true => ItemState::Exists,
             false => {
                 let labels = labels_of(&self.repository);
-                fetcher.store(&self.namespace, descriptor, bytes, &labels).await?;
+                let stored = fetcher.store(&self.namespace, descriptor, bytes, labels);
+                self.hold.borrow_mut().stores.push(Rc::clone(&stored));
+                stored.wait().await?;
                 ItemState::Done
             }
         };
@@ -436,52 +449,37 @@ impl Job {
     /// Fetches one blob that is not unpacked.
     async fn fetch_part(&self, part: &Descriptor, place: &Repository) -> Result<()> {
         let watched = self.board.watch(part);
-        let hold = RefCell::new(Hold::default());
-        let outcome = {
-            let _permit = self.permits.acquire().await.expect("it is never closed");
-            self.fetch(part, place, &watched, &hold).await
-        };
-        watched.borrow_mut().let_go();
-        hold.into_inner().leave().await;
-        outcome
+        let _permit = self.permits.acquire().await.expect("it is never closed");
+        self.fetch(part, place, &watched).await
     }
 
-    /// Fetches and unpacks all layers. After an error everything that was begun is undone.
+    /// Fetches and unpacks all layers.
     async fn layers(&self, manifest: &Manifest, target: Option<Target>) -> Result<()> {
-        let hold = Rc::new(RefCell::new(Hold::default()));
         let layers = layers(manifest);
         let watched: Vec<_> =
             layers.iter().map(|layer| self.board.watch(&layer.descriptor)).collect();
         // One begins after the other, so that each finds the unpack of its parent.
         let begun = stream::iter(layers.iter().zip(&watched)).then(|(layer, watched)| {
-            let (hold, target) = (&hold, target.as_ref());
+            let target = target.as_ref();
             async move {
                 let place = self.place_of(&layer.descriptor, &manifest.manifest_json);
                 let permit = self.permits.acquire().await.expect("it is never closed");
-                let unpack = target.map(|target| self.unpack(target, layer, &place, watched, hold));
+                let unpack = target.map(|target| self.unpack(target, layer, &place, watched));
                 (layer, watched, place, permit, unpack)
             }
         });
-        let outcome = begun
-            .map(|(layer, watched, place, permit, unpack)| {
-                let hold = &hold;
-                async move {
-                    if let Some(unpack) = unpack {
-                        unpack.wait().await?;
-                    }
-                    let fetched = self.fetch(&layer.descriptor, &place, watched, hold).await;
-                    drop(permit);
-                    fetched
+        begun
+            .map(|(layer, watched, place, permit, unpack)| async move {
+                if let Some(unpack) = unpack {
+                    unpack.wait().await?;
                 }
+                let fetched = self.fetch(&layer.descriptor, &place, watched).await;
+                drop(permit);
+                fetched
             })
             .buffer_unordered(layers.len().max(1))
-            .try_collect::<()>()
-            .await;
-        for watched in &watched {
-            watched.borrow_mut().let_go();
-        }
-        hold.take().leave().await;
-        outcome
+            .try_collect()
+            .await
     }
 
     /// Begins to unpack a layer, or joins whoever does.
@@ -491,10 +489,9 @@ impl Job {
         layer: &Layer,
         place: &Repository,
         watched: &Rc<RefCell<LayerItem>>,
-        hold: &Rc<RefCell<Hold>>,
     ) -> Rc<Unpack> {
-        let fetch = self.fetch_later(&layer.descriptor, place, watched, hold);
-        let mut hold = hold.borrow_mut();
+        let fetch = self.fetch_later(&layer.descriptor, place, watched);
+        let mut hold = self.hold.borrow_mut();
         // Whoever fetches it can have it from here too.
         hold.offers.push(self.puller.fetcher.offer(&self.namespace, &layer.descriptor, place));
         let parent = hold.unpacks.last().cloned();
@@ -510,11 +507,10 @@ impl Job {
         descriptor: &Descriptor,
         place: &Repository,
         watched: &Rc<RefCell<LayerItem>>,
-        hold: &Rc<RefCell<Hold>>,
     ) -> impl FnOnce() -> Option<Rc<Fetch>> + 'static {
         let (fetcher, namespace) = (self.puller.fetcher.clone(), self.namespace.clone());
         let (descriptor, place) = (descriptor.clone(), place.clone());
-        let (watched, hold) = (Rc::clone(watched), Rc::downgrade(hold));
+        let (watched, hold) = (Rc::clone(watched), Rc::downgrade(&self.hold));
         let early = self.begun(&descriptor.digest);
         move || {
             let fetch = early.unwrap_or_else(|| fetcher.fetch(&namespace, &descriptor, &place));
@@ -532,7 +528,6 @@ impl Job {
         descriptor: &Descriptor,
         place: &Repository,
         watched: &RefCell<LayerItem>,
-        hold: &RefCell<Hold>,
     ) -> Result<()> {
         let begun = watched.borrow().fetch.clone();
         let fetch = match begun.or_else(|| self.begun(&descriptor.digest)) {
@@ -549,7 +544,7 @@ impl Job {
                 }
                 let fetch = fetcher.fetch(&self.namespace, descriptor, place);
                 watched.borrow_mut().fetch = Some(Rc::clone(&fetch));
-                let mut hold = hold.borrow_mut();
+                let mut hold = self.hold.borrow_mut();
                 hold.offers.push(fetcher.offer(&self.namespace, descriptor, place));
                 hold.fetches.push(Rc::clone(&fetch));
                 fetch
@@ -583,6 +578,7 @@ fn urls_of(manifest: &[u8], part: &Digest) -> Vec<String> {
 /// The flights that a pull takes part in.
 #[derive(Default)]
 struct Hold {
+    stores: Vec<Rc<Store>>,
     fetches: Vec<Rc<Fetch>>,
     /// Base first.
     unpacks: Vec<Rc<Unpack>>,
@@ -600,6 +596,9 @@ impl Hold {
         for fetch in self.fetches {
             fetch.leave().await;
         }
+        for store in self.stores {
+            store.leave().await;
+        }
     }
 }
 
@@ -616,7 +615,6 @@ struct LayerItem {
 }
 
 impl LayerItem {
-    /// Lets go of the flights, and keeps what they last showed.
     fn let_go(&mut self) {
         self.last = Some(self.item());
         self.fetch = None;
@@ -677,6 +675,15 @@ impl Board {
         }));
         self.add(Watched::Layer(Rc::clone(&item)));
         item
+    }
+
+    /// Lets go of the flights, and keeps what they last showed.
+    fn let_go(&self) {
+        for watched in &*self.0.borrow() {
+            if let Watched::Layer(layer) = watched {
+                layer.borrow_mut().let_go();
+            }
+        }
     }
 
     fn items(&self) -> Vec<Item> {
