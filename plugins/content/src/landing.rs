@@ -183,6 +183,7 @@ mod tests {
     use std::fs;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     use capstan_sdk::{Algorithm, Class};
@@ -205,8 +206,8 @@ mod tests {
         }
     }
 
-    fn until_waiting(landings: &Landings, count: usize) {
-        while landings.line().waiting.len() < count {
+    fn until(is_so: impl Fn() -> bool) {
+        while !is_so() {
             thread::yield_now();
         }
     }
@@ -223,11 +224,11 @@ mod tests {
         let landings = Landings::default();
         let sizes = Mutex::new(Vec::new());
         let name = |files: &[&Verified]| {
+            sizes.lock().unwrap().push(files.len());
             // The first goes on when all others wait.
             if files.len() == 1 {
-                until_waiting(&landings, 9);
+                until(|| landings.line().waiting.len() == 9);
             }
-            sizes.lock().unwrap().push(files.len());
             refuse_odd(files)
         };
         thread::scope(|scope| {
@@ -236,8 +237,10 @@ mod tests {
                 let verified = verified(dir.path(), &number.to_string());
                 scope.spawn(move || (number, landings.land(verified, name)))
             };
-            let all: Vec<_> = (0..10).map(land).collect();
-            for one in all {
+            let first = land(0);
+            until(|| !sizes.lock().unwrap().is_empty());
+            let others: Vec<_> = (1..10).map(land).collect();
+            for one in std::iter::once(first).chain(others) {
                 let (number, outcome) = one.join().unwrap();
                 assert_eq!(outcome.is_err(), number % 2 == 1, "{number}: {outcome:?}");
             }
@@ -250,9 +253,11 @@ mod tests {
     fn a_panic_is_an_error_for_those_it_met_and_the_others_go_on() {
         let dir = tempfile::tempdir().unwrap();
         let landings = Landings::default();
+        let has_begun = AtomicBool::new(false);
         let name = |files: &[&Verified]| {
             if files.iter().any(|file| file.reference == "bad") {
-                until_waiting(&landings, 3);
+                has_begun.store(true, Ordering::SeqCst);
+                until(|| landings.line().waiting.len() == 3);
                 panic!("as it is told to");
             }
             refuse_odd(files)
@@ -261,9 +266,7 @@ mod tests {
             let bad = verified(dir.path(), "bad");
             let bad = scope
                 .spawn(|| catch_unwind(AssertUnwindSafe(|| landings.land(bad, name))).is_err());
-            while !landings.line().is_led {
-                thread::yield_now();
-            }
+            until(|| has_begun.load(Ordering::SeqCst));
             let land = |number: usize| {
                 let verified = verified(dir.path(), &number.to_string());
                 let (landings, name) = (&landings, &name);

@@ -18,7 +18,6 @@ use capstan_sdk::{
     Algorithm, Context, Digest, Error, Exports, Info, Labels, Link, Namespace, Plugin, Result,
     blocking, clock, export_plugin, failpoint, merge_labels, rpc,
 };
-
 use futures::future::join_all;
 
 use crate::blobs::Blobs;
