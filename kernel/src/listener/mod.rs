@@ -61,7 +61,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the socket, mode 0600, in a directory that is made if it is missing (mode 0711).
+    /// Binds the socket, mode 0600, in a directory that is made if it is missing (mode 0700): both are for who may connect.
     ///
     /// A socket that an earlier daemon left is replaced; one that answers is not.
     ///
@@ -71,7 +71,7 @@ impl Listener {
         let file = path.as_path();
         let fail = |error| Error::io(format!("listen on {}", file.display()), error);
         if let Some(parent) = file.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(fail)?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(fail)?;
         }
         match UnixStream::connect(file).await {
             Ok(_) => {
