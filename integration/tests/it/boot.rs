@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use capstan_integration::process::{is_alive, signal};
-use capstan_integration::{Host, make_rootfs, program};
+use capstan_integration::{FakeRegistry, Fault, Host, Image, Layer, make_rootfs, noise, program};
 use rustix::process::Signal;
 
 /// How long the daemon may take to end.
@@ -107,6 +108,37 @@ fn a_root_and_an_address_have_one_daemon() {
     assert!(said.contains("AlreadyExists: another daemon listens on"), "{said}");
     // The first one goes on, and its socket is there.
     host.ok(&["health"]);
+    // What is no socket is somebody's file, and stays.
+    let file = host.path("file");
+    fs::write(&file, "precious").unwrap();
+    std::os::unix::fs::symlink(&file, host.path("link")).unwrap();
+    for name in ["file", "link"] {
+        let address = format!("unix://{}", host.path(name).display());
+        let said = refused(capstand(&host, &[&other[..], &["--address", &address]].concat()));
+        assert!(said.contains("AlreadyExists") && said.contains("is no socket"), "{said}");
+        assert_eq!(fs::read_to_string(host.path(name)).unwrap(), "precious");
+    }
+}
+
+/// What a boot would refuse is not taken by a running daemon either.
+#[test]
+fn a_reload_takes_nothing_that_a_boot_refuses() {
+    let host = Host::new();
+    let file = fs::read_to_string(host.config()).unwrap();
+    let set = |from: &str, to: &str| {
+        assert!(file.contains(from), "{file}");
+        fs::write(host.config(), file.replace(from, to)).unwrap();
+    };
+    let fails = |code: i32, class: &str, part: &str| {
+        host.fails(&["plugins", "reload"], code, class, &["all is as before", part]);
+    };
+    set("log_level = \"debug\"", "log_level = \"loud\"");
+    fails(5, "InvalidArgument", "\"loud\" is no level");
+    set("capstan.sock", "other.sock");
+    fails(6, "FailedPrecondition", "address cannot change while the daemon runs");
+    set("log_level = \"debug\"", "log_level = \"info\"");
+    assert_eq!(host.ok(&["plugins", "reload"]), "");
+    assert!(host.log().contains("takes effect when the daemon is restarted key=\"log_level\""));
 }
 
 /// F-002, F-003, F-011, F-013, F-015: one line says what is wrong; nothing was made. `config check` finds the same.
@@ -306,11 +338,21 @@ fn signals_dump_and_stop() {
         );
     }
     assert_eq!(host.ok(&["health"]), "serving\n");
+    let registry = FakeRegistry::start();
+    let image = Image::new(vec![Layer::new().file("big", 0o644, &noise(1 << 20, 1))]);
+    registry.set_fault(&image.layers[0], Some(Fault::HangAt(1 << 19)));
+    let image = registry.offer("app", &image);
     for by in [Signal::INT, Signal::TERM] {
-        // Both wait for what does not come.
-        let follow = |args: &[&str]| host.command(args).spawn().unwrap();
-        let open = [follow(&["events", "--follow"]), follow(&["tasks", "wait", "c"])];
-        std::thread::sleep(Duration::from_millis(200));
+        // All of them wait for what does not come.
+        let spawn = |args: &[&str]| host.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        let mut open = [
+            spawn(&["events", "--follow"]),
+            spawn(&["tasks", "wait", "c"]),
+            spawn(&["images", "pull", "--plain-http", &image]),
+            spawn(&["content", "ingest", "k"]),
+        ];
+        open[3].stdin.as_mut().unwrap().write_all(b"more is to come").unwrap();
+        host.until("they are on their way", || host.ids(&["content", "active"]).len() == 2);
         let begun = Instant::now();
         host.stop_by(by);
         assert!(begun.elapsed() < END, "{by:?}: {:?}", begun.elapsed());

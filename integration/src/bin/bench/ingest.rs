@@ -15,19 +15,20 @@ use crate::report::{Cell, Goal, Row, Table, Unit};
 
 pub(crate) fn measure(effort: Effort) -> Vec<Table> {
     let mut table = Table::new("content: ingests, each durable when it is answered; medians", &[]);
+    let count = effort.pick(5, 50);
     for (what, size) in
         [("1 KiB", 1 << 10), ("4 KiB", 1 << 12), ("512 KiB", 1 << 19), ("1 MiB", 1 << 20)]
     {
-        let cell = match look(size, effort.pick(5, 50)) {
+        let cell = match look(size, count) {
             Ok(median) => Cell::Value(median),
             Err(why) => Cell::Failed(why),
         };
-        table.rows.push(Row::new(what, 1, Unit::Milliseconds, cell, vec![]).goal(Goal::None));
+        table.rows.push(Row::new(what, count, Unit::Milliseconds, cell, vec![]).goal(Goal::None));
     }
     vec![table]
 }
 
-fn look(size: usize, count: u32) -> Result<f64, String> {
+fn look(size: usize, count: usize) -> Result<f64, String> {
     let mut daemon = Daemon::new(&Capstan);
     daemon.start_until(|_| true)?;
     let address = daemon.address();
@@ -39,13 +40,13 @@ fn look(size: usize, count: u32) -> Result<f64, String> {
 }
 
 /// How long each took, in ms.
-async fn ingest_all(address: &str, size: usize, count: u32) -> capstan_client::Result<Vec<f64>> {
+async fn ingest_all(address: &str, size: usize, count: usize) -> capstan_client::Result<Vec<f64>> {
     let client = Client::connect(address).await?;
     let service: content::Client = client.open("content", "default");
     let mut took = Vec::new();
     for number in 0..count {
         // No two are the same: what is here already is not written.
-        let bytes = noise(size, number);
+        let bytes = noise(size, u32::try_from(number).expect("they are few"));
         let begun = Instant::now();
         let mut request = service.ingest_request();
         request.get().set_ref(format!("{size}-{number}"));
