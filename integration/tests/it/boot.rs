@@ -281,6 +281,11 @@ fn every_built_in_plugin_runs() {
         let is_there = id != "snapshotter.btrfs" && id != "snapshotter.erofs";
         assert!(state == "running" || !is_there && state == "skipped", "{id} {state}");
     }
+    // F-237: all of it, and each alone.
+    assert_eq!(host.ok(&["health"]), "serving\n");
+    assert_eq!(host.json(&["health"])["serving"], true);
+    assert_eq!(host.ok(&["health", "content.local"]), "serving\n");
+    host.fails(&["health", "no.body"], 3, "NotFound", &["no.body", "plugins ls"]);
 }
 
 /// With the one that is for tests.
