@@ -248,9 +248,13 @@ impl Host {
 
     /// SIGTERM, and its end.
     pub fn stop(&mut self) {
+        self.stop_by(rustix::process::Signal::TERM);
+    }
+
+    /// A signal that stops it in good order, and its end.
+    pub fn stop_by(&mut self, by: rustix::process::Signal) {
         let mut daemon = self.daemon.take().expect("the daemon runs");
-        let pid = rustix::process::Pid::from_child(&daemon);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("send SIGTERM");
+        signal(daemon.id(), by);
         let status = daemon.wait().expect("wait for the daemon");
         assert!(status.success(), "the daemon ended with {status}:\n{}", self.log());
     }

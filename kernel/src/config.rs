@@ -189,6 +189,8 @@ mod tests {
         check_error("[plugins.\"a.b\"]\n", "[plugins.\"a.b\"]: there is no such plugin");
         check_error("[select]\ndeny = [\"zzz\"]\n", "\"zzz\": no plugin is called that");
         check_error("root = \"relative\"\n", "absolute");
+        check_error("root = \"\"\n", "absolute");
+        check_error("state = \"\"\n", "absolute");
         check_error("root = \"/a\"\nstate = \"/a\"\n", "two directories");
     }
 
@@ -196,6 +198,22 @@ mod tests {
     fn the_defaults_survive_being_written() {
         let text = Config::default().to_toml();
         assert_eq!(Config::parse(&text, "x").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_the_defaults_unless_it_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        assert_eq!(Config::read(&path, false).unwrap(), Config::default());
+        let error = Config::read(&path, true).unwrap_err();
+        assert_eq!(error.class(), capstan_schema::Class::NotFound);
+        assert!(error.message().contains("config.toml"), "{error}");
+        std::fs::write(&path, "log_level = \"debug\"\n").unwrap();
+        for must_exist in [false, true] {
+            assert_eq!(Config::read(&path, must_exist).unwrap().log_level, "debug");
+        }
+        // One that is there and cannot be read is never the defaults.
+        assert!(Config::read(dir.path(), false).is_err());
     }
 
     #[test]

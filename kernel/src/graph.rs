@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn an_id_is_kind_and_name() {
-        for bad in ["a", "a.", ".a", "a.b.c", "A.b", "a.b c", "a/b.c"] {
+        for bad in ["", ".", "a", "a.", ".a", "a.b.c", "A.b", "a.b c", "a/b.c"] {
             check_error(&[(bad, &[])], Class::InvalidArgument, "kind.name");
         }
     }

@@ -31,8 +31,29 @@ pub(crate) async fn run(address: &str, format: Format) -> Outcome {
         return Ok(writeln!(out, "{value:#}")?);
     }
     writeln!(out, "Server:\n  Version:  {version}\n  Revision: {server_revision}")?;
-    if version != own {
-        eprintln!("capstan: client and daemon are of different versions");
+    if let Some(warning) = mismatch(own, version) {
+        eprintln!("capstan: {warning}");
     }
     Ok(())
+}
+
+/// What is said where client and daemon do not belong together.
+fn mismatch(own: &str, server: &str) -> Option<String> {
+    (own != server).then(|| {
+        format!(
+            "warning: this client is of version {own}, the daemon of {server}; use those of one"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mismatch;
+
+    #[test]
+    fn other_versions_are_told() {
+        assert_eq!(mismatch("1.2.3", "1.2.3"), None);
+        let warning = mismatch("1.2.3", "1.2.2").unwrap();
+        assert!(warning.contains("1.2.3") && warning.contains("1.2.2"), "{warning}");
+    }
 }

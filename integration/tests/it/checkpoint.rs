@@ -265,6 +265,8 @@ fn with_exit_it_ends_and_goes_on_under_its_own_name() {
         host.ok(&["tasks", "checkpoint", "web", "--exit", "--image", reference]);
         assert_eq!(host.capstan(&["tasks", "wait", "web"]).code, 137);
         assert_eq!(status(&host, "web"), "stopped");
+        let told = host.ok(&["events", "--since", "0", "/tasks/checkpoint"]);
+        assert!(told.contains("id=web exit=true") && told.lines().count() == 2, "{told}");
         host.fails(&["tasks", "checkpoint", "web"], 6, "FailedPrecondition", &["does not run"]);
         host.fails(&["tasks", "restore", "web", reference], 4, "AlreadyExists", &["web"]);
         host.ok(&["tasks", "delete", "web"]);

@@ -122,3 +122,31 @@ fn content_is_read_byte_by_byte() {
     host.fails(&["content", "get", &none], 3, "NotFound", &[&none]);
     host.fails(&["content", "get", "sha256:12"], 5, "InvalidArgument", &["sha256:12"]);
 }
+
+/// `capstan events | head`, and what is like it: whoever reads our output may leave.
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let host = Host::new();
+    let bytes = vec![b'x'; 4 << 20];
+    let blob = host.capstan_with_input(&["content", "ingest", "big"], &bytes).stdout;
+    for args in [
+        &["events", "--follow", "--since", "0"][..],
+        &["--format", "json", "events", "--follow", "--since", "0"],
+        &["content", "get", blob.trim()],
+        &["plugins", "ls"],
+        &["--format", "json", "plugins", "ls"],
+        &["version"],
+        &["--help"],
+    ] {
+        let mut child = host.command(args).spawn().unwrap();
+        drop(child.stdout.take());
+        // Those who follow see it when there is something to say.
+        host.ok(&["namespaces", "create", "some"]);
+        host.ok(&["namespaces", "rm", "some"]);
+        host.ok(&["leases", "create", "--id", "l"]);
+        host.ok(&["leases", "rm", "l"]);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "{args:?}");
+    }
+}

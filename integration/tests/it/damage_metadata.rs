@@ -131,5 +131,11 @@ fn both_copies_may_be_damaged() {
     assert!(host.ids(&["containers", "ls"]).is_empty());
     host.ok(&["namespaces", "create", "again"]);
     assert!(host.log().contains("rebuilt with 0 records"), "{}", host.log());
+    // Who listens to events is told too, in whichever namespace.
+    for namespace in ["default", "other"] {
+        let told = host.ok(&["-n", namespace, "events", "--since", "0", "/metadata/"]);
+        assert_eq!(told.matches("/metadata/rebuild").count(), 1, "{told}");
+        assert!(told.contains("records=0") && told.contains("why="), "{told}");
+    }
     host.stop();
 }

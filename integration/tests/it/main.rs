@@ -2,6 +2,7 @@
 
 mod archive;
 mod bad_input;
+mod boot;
 mod checkpoint;
 mod churn;
 mod cli;
@@ -13,6 +14,7 @@ mod damage_metadata;
 mod disk_full;
 mod distribution;
 mod edit;
+mod events;
 mod faults;
 mod gc;
 mod lists;

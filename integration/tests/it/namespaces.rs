@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use capstan_client::schema::Class;
 use capstan_client::schema::namespace_capnp::namespaces;
+use capstan_client::schema::snapshot_capnp::snapshotter;
 use capstan_client::{Client, check};
 use capstan_integration::{FakeRegistry, Host, Image, Layer, digest};
 
@@ -146,6 +147,32 @@ fn who_chooses_the_namespace() {
             host.fails(&["-n", bad, noun, "ls"], 5, "InvalidArgument", &["namespace"]);
         }
     }
+}
+
+/// F-073, D95: a capability is of the namespace that it was opened in; none is opened without one.
+#[test]
+fn a_capability_is_of_one_namespace() {
+    let host = Host::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let client = Client::connect(&host.address()).await.unwrap();
+        let open = |namespace: &str| client.open::<snapshotter::Client>("snapshotter", namespace);
+        let prepare = async |service: &snapshotter::Client, key: &str| {
+            let mut request = service.prepare_request();
+            request.get().set_key(key);
+            let response = client.call(request.send().promise).await?;
+            check!(response.get()?).map(drop)
+        };
+        let (a, b, none) = (open("a"), open("b"), open(""));
+        prepare(&a, "one").await.unwrap();
+        prepare(&b, "one").await.unwrap();
+        assert_eq!(prepare(&a, "one").await.unwrap_err().class(), Class::AlreadyExists);
+        assert_eq!(prepare(&none, "one").await.unwrap_err().class(), Class::FailedPrecondition);
+        prepare(&a, "two").await.unwrap();
+    });
+    let keys = |namespace: &str| host.ids(&["-n", namespace, "snapshots", "ls"]);
+    assert_eq!((keys("a"), keys("b")), (vec!["one".into(), "two".into()], vec!["one".into()]));
+    assert_eq!(keys("default"), Vec::<String>::new());
 }
 
 /// F-135: ids of containers have the rule of namespaces.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use capstan_integration::{Disk, DockerRegistry, FakeRegistry, Host, Image, Layer, find};
@@ -191,6 +192,18 @@ fn snapshots_are_labelled_and_removed() {
     let tree = host.ok(&["snapshots", "tree"]);
     assert_eq!(tree.lines().count(), 2, "{tree}");
     assert_eq!(host.ok(&["snapshots", "usage"]).lines().count(), 3);
+    // F-252: for people with a unit, for programs in bytes.
+    let mounts = host.json(&["snapshots", "mounts", "child"]);
+    let options = mounts[0]["options"].as_array().unwrap();
+    let upper = options.iter().find_map(|it| it.as_str().unwrap().strip_prefix("upperdir="));
+    fs::write(Path::new(upper.unwrap()).join("big"), vec![1; 3 << 20]).unwrap();
+    let usage = &host.json(&["snapshots", "usage", "child"])[0];
+    assert_eq!((&usage["key"], &usage["inodes"]), (&"child".into(), &2.into()), "{usage}");
+    let size = usage["size"].as_u64().unwrap();
+    assert!((3 << 20..(3 << 20) + 65_536).contains(&size), "{usage}");
+    let table = host.ok(&["snapshots", "usage", "child"]);
+    let words: Vec<&str> = table.split_whitespace().collect();
+    assert_eq!(words, ["KEY", "SIZE", "INODES", "child", "3.0", "MiB", "2"], "{table}");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use capstan_kernel::{Config, Reread};
 use capstan_schema::Result;
 use clap::{Parser, Subcommand};
 
+use crate::log;
+
 /// Where the configuration is, unless `--config` says otherwise.
 const DEFAULT_CONFIG: &str = "/etc/capstan/config.toml";
 
@@ -103,6 +105,8 @@ impl Args {
         if let Some(level) = &self.log_level {
             config.log_level.clone_from(level);
         }
+        // A reload must not take what the next boot would refuse.
+        log::filter(&config.log_level)?;
         Ok(config)
     }
 }

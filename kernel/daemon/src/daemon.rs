@@ -55,7 +55,10 @@ fn loader() -> Result<Loader> {
     Ok(Loader::new(own))
 }
 
+/// A configuration as the daemon would run with it: what stops the boot stops this.
 async fn complete(config: Config) -> Result<Config> {
+    log::filter(&config.log_level)?;
+    SocketPath::parse(&config.address)?;
     let candidates = capstan_kernel::gather(&config, &builtins(), &loader()?).await?;
     config.complete(&candidates).await
 }
@@ -81,8 +84,8 @@ async fn serve(config: Config, reread: Reread) -> Result<()> {
     if !config.root.is_absolute() || !config.state.is_absolute() {
         return Err(Error::invalid("root and state must be absolute paths"));
     }
-    lock::make_dir(&config.root, 0o700)?;
-    lock::make_dir(&config.state, 0o711)?;
+    lock::make_dir(&config.root)?;
+    lock::make_dir(&config.state)?;
     let _lock = lock::take(&config.root)?;
     let daemon = DaemonInfo {
         version: env!("CARGO_PKG_VERSION"),

@@ -9,14 +9,15 @@ use capstan_schema::{Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// Makes a directory of the daemon, mode 0700 (0711 where peers must pass), if it is missing.
+/// Makes a directory of the daemon, mode 0700, if it is missing. Who has to let others pass, as containers in user
+/// namespaces need it, opens the way then.
 ///
 /// # Errors
 /// What the system says.
-pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
+pub(crate) fn make_dir(path: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)
-        .mode(mode)
+        .mode(0o700)
         .create(path)
         .map_err(|error| Error::io(format!("make directory {}", path.display()), error))
 }

@@ -2,7 +2,7 @@
 
 mod root;
 
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,17 +61,17 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the socket, mode 0600, in a directory that is made if it is missing (mode 0711).
+    /// Binds the socket, mode 0600, in a directory that is made if it is missing (mode 0700): both are for who may connect.
     ///
-    /// A socket that an earlier daemon left is replaced; one that answers is not.
+    /// A socket that an earlier daemon left is replaced; one that answers is not, nor is anything else.
     ///
     /// # Errors
-    /// `AlreadyExists`: another daemon listens there. Else what the system says.
+    /// `AlreadyExists`: another daemon listens there, or what is there is no socket. Else what the system says.
     pub async fn bind(path: SocketPath, registry: Arc<Registry>) -> Result<Self> {
         let file = path.as_path();
         let fail = |error| Error::io(format!("listen on {}", file.display()), error);
         if let Some(parent) = file.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(fail)?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(fail)?;
         }
         match UnixStream::connect(file).await {
             Ok(_) => {
@@ -80,7 +80,14 @@ impl Listener {
                     file.display()
                 )));
             }
+            // A file that is no socket refuses too.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                if !std::fs::symlink_metadata(file).map_err(fail)?.file_type().is_socket() {
+                    return Err(Error::already_exists(format!(
+                        "{} is there, and is no socket; remove it, or use another --address",
+                        file.display()
+                    )));
+                }
                 std::fs::remove_file(file).map_err(fail)?;
             }
             Err(_) => {}

@@ -245,7 +245,10 @@ impl Factory for Descriptor {
 
 fn decode<P: Plugin>(table: &toml::Table) -> Result<P::Config> {
     toml::Value::Table(table.clone()).try_into().map_err(|error: toml::de::Error| {
-        Error::invalid(format!("[plugins.\"{}\"]: {}", P::INFO.id, error.message()))
+        // What is wrong, and on a second line in which key.
+        let said = error.to_string();
+        let said = said.lines().collect::<Vec<_>>().join(" ");
+        Error::invalid(format!("[plugins.\"{}\"]: {}", P::INFO.id, said.trim()))
     })
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::report::Table;
-use crate::{archive, boot, memory, metadata, pull, rate, restart, run};
+use crate::{archive, boot, ingest, memory, metadata, pull, rate, restart, run};
 
 const HELP: &str = "\
 usage: capstan-bench [--quick] [--json FILE] [SECTION...]
@@ -20,6 +20,7 @@ Measures capstan and containerd on this machine; needs root. Sections, all by de
   boot      until the first answer
   restart   until all running tasks are listed
   metadata  durable changes per second, and reads meanwhile (ours alone)
+  ingest    blobs of four sizes (ours alone)
 
 What the boundary of a plugin costs is measured by another program: `cargo xtask bench boundary`.
 
@@ -52,7 +53,7 @@ pub(crate) struct Section {
     pub(crate) measure: fn(Effort) -> Vec<Table>,
 }
 
-const SECTIONS: [Section; 10] = [
+const SECTIONS: [Section; 11] = [
     Section { name: "run", measure: run::measure },
     Section { name: "rate", measure: rate::measure },
     Section { name: "memory", measure: memory::measure },
@@ -63,6 +64,7 @@ const SECTIONS: [Section; 10] = [
     Section { name: "boot", measure: boot::measure },
     Section { name: "restart", measure: restart::measure },
     Section { name: "metadata", measure: metadata::measure },
+    Section { name: "ingest", measure: ingest::measure },
 ];
 
 /// What was asked for.

@@ -4,7 +4,7 @@
 //! own. Whoever is compared takes turns, round by round, so that noise hits all alike. Nothing here is a
 //! number from another day: what cannot be measured is printed as failed, with the reason.
 //!
-//! One file per figure (`run`, `rate`, `memory`, `pull` with push, `archive`, `boot`, `restart`, `metadata`); `ours` and `peer` say the same
+//! One file per figure (`run`, `rate`, `memory`, `pull` with push, `archive`, `boot`, `restart`, `metadata`, `ingest`); `ours` and `peer` say the same
 //! things to the two daemons; `seclusion` keeps the machine as it was.
 
 mod archive;
@@ -13,6 +13,7 @@ mod bare;
 mod boot;
 mod crowd;
 mod daemon;
+mod ingest;
 mod lane;
 mod machine;
 mod memory;

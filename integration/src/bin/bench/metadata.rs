@@ -65,7 +65,7 @@ fn look(callers: usize, time: Duration) -> Result<Figures, String> {
 }
 
 /// Does one client's work on this thread.
-fn alone<T>(work: impl Future<Output = capstan_client::Result<T>>) -> Result<T, String> {
+pub(crate) fn alone<T>(work: impl Future<Output = capstan_client::Result<T>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     tokio::task::LocalSet::new().block_on(&runtime, work).map_err(|error| error.to_string())

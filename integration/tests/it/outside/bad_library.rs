@@ -282,10 +282,20 @@ fn a_bad_library_in_the_configuration_stops_the_boot_with_the_reason() {
     fs::create_dir(&dir).unwrap();
     fs::copy(&other, dir.join("other.so")).unwrap();
     fails(&mut host, &format!("plugin_dirs = [{dir:?}]\n"), &["InvalidArgument", "other.so", "99"]);
+    // By name: the first of two is told.
+    fs::copy(&other, dir.join("a.so")).unwrap();
+    fails(&mut host, &format!("plugin_dirs = [{dir:?}]\n"), &["InvalidArgument", "/a.so", "99"]);
+    fs::remove_file(dir.join("a.so")).unwrap();
     fs::copy(&library, dir.join("other.so")).unwrap();
     let sum = succeed(Command::new(find("sha256sum")).arg(&library));
     let right = sum.split(' ').next().unwrap();
     host.configure(&format!("{pinned}{right:?}\n"));
+    host.start();
+    assert!(Status::of(&host, "metrics.misbehaved").is_running());
+    host.stop();
+    // A good one in a directory runs (F-024); what is no library there, and a directory that is missing, is fine.
+    fs::write(dir.join("README"), "what they are").unwrap();
+    host.configure(&format!("plugin_dirs = [\"/no/such/dir\", {dir:?}]\n"));
     host.start();
     assert!(Status::of(&host, "metrics.misbehaved").is_running());
 }
