@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use capstan_sdk::contract::Events;
 use capstan_sdk::contract::events::{NewEvent, Publish};
 use capstan_sdk::contract::runtime::TaskKey;
-use capstan_sdk::{Link, Result};
+use capstan_sdk::{Class, Link, Result};
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
@@ -15,6 +16,13 @@ use crate::task::Task;
 
 /// Events in one commit at most.
 const BATCH: usize = 256;
+
+/// How long a log that takes nothing is left alone, at first and at most: it is being restarted, or its disk is full.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Events that wait for such a log, at most: some ten megabytes.
+const MOST: usize = 1 << 16;
 
 /// An event; with what is to be noted when it is in the log.
 struct Item {
@@ -42,11 +50,15 @@ impl Note {
 #[derive(Debug, Default)]
 struct Pending {
     count: Cell<usize>,
+    /// Whether the log has refused them more than once: nobody else waits for it then.
+    is_stuck: Cell<bool>,
+    /// Whether more came than are kept.
+    is_full: Cell<bool>,
     changed: Notify,
 }
 
-/// The way to the log. Unbounded on purpose: an event is small, comes from a process that started or
-/// ended, and must never be dropped.
+/// The way to the log. An event is small, comes from a process that started or ended, and waits for as long as the log takes
+/// none; behind very many that wait it is dropped, and the daemon's log says so.
 #[derive(Clone, Debug)]
 pub(crate) struct Publisher {
     items: mpsc::UnboundedSender<Item>,
@@ -58,12 +70,13 @@ impl Publisher {
     pub(crate) fn new(events: Link<Events>) -> (Self, impl Future<Output = ()>) {
         let (items, receiver) = mpsc::unbounded_channel();
         let pending = Rc::new(Pending::default());
-        (Self { items, pending: Rc::clone(&pending) }, run(events, receiver, pending))
+        let publish = async move |list| events.send(Publish(list)).await.map(drop);
+        (Self { items, pending: Rc::clone(&pending) }, run(publish, receiver, pending))
     }
 
-    /// Waits until all that was told is in the log.
+    /// Waits until all that was told is in the log, or the log is known to take nothing.
     pub(crate) async fn flush(&self) {
-        while self.pending.count.get() > 0 {
+        while self.pending.count.get() > 0 && !self.pending.is_stuck.get() {
             self.pending.changed.notified().await;
         }
     }
@@ -89,15 +102,22 @@ impl Publisher {
         for (name, value) in fields {
             event = event.with(name, value);
         }
+        let Pending { count, is_full, .. } = &*self.pending;
+        if count.get() >= MOST {
+            if !is_full.replace(true) {
+                warn!(task = %key, topic, "{MOST} events wait for the log; no more are kept until it takes them");
+            }
+            return;
+        }
         // It fails only while the plugin ends.
         if self.items.send(Item { event, note }).is_ok() {
-            self.pending.count.set(self.pending.count.get() + 1);
+            count.set(count.get() + 1);
         }
     }
 }
 
 async fn run(
-    events: Link<Events>,
+    publish: impl AsyncFn(Vec<NewEvent>) -> Result<()>,
     mut receiver: mpsc::UnboundedReceiver<Item>,
     pending: Rc<Pending>,
 ) {
@@ -106,22 +126,111 @@ async fn run(
         let count = batch.len();
         let (list, notes): (Vec<NewEvent>, Vec<Option<Note>>) =
             batch.drain(..).map(|item| (item.event, item.note)).unzip();
-        match publish(&events, list).await {
+        match publish_at_last(&publish, &list, &pending).await {
             Ok(()) => notes.iter().flatten().for_each(Note::take),
             Err(error) => warn!(%error, "events of tasks are not in the log"),
         }
         pending.count.set(pending.count.get() - count);
+        pending.is_full.set(false);
         pending.changed.notify_waiters();
     }
 }
 
-async fn publish(events: &Link<Events>, list: Vec<NewEvent>) -> Result<()> {
-    match events.send(Publish(list.clone())).await {
-        Err(error) if error.class() == capstan_sdk::Class::Unavailable => {
-            // The log is being restarted: once more, a little later.
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            events.send(Publish(list)).await.map(drop)
+/// Publishes, again and again while the log is down or has no space. Its events come before all later ones then, and may be
+/// there twice.
+async fn publish_at_last(
+    publish: &impl AsyncFn(Vec<NewEvent>) -> Result<()>,
+    list: &[NewEvent],
+    pending: &Pending,
+) -> Result<()> {
+    let (mut wait, mut is_first) = (FIRST_WAIT, true);
+    loop {
+        let error = match publish(list.to_vec()).await {
+            Err(error)
+                if matches!(error.class(), Class::Unavailable | Class::ResourceExhausted) =>
+            {
+                error
+            }
+            published => {
+                pending.is_stuck.set(false);
+                return published;
+            }
+        };
+        if !is_first && !pending.is_stuck.replace(true) {
+            warn!(%error, "events of tasks wait for the log");
+            pending.changed.notify_waiters();
         }
-        published => published.map(drop),
+        is_first = false;
+        tokio::time::sleep(wait).await;
+        wait = LONGEST_WAIT.min(wait * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use capstan_sdk::{ContainerId, Error, Namespace};
+
+    use super::*;
+
+    fn key() -> TaskKey {
+        let (namespace, id) = (Namespace::parse("a").unwrap(), ContainerId::parse("x").unwrap());
+        TaskKey { namespace, id }
+    }
+
+    /// A log that was down for longer than a moment lost all that was told meanwhile.
+    #[test]
+    fn events_wait_for_a_log_that_takes_none() {
+        let log: Rc<RefCell<Vec<String>>> = Rc::default();
+        let calls = Rc::new(Cell::new(0));
+        let (written, asked) = (Rc::clone(&log), Rc::clone(&calls));
+        let publish = async move |list: Vec<NewEvent>| {
+            asked.set(asked.get() + 1);
+            match asked.get() {
+                1 => Err(Error::unavailable("it is being restarted")),
+                2 => Err(Error::exhausted("its disk is full")),
+                _ => {
+                    written.borrow_mut().extend(list.into_iter().map(|event| event.topic));
+                    Ok(())
+                }
+            }
+        };
+        let (items, receiver) = mpsc::unbounded_channel();
+        let pending = Rc::new(Pending::default());
+        let publisher = Publisher { items, pending: Rc::clone(&pending) };
+        let key = key();
+        actix::System::new().block_on(async {
+            actix::spawn(run(publish, receiver, pending));
+            publisher.tell(&key, "/one", &[]);
+            publisher.flush().await;
+            assert_eq!(calls.get(), 2, "nobody waits for a log that takes nothing");
+            publisher.tell(&key, "/two", &[]);
+            publisher.flush().await;
+            assert!(log.borrow().is_empty());
+            while log.borrow().len() < 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(*log.borrow(), ["/one", "/two"]);
+            publisher.tell(&key, "/three", &[]);
+            publisher.flush().await;
+            assert_eq!(*log.borrow(), ["/one", "/two", "/three"], "it is waited for again");
+        });
+    }
+
+    #[test]
+    fn what_waits_has_a_bound() {
+        let (items, mut receiver) = mpsc::unbounded_channel();
+        let publisher = Publisher { items, pending: Rc::default() };
+        let key = key();
+        for _ in 0..MOST + 10 {
+            publisher.tell(&key, "/one", &[]);
+        }
+        assert_eq!(publisher.pending.count.get(), MOST);
+        let mut kept = 0;
+        while receiver.try_recv().is_ok() {
+            kept += 1;
+        }
+        assert_eq!(kept, MOST);
     }
 }
