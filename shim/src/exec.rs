@@ -9,6 +9,7 @@ use capstan_schema::{Error, Result};
 use crate::create::read_pid;
 use crate::failpoint;
 use crate::process::{Exit, Process};
+use crate::reap::Moment;
 use crate::record::now_unix_ns;
 use crate::stdio::{Streams, Wish};
 use crate::task::Task;
@@ -86,6 +87,7 @@ impl Task {
         }
         let ends = streams.ends.take();
         failpoint::at("exec:ready");
+        let since = self.reaper.now();
         let ran = container.runtime.run(&self.reaper, "exec", &args, ends).await;
         failpoint::at("exec:run");
         let pid = ran.and_then(|()| read_pid(&pid_file));
@@ -99,13 +101,13 @@ impl Task {
         };
         let process = Process::new(pid, streams, terminal);
         process.is_started.set(true);
-        self.watch_exec(&process);
+        self.watch_exec(&process, since);
         exec.process.replace(Some(process));
         Ok(pid)
     }
 
-    fn watch_exec(&self, process: &Rc<Process>) {
-        let ended = self.reaper.ended(process.pid);
+    fn watch_exec(&self, process: &Rc<Process>, since: Moment) {
+        let ended = self.reaper.ended(process.pid, since);
         let process = Rc::clone(process);
         tokio::task::spawn_local(async move {
             let status = ended.await.unwrap_or(255);

@@ -14,7 +14,7 @@ use crate::checkpoint::Pending;
 use crate::exec::Exec;
 use crate::failpoint;
 use crate::process::{Exit, Process};
-use crate::reap::Reaper;
+use crate::reap::{Moment, Reaper};
 use crate::record::{Entry, Record, now_unix_ns};
 use crate::runtime::Runtime;
 
@@ -123,9 +123,9 @@ impl Task {
     }
 
     /// Waits for the end of init, writes it down, and only then tells.
-    pub(crate) fn watch_init(self: &Rc<Self>, init: &Rc<Process>) {
+    pub(crate) fn watch_init(self: &Rc<Self>, init: &Rc<Process>, since: Moment) {
         let (task, init) = (Rc::clone(self), Rc::clone(init));
-        let ended = task.reaper.ended(init.pid);
+        let ended = task.reaper.ended(init.pid, since);
         tokio::task::spawn_local(async move {
             let status = ended.await.unwrap_or(255);
             init.finish_streams().await;
