@@ -25,6 +25,7 @@ mod outside;
 mod peers;
 mod plugins;
 mod powercut;
+mod processes;
 mod pull;
 mod push;
 mod python;
