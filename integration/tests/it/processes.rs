@@ -308,7 +308,7 @@ fn an_exec_is_as_it_was_asked_for() {
     bench.host.assert_no_container();
 }
 
-/// F-165, F-250: the column and the record of a container that goes through all states.
+/// F-165, F-249, F-250: the column and the record of a container that goes through all states.
 #[test]
 fn a_task_goes_through_all_states() {
     let bench = Bench::new();
@@ -322,6 +322,10 @@ fn a_task_goes_through_all_states() {
     assert_eq!(bench.host.ids(&["tasks", "ls"]), Vec::<String>::new());
     bench.host.ok(&["tasks", "create", "x"]);
     assert_eq!(bench.column("x"), "created");
+    // By their short names too.
+    for noun in ["c", "container", "containers", "t", "task", "tasks"] {
+        assert_eq!(bench.host.ids(&[noun, "ls"]), ["x"], "{noun}");
+    }
     // F-166, and D80: it may be asked for its processes before it runs.
     bench.host.fails(&["tasks", "create", "x"], 4, "AlreadyExists", &["x"]);
     let pid = bench.pid("x", "pid").to_string();
@@ -353,7 +357,7 @@ fn clients_come_back_after_a_kill_of_the_daemon() {
     bench.host.ok(&["namespaces", "create", "other"]);
     let script = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done";
     bench.run("plain", &[], script);
-    bench.run("term", &["-t"], "read line; tty; echo got $line; exit 6");
+    bench.run("term", &["-it"], "read line; tty; echo got $line; exit 6");
     let elsewhere = ["-n", "other", "run", "-d", "--name", "far"];
     bench.host.ok(&bench.args(&elsewhere, &[], "sleep 1000"));
     let both = |bench: &Bench| ["plain", "term"].map(|id| bench.pid(id, "pid"));
