@@ -1,7 +1,7 @@
 //! The task: one container, from before its creation to its deletion.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -42,6 +42,8 @@ pub(crate) struct Task {
     record: RefCell<Record>,
     pub(crate) container: RefCell<Option<Rc<Container>>>,
     pub(crate) execs: RefCell<BTreeMap<String, Rc<Exec>>>,
+    /// Those of them that have ended, the oldest first.
+    pub(crate) ended_execs: RefCell<VecDeque<Rc<Exec>>>,
     pub(crate) step: Mutex<()>,
     pub(crate) is_creating: Cell<bool>,
     /// A start is under way, which nobody may be waiting for any more.
@@ -60,6 +62,7 @@ impl Task {
             record: RefCell::new(record),
             container: RefCell::new(None),
             execs: RefCell::default(),
+            ended_execs: RefCell::default(),
             step: Mutex::new(()),
             is_creating: Cell::new(false),
             is_starting: Cell::new(false),
@@ -259,6 +262,7 @@ impl Task {
         failpoint::at("delete:noted");
         self.container.replace(None);
         self.execs.borrow_mut().clear();
+        self.ended_execs.borrow_mut().clear();
         self.done.notify_one();
         Ok(exit)
     }

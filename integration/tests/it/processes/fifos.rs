@@ -8,6 +8,8 @@ use capstan_client::schema::Class;
 use capstan_client::schema::task_capnp::{process, task, tasks};
 use capstan_client::{Client, Error, check};
 
+use capstan_integration::process::{anonymous_kib, open_descriptors};
+
 use super::{Bench, RUNTIMES};
 
 type Result<T> = std::result::Result<T, Error>;
@@ -146,6 +148,50 @@ fn an_exec_has_fifos_of_its_own() {
         assert_eq!(joined(output).await, [b'x'; 200_000]);
         assert_eq!(joined(errors).await, b"more\n");
     });
+    bench.host.remove("x");
+    bench.host.assert_no_container();
+}
+
+/// Execs whose maker goes before they start leave no stream with the shim, and no command with the daemon.
+#[test]
+fn an_exec_that_nobody_starts_goes_with_its_maker() {
+    const EXECS: usize = 100;
+    let bench = Bench::new();
+    bench.run("x", &[], "sleep 1000");
+    let (shim, daemon) = (bench.pid("x", "shimPid"), bench.host.daemon_pid());
+    // Long, so that it is seen if they are kept.
+    let word = "w".repeat(100_000);
+    let make = || {
+        with_client(&bench, async |client| {
+            let service: tasks::Client = client.open("tasks", "default");
+            let mut request = service.get_request();
+            request.get().set_id("x");
+            let task = ask!(client, request, |out| out.get_task().unwrap()).unwrap();
+            let mut kept = Vec::new();
+            for _ in 0..EXECS {
+                let mut request = task.exec_request();
+                request.get().init_process().init_args(1).set(0, &word);
+                request.get().init_stdio().init_fifos().set_stdin(true);
+                kept.push(ask!(client, request, |out| out.get_process().unwrap()).unwrap());
+            }
+            assert!(open_descriptors(shim) > EXECS, "they are there");
+        });
+    };
+    let before = open_descriptors(shim);
+    let io = bench.host.state().join("runtime.linux/tasks/default/x/io");
+    let is_gone = || {
+        let names = fs::read_dir(&io).unwrap().flatten().map(|entry| entry.file_name());
+        open_descriptors(shim) <= before && names.into_iter().all(|name| name == "init")
+    };
+    make();
+    bench.host.until("all of the first are gone", is_gone);
+    let memory = anonymous_kib(daemon);
+    for _ in 0..4 {
+        make();
+        bench.host.until("all are gone", is_gone);
+    }
+    let after = anonymous_kib(daemon);
+    assert!(after < memory + 16_384, "{memory} to {after} KiB");
     bench.host.remove("x");
     bench.host.assert_no_container();
 }

@@ -353,7 +353,9 @@ impl wire::task::Server for TaskServer {
             out.set_stderr(&paths.stderr);
             out.set_attach(&paths.attach);
             let (link, key) = (self.link.clone(), self.key.clone());
-            out.set_process(capnp_rpc::new_client(ProcessServer { link, key, exec_id }));
+            let is_unstarted = Cell::new(true);
+            let server = ProcessServer { link, key, exec_id, is_unstarted };
+            out.set_process(capnp_rpc::new_client(server));
         })
     }
 
@@ -480,6 +482,19 @@ struct ProcessServer {
     link: Link<Tasks>,
     key: TaskKey,
     exec_id: String,
+    /// Nobody has started it: it goes if its maker goes, since nobody else can start it.
+    is_unstarted: Cell<bool>,
+}
+
+impl Drop for ProcessServer {
+    fn drop(&mut self) {
+        if self.is_unstarted.get() {
+            let message = DeleteExec { key: self.key.clone(), exec_id: self.exec_id.clone() };
+            let link = self.link.clone();
+            // It may be deleted already; and what cannot be told now goes with the task.
+            actix_rt::spawn(async move { link.send(message).await });
+        }
+    }
 }
 
 impl wire::process::Server for ProcessServer {
@@ -488,6 +503,7 @@ impl wire::process::Server for ProcessServer {
         _params: wire::process::StartParams,
         mut results: wire::process::StartResults,
     ) -> capnp::Result<()> {
+        self.is_unstarted.set(false);
         let message = StartExec { key: self.key.clone(), exec_id: self.exec_id.clone() };
         let work = self.link.send(message);
         answer!(results, work, |out, pid| out.set_pid(pid))
@@ -552,6 +568,7 @@ impl wire::process::Server for ProcessServer {
         _params: wire::process::DeleteParams,
         mut results: wire::process::DeleteResults,
     ) -> capnp::Result<()> {
+        self.is_unstarted.set(false);
         let message = DeleteExec { key: self.key.clone(), exec_id: self.exec_id.clone() };
         let work = self.link.send(message);
         answer!(results, work, |out, exit| write_exit(&exit, out.init_exit()))
