@@ -170,8 +170,8 @@ interface Task {
 }
 
 interface Process {
-  # An exec. It is forgotten when it is deleted; when it was never started and its maker lets go of it; and when it has
-  # ended and 128 others have after it.
+  # An exec. It is forgotten when it is deleted, and when its maker has let go of it and it has ended or was never
+  # started; at last when 128 others have ended after it.
 
   start @0 () -> (pid :UInt32, error :Common.Error);
   # NotFound: no such command. PermissionDenied: not executable.

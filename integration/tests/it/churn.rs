@@ -315,7 +315,20 @@ fn execs_that_nobody_waits_for_are_forgotten() {
     host.until("descriptors are given back", || open_descriptors(shim) <= descriptors);
     let after = anonymous_kib(shim);
     assert!(after <= memory + 256, "{memory} to {after} KiB");
-    // The oldest is forgotten, so its name is free; one that runs never is.
+    // Clients that were killed: nobody comes for what is left of the output.
+    let script = "sleep 0.2; echo unread";
+    for _ in 0..20 {
+        let mut client =
+            host.command(&["tasks", "exec", "web", "sh", "-c", script]).spawn().unwrap();
+        host.until("it runs", || rows() > 3);
+        client.kill().unwrap();
+        client.wait().unwrap();
+        host.until("it has ended", || rows() == 3);
+    }
+    host.until("descriptors are given back", || open_descriptors(shim) <= descriptors);
+    let streams = host.state().join("runtime.linux/tasks/default/web/io");
+    assert_eq!(std::fs::read_dir(streams).unwrap().count(), 1, "those of init are there");
+    // What has ended is forgotten, so its name is free; one that runs never is.
     host.ok(&[&exec[..], &["--exec-id", "first", "web", "true"]].concat());
     let again = [&exec[..], &["--exec-id", "lasting", "web", "true"]].concat();
     host.fails(&again, 4, "AlreadyExists", &["lasting"]);
