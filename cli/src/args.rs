@@ -102,18 +102,7 @@ impl Args {
             .build()
             .map_err(|error| Error::io("start the runtime", error))?;
         let local = tokio::task::LocalSet::new();
-        let timeout = self.timeout;
-        let outcome = local.block_on(&runtime, async {
-            match timeout {
-                None => self.dispatch().await,
-                Some(timeout) => {
-                    tokio::time::timeout(timeout, self.dispatch()).await.unwrap_or_else(|_| {
-                        let text = format!("no answer within {timeout:?} (--timeout)");
-                        Err(Error::aborted(text).into())
-                    })
-                }
-            }
-        });
+        let outcome = local.block_on(&runtime, self.dispatch());
         // A read of stdin may still block a thread of the pool.
         runtime.shutdown_background();
         outcome
@@ -125,7 +114,16 @@ impl Args {
             Command::Tasks(tasks) => tasks.is_foreground(),
             _ => false,
         };
-        self.execute().await.map_err(|failure| match failure {
+        let outcome = match self.timeout {
+            None => self.execute().await,
+            Some(timeout) => {
+                tokio::time::timeout(timeout, self.execute()).await.unwrap_or_else(|_| {
+                    let text = format!("no answer within {timeout:?} (--timeout)");
+                    Err(Error::aborted(text).into())
+                })
+            }
+        };
+        outcome.map_err(|failure| match failure {
             Failure::Error(error) if is_foreground => Failure::InForeground(error),
             failure => failure,
         })

@@ -206,6 +206,22 @@ impl Image {
         self
     }
 
+    /// The same image with these fields of its configuration (OCI image-spec, config.md) as well: `{"User": "web"}`.
+    #[must_use]
+    pub fn configured(mut self, fields: &Value) -> Self {
+        let (mut manifest, old) = (self.document(&self.manifest), self.config());
+        let mut config = self.document(&old);
+        for (name, value) in fields.as_object().expect("an object of fields") {
+            config["config"][name] = value.clone();
+        }
+        self.blobs.remove(&self.manifest);
+        self.blobs.remove(&old);
+        let kind = manifest["config"]["mediaType"].as_str().expect("we made it").to_owned();
+        manifest["config"] = self.put(&kind, bytes(&config));
+        self.name(&manifest);
+        self
+    }
+
     /// An index of images, each with its architecture, maybe with a variant (`arm/v7`). The layers are those of the first.
     pub fn index(images: &[(&str, &Self)]) -> Self {
         let mut index = Self::empty();

@@ -170,7 +170,8 @@ interface Task {
 }
 
 interface Process {
-  # An exec. It is forgotten when it has ended and was waited for, or deleted.
+  # An exec. It is forgotten when it is deleted, and when its maker has let go of it and it has ended or was never
+  # started; at last when 128 others have ended after it.
 
   start @0 () -> (pid :UInt32, error :Common.Error);
   # NotFound: no such command. PermissionDenied: not executable.

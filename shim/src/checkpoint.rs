@@ -104,6 +104,7 @@ impl Task {
             args.extend(["--console-socket", console.name()]);
         }
         let ends: Option<[Stdio; 3]> = streams.ends.take();
+        let since = self.reaper.now();
         let restored = runtime.run(&self.reaper, "restore", &args, ends).await;
         let log = Path::new(RESTORE_WORK).join("restore.log");
         let restored = restored.map_err(|error| explain(error, &log, None));
@@ -112,7 +113,7 @@ impl Task {
             self.undo(&runtime).await;
             return Err(error);
         }
-        let pid = match self.adopt(&runtime, streams, console, &program) {
+        let pid = match self.adopt(&runtime, streams, console, &program, since) {
             Ok(pid) => pid,
             Err(error) => {
                 self.container.replace(None);

@@ -7,12 +7,14 @@ use std::rc::Rc;
 use capstan_schema::shim_capnp::{create_params, raw_mount};
 use capstan_schema::{Error, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::cgroup;
 use crate::checkpoint::{self, Parts};
 use crate::failpoint;
 use crate::idmap::{self, IdMapping};
 use crate::process::Process;
+use crate::reap::Moment;
 use crate::record::Entry;
 use crate::runtime::Runtime;
 use crate::stdio::{Streams, Wish};
@@ -28,6 +30,15 @@ pub(crate) const PID_FILE: &str = "init.pid";
 /// The runtime's program as it is run: bound read-only, so that a container that gets hold of it
 /// through /proc/self/exe cannot change it for others (CVE-2019-5736).
 const PROGRAM: &str = "runtime";
+
+/// What a bind has of its own, but for `ro`: the kernel takes no notice of it before it is remounted.
+const OF_A_BIND: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC)
+    .union(MsFlags::MS_NOATIME)
+    .union(MsFlags::MS_NODIRATIME)
+    .union(MsFlags::MS_RELATIME)
+    .union(MsFlags::MS_STRICTATIME);
 
 /// What the daemon asked for, in plain values.
 pub(crate) struct Wanted {
@@ -86,12 +97,33 @@ impl RawMount {
             go(home)?;
         }
         mounted?;
-        if self.is_read_only_bind {
-            let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        let of_bind = self.of_bind();
+        if flags.contains(MsFlags::MS_BIND) && !of_bind.is_empty() {
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | of_bind | kept(target)?;
             mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(fail)?;
         }
         Ok(())
     }
+
+    /// What it forbids as a bind, or says of times.
+    pub(crate) fn of_bind(&self) -> MsFlags {
+        let mut flags = MsFlags::from_bits_truncate(self.flags) & OF_A_BIND;
+        flags.set(MsFlags::MS_RDONLY, self.is_read_only_bind);
+        flags
+    }
+}
+
+/// What a mount forbids already: a remount that does not say it again would allow it.
+fn kept(target: &Path) -> Result<MsFlags> {
+    let fail = |error| Error::io(format!("see how {} is mounted", target.display()), error);
+    let now = statvfs(target).map_err(fail)?.f_flag;
+    let pairs = [
+        (StatVfsMountFlags::RDONLY, MsFlags::MS_RDONLY),
+        (StatVfsMountFlags::NOSUID, MsFlags::MS_NOSUID),
+        (StatVfsMountFlags::NODEV, MsFlags::MS_NODEV),
+        (StatVfsMountFlags::NOEXEC, MsFlags::MS_NOEXEC),
+    ];
+    Ok(pairs.into_iter().filter(|(seen, _)| now.contains(*seen)).map(|(_, flag)| flag).collect())
 }
 
 impl Wanted {
@@ -165,12 +197,13 @@ impl Task {
             is_systemd_cgroup: runtime.is_systemd_cgroup,
         })?;
         failpoint::at("create:noted");
+        let since = self.reaper.now();
         if let Err(error) = runtime.run(&self.reaper, "create", &args, ends).await {
             self.undo(&runtime).await;
             return Err(error);
         }
         failpoint::at("create:made");
-        match self.adopt(&runtime, streams, console, &wanted.program) {
+        match self.adopt(&runtime, streams, console, &wanted.program, since) {
             Ok(pid) => Ok(pid),
             Err(error) => {
                 self.container.replace(None);
@@ -180,13 +213,14 @@ impl Task {
         }
     }
 
-    /// Takes over what the runtime has made.
+    /// Takes over what the runtime has made since then.
     pub(crate) fn adopt(
         self: &Rc<Self>,
         runtime: &Runtime,
         mut streams: Streams,
         console: Option<ConsoleSocket>,
         program: &str,
+        since: Moment,
     ) -> Result<u32> {
         let terminal = match (console, streams.terminal.take()) {
             (Some(console), Some(ends)) => Some(Terminal::attach(console.take()?, ends)?),
@@ -206,7 +240,7 @@ impl Task {
             cgroups: &cgroups,
         })?;
         failpoint::at("create:created");
-        self.watch_init(&init);
+        self.watch_init(&init, since);
         let freeze = Cell::new(Freeze::No);
         let container = Container { runtime: runtime.clone(), init, cgroups, freeze };
         self.container.replace(Some(Rc::new(container)));
@@ -257,6 +291,57 @@ fn bind_program(dir: &Path, program: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The kernel ignores these words in the first call for a bind; with mapped ids they are set otherwise.
+    #[test]
+    fn a_bind_has_the_words_that_it_was_given() {
+        use StatVfsMountFlags as Seen;
+        use nix::sched::{CloneFlags, unshare};
+        const WORDS: [(MsFlags, Seen); 3] = [
+            (MsFlags::MS_NOSUID, Seen::NOSUID),
+            (MsFlags::MS_NODEV, Seen::NODEV),
+            (MsFlags::MS_NOEXEC, Seen::NOEXEC),
+        ];
+        let all = Seen::RDONLY | Seen::NOSUID | Seen::NODEV | Seen::NOEXEC;
+        let dir = tempfile::tempdir().unwrap();
+        let test = || {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            let (source, nosuid) = (dir.path().join("source"), dir.path().join("nosuid"));
+            for (place, flags) in [(&source, MsFlags::empty()), (&nosuid, MsFlags::MS_NOSUID)] {
+                std::fs::create_dir(place).unwrap();
+                mount(Some("none"), place, Some("tmpfs"), flags, None::<&str>).unwrap();
+            }
+            let mapped =
+                [IdMapping::of(false, 0, 100_000, 10), IdMapping::of(true, 0, 100_000, 10)];
+            for number in 0..64 {
+                let has = |bit: u32| number & (1 << bit) != 0;
+                let from = if has(4) { &nosuid } else { &source };
+                let mut flags = MsFlags::MS_BIND;
+                let mut want = if has(4) { Seen::NOSUID } else { Seen::empty() };
+                for (_, (flag, seen)) in (0..).zip(WORDS).filter(|(bit, _)| has(*bit)) {
+                    flags |= flag;
+                    want |= seen;
+                }
+                want.set(Seen::RDONLY, has(3));
+                let bind = RawMount {
+                    kind: String::new(),
+                    source: from.to_string_lossy().into(),
+                    flags: flags.bits(),
+                    data: String::new(),
+                    is_read_only_bind: has(3),
+                    workdir: String::new(),
+                };
+                let target = dir.path().join(number.to_string());
+                std::fs::create_dir(&target).unwrap();
+                let mappings = if has(5) { &mapped[..] } else { &[] };
+                idmap::mount_all(&[bind], mappings, dir.path(), &target).unwrap();
+                assert_eq!(statvfs(&target).unwrap().f_flag & all, want, "{number:#b}");
+            }
+        };
+        std::thread::scope(|scope| scope.spawn(test).join()).unwrap();
+    }
 
     #[test]
     fn a_root_filesystem_with_a_link_for_the_kernels_is_refused() {

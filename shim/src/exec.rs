@@ -9,15 +9,21 @@ use capstan_schema::{Error, Result};
 use crate::create::read_pid;
 use crate::failpoint;
 use crate::process::{Exit, Process};
+use crate::reap::Moment;
 use crate::record::now_unix_ns;
 use crate::stdio::{Streams, Wish};
 use crate::task::Task;
 use crate::terminal::{ConsoleSocket, Terminal};
 
+/// Execs that have ended and that nobody has deleted: the oldest of more are forgotten. Who wants to know how one
+/// ended waits for it, and a detached one has nobody.
+const ENDED: usize = 128;
+
 /// A process that is ready to run, runs, or ran.
 pub(crate) struct Exec {
     id: String,
-    process_json: Vec<u8>,
+    /// Taken when it starts.
+    process_json: RefCell<Vec<u8>>,
     has_terminal: bool,
     /// Taken when it starts.
     streams: RefCell<Option<Streams>>,
@@ -47,7 +53,7 @@ impl Task {
         let streams = Streams::make(&self.dir, id, wish, has_terminal)?;
         let exec = Exec {
             id: id.to_owned(),
-            process_json,
+            process_json: RefCell::new(process_json),
             has_terminal,
             streams: RefCell::new(Some(streams)),
             process: RefCell::new(None),
@@ -74,7 +80,7 @@ impl Task {
         let _step = self.step.lock().await;
         let file = |kind: &str| format!("exec-{}.{kind}", exec.id);
         let (spec, pid_file) = (file("json"), file("pid"));
-        fs::write(&spec, &exec.process_json)
+        fs::write(&spec, exec.process_json.take())
             .map_err(|error| Error::io(format!("write {spec}"), error))?;
         let console = match exec.has_terminal {
             true => Some(ConsoleSocket::listen(file("sock"))?),
@@ -86,6 +92,7 @@ impl Task {
         }
         let ends = streams.ends.take();
         failpoint::at("exec:ready");
+        let since = self.reaper.now();
         let ran = container.runtime.run(&self.reaper, "exec", &args, ends).await;
         failpoint::at("exec:run");
         let pid = ran.and_then(|()| read_pid(&pid_file));
@@ -99,20 +106,38 @@ impl Task {
         };
         let process = Process::new(pid, streams, terminal);
         process.is_started.set(true);
-        self.watch_exec(&process);
-        exec.process.replace(Some(process));
+        exec.process.replace(Some(Rc::clone(&process)));
+        self.watch_exec(exec, &process, since);
         Ok(pid)
     }
 
-    fn watch_exec(&self, process: &Rc<Process>) {
-        let ended = self.reaper.ended(process.pid);
-        let process = Rc::clone(process);
+    fn watch_exec(self: &Rc<Self>, exec: &Rc<Exec>, process: &Rc<Process>, since: Moment) {
+        let ended = self.reaper.ended(process.pid, since);
+        let (task, exec, process) = (Rc::clone(self), Rc::clone(exec), Rc::clone(process));
         tokio::task::spawn_local(async move {
             let status = ended.await.unwrap_or(255);
             process.finish_streams().await;
             failpoint::at("exec:ended");
             process.set_exit(Exit { status, at_unix_ns: now_unix_ns() });
+            task.keep_ended(exec);
         });
+    }
+
+    /// Keeps an exec that has ended until it is deleted, or until there are too many.
+    fn keep_ended(&self, exec: Rc<Exec>) {
+        let mut execs = self.execs.borrow_mut();
+        let mut ended = self.ended_execs.borrow_mut();
+        // Those that were deleted are not there any more, or another one has the name.
+        let is_kept =
+            |exec: &Rc<Exec>| execs.get(&exec.id).is_some_and(|one| Rc::ptr_eq(one, exec));
+        ended.retain(is_kept);
+        if is_kept(&exec) {
+            ended.push_back(exec);
+        }
+        while ended.len() > ENDED {
+            let oldest = ended.pop_front().expect("there are too many");
+            execs.remove(&oldest.id);
+        }
     }
 
     /// Forgets an exec; answers how it ended, if it ever ran.
@@ -127,6 +152,7 @@ impl Task {
                 })?),
             };
         self.execs.borrow_mut().remove(id);
+        self.ended_execs.borrow_mut().retain(|ended| !Rc::ptr_eq(ended, &exec));
         Ok(exit)
     }
 }

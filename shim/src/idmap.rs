@@ -43,6 +43,13 @@ impl IdMapping {
     }
 }
 
+#[cfg(test)]
+impl IdMapping {
+    pub(crate) fn of(is_group: bool, container: u32, host: u32, size: u32) -> Self {
+        Self { is_group, container, host, size }
+    }
+}
+
 /// The kernel's text of a map.
 fn lines(mappings: &[IdMapping], is_group: bool) -> String {
     let line = |m: &IdMapping| format!("{} {} {}\n", m.container, m.host, m.size);
@@ -71,7 +78,7 @@ pub(crate) fn mount_all(
     for mount in mounts {
         if mount.kind.is_empty() {
             let is_recursive = mount.flags & MsFlags::MS_REC.bits() != 0;
-            let tree = mapped(&mount.source, &namespace, is_recursive, mount.is_read_only_bind)?;
+            let tree = mapped(&mount.source, &namespace, is_recursive, mount.of_bind())?;
             put(&tree, target)?;
         } else if mount.kind == "overlay" {
             let layers = overlay(mount, &namespace, home)?;
@@ -82,7 +89,7 @@ pub(crate) fn mount_all(
             std::fs::create_dir_all(&place)
                 .map_err(|error| Error::io(format!("make {}", place.display()), error))?;
             mount.mount(home, &place)?;
-            put(&mapped(&place.to_string_lossy(), &namespace, false, false)?, target)?;
+            put(&mapped(&place.to_string_lossy(), &namespace, false, MsFlags::empty())?, target)?;
         }
     }
     Ok(())
@@ -93,7 +100,7 @@ fn mapped(
     source: &str,
     namespace: &OwnedFd,
     is_recursive: bool,
-    is_read_only: bool,
+    of_bind: MsFlags,
 ) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if is_recursive {
@@ -101,7 +108,7 @@ fn mapped(
     }
     let tree = open_tree(CWD, source, flags)
         .map_err(|error| Error::io(format!("copy the mount of {source}"), error))?;
-    set_ids(&tree, namespace, is_recursive, is_read_only).map_err(|error| {
+    set_ids(&tree, namespace, is_recursive, of_bind).map_err(|error| {
         match error.raw_os_error() {
             // Its file system has no such mounts, or it has been given other ids already.
             Some(nix::libc::EINVAL | nix::libc::EPERM | nix::libc::EOPNOTSUPP) => {
@@ -132,7 +139,7 @@ fn overlay(mount: &RawMount, namespace: &OwnedFd, home: &Path) -> Result<RawMoun
         let dir = home.join(&name);
         std::fs::create_dir_all(&dir)
             .map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
-        put(&mapped(source, namespace, false, false)?, &dir)?;
+        put(&mapped(source, namespace, false, MsFlags::empty())?, &dir)?;
         Ok(name)
     };
     let mut words = Vec::new();

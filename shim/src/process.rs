@@ -29,8 +29,8 @@ pub(crate) struct Exit {
 /// A process that exists, or existed.
 pub(crate) struct Process {
     pub(crate) pid: u32,
-    /// `None` if it was gone before it could be held.
-    handle: Option<OwnedFd>,
+    /// `None` if it was gone before it could be held, and once it is gone.
+    handle: RefCell<Option<OwnedFd>>,
     pub(crate) streams: RefCell<Streams>,
     pub(crate) terminal: RefCell<Option<Terminal>>,
     exit: watch::Sender<Option<Exit>>,
@@ -43,7 +43,7 @@ impl Process {
         let handle = raw.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         Rc::new(Self {
             pid,
-            handle,
+            handle: RefCell::new(handle),
             streams: RefCell::new(streams),
             terminal: RefCell::new(terminal),
             exit: watch::Sender::new(None),
@@ -59,6 +59,7 @@ impl Process {
     /// Its end was seen and written down.
     pub(crate) fn set_exit(&self, exit: Exit) {
         self.exit.send_replace(Some(exit));
+        self.handle.take();
     }
 
     /// Waits for its end.
@@ -77,7 +78,8 @@ impl Process {
         if self.exit().is_some() {
             return Err(ended());
         }
-        let handle = self.handle.as_ref().ok_or_else(ended)?;
+        let handle = self.handle.borrow();
+        let handle = handle.as_ref().ok_or_else(ended)?;
         pidfd_send_signal(handle, signal).map_err(|error| match error {
             rustix::io::Errno::SRCH => ended(),
             error => Error::io(format!("send a signal to process {}", self.pid), error),

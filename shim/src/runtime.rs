@@ -74,13 +74,14 @@ impl Runtime {
         }
         // A container inherits the runtime's, if nothing else is said; ours is too strict for one.
         let strict = umask(Mode::from_raw_mode(UMASK));
+        let since = reaper.now();
         let child = command.spawn();
         umask(strict);
         let child =
             child.map_err(|error| Error::io(format!("run the runtime {}", self.program), error))?;
         // The command holds the container's ends of its streams.
         drop(command);
-        let ended = reaper.ended(child.id());
+        let ended = reaper.ended(child.id(), since);
         let status = ended.await.map_err(|_| Error::internal("the runtime's end was not seen"))?;
         if status == 0 {
             return Ok(());

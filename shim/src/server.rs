@@ -9,7 +9,8 @@ use capstan_schema::{Error, Result};
 
 use crate::cgroup;
 use crate::create::Wanted;
-use crate::process::Exit;
+use crate::exec::Exec;
+use crate::process::{Exit, Process};
 use crate::stdio::Wish;
 use crate::sys;
 use crate::task::{Freeze, Task};
@@ -188,12 +189,12 @@ impl shim::Server for Server {
         answer!(results, work, |out, (pids, container)| {
             let execs = self.0.execs.borrow();
             let name = |pid: u32| {
-                if pid == container.init.pid {
+                // One that has ended is in no cgroup, though another one may have its number by now.
+                let is = |process: &Process| process.pid == pid && process.exit().is_none();
+                if is(&container.init) {
                     return "init";
                 }
-                let is_it = |exec: &crate::exec::Exec| {
-                    exec.process.borrow().as_ref().is_some_and(|process| process.pid == pid)
-                };
+                let is_it = |exec: &Exec| exec.process.borrow().as_ref().is_some_and(|it| is(it));
                 execs.iter().find(|(_, exec)| is_it(exec)).map_or("", |(id, _)| id.as_str())
             };
             let count = u32::try_from(pids.len()).unwrap_or(0);

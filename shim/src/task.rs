@@ -1,7 +1,7 @@
 //! The task: one container, from before its creation to its deletion.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ use crate::checkpoint::Pending;
 use crate::exec::Exec;
 use crate::failpoint;
 use crate::process::{Exit, Process};
-use crate::reap::Reaper;
+use crate::reap::{Moment, Reaper};
 use crate::record::{Entry, Record, now_unix_ns};
 use crate::runtime::Runtime;
 
@@ -42,6 +42,8 @@ pub(crate) struct Task {
     record: RefCell<Record>,
     pub(crate) container: RefCell<Option<Rc<Container>>>,
     pub(crate) execs: RefCell<BTreeMap<String, Rc<Exec>>>,
+    /// Those of them that have ended, the oldest first.
+    pub(crate) ended_execs: RefCell<VecDeque<Rc<Exec>>>,
     pub(crate) step: Mutex<()>,
     pub(crate) is_creating: Cell<bool>,
     /// A start is under way, which nobody may be waiting for any more.
@@ -60,6 +62,7 @@ impl Task {
             record: RefCell::new(record),
             container: RefCell::new(None),
             execs: RefCell::default(),
+            ended_execs: RefCell::default(),
             step: Mutex::new(()),
             is_creating: Cell::new(false),
             is_starting: Cell::new(false),
@@ -123,9 +126,9 @@ impl Task {
     }
 
     /// Waits for the end of init, writes it down, and only then tells.
-    pub(crate) fn watch_init(self: &Rc<Self>, init: &Rc<Process>) {
+    pub(crate) fn watch_init(self: &Rc<Self>, init: &Rc<Process>, since: Moment) {
         let (task, init) = (Rc::clone(self), Rc::clone(init));
-        let ended = task.reaper.ended(init.pid);
+        let ended = task.reaper.ended(init.pid, since);
         tokio::task::spawn_local(async move {
             let status = ended.await.unwrap_or(255);
             init.finish_streams().await;
@@ -259,6 +262,7 @@ impl Task {
         failpoint::at("delete:noted");
         self.container.replace(None);
         self.execs.borrow_mut().clear();
+        self.ended_execs.borrow_mut().clear();
         self.done.notify_one();
         Ok(exit)
     }

@@ -1,10 +1,13 @@
 //! A process in the foreground: its streams are ours, our signals are its, its status is ours.
 
+use std::convert::Infallible;
+use std::task::Poll;
+
 use capnp::capability::{Promise, Response};
 use capstan_client::schema::task_capnp::{exit, process, task};
 use capstan_client::{AttachedInput, AttachedOutput, Error, Output};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{Failure, Outcome};
 use crate::session::{Session, call};
@@ -148,8 +151,10 @@ impl Foreground<'_> {
             let _ = target.resize(session, size).await;
         }
         let end = target.begin_wait();
+        // Before the process can do anything that would make somebody send one.
+        let mut signals = Signals::install()?;
         if is_new {
-            target.start(session).await?;
+            start(session, &target, &mut signals).await?;
             if let (Target::Exec(_), Some(size)) = (&target, size) {
                 // Too late for a process that is gone already, and then of no use.
                 let _ = target.resize(session, size).await;
@@ -157,7 +162,7 @@ impl Foreground<'_> {
         }
         let outcome = tokio::select! {
             outcome = target.wait(session, end) => outcome.map(|()| Parted::Ended),
-            failure = pass_signals(session, &target, wish.has_terminal) => Err(failure),
+            never = pass_signals(session, &target, wish.has_terminal, &mut signals) => match never {},
             parted = pass_stdin(input.as_mut(), wish.is_interactive, detach_keys) => Ok(parted),
         };
         let is_ended = matches!(outcome, Ok(Parted::Ended) | Err(Failure::Status(_)));
@@ -290,44 +295,81 @@ impl DetachKeys {
     }
 }
 
-/// Passes signals on; returns only when they cannot be received.
-async fn pass_signals(session: &Session, target: &Target, has_terminal: bool) -> Failure {
-    const PASSED: [SignalKind; 6] = [
-        SignalKind::hangup(),
-        SignalKind::interrupt(),
-        SignalKind::quit(),
-        SignalKind::terminate(),
-        SignalKind::user_defined1(),
-        SignalKind::user_defined2(),
-    ];
-    let install = |kind| signal(kind).map_err(|error| Error::io("install signals", error));
-    let mut streams = Vec::new();
-    for kind in PASSED {
-        match install(kind) {
-            Ok(stream) => streams.push((kind, stream)),
-            Err(error) => return error.into(),
-        }
+/// The signals that are passed on, and that of a terminal that has another size.
+struct Signals {
+    passed: Vec<(SignalKind, Signal)>,
+    resized: Signal,
+}
+
+impl Signals {
+    /// From here on they do not end us any more.
+    fn install() -> Result<Self, Error> {
+        const PASSED: [SignalKind; 6] = [
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+            SignalKind::terminate(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+        ];
+        let install = |kind| signal(kind).map_err(|error| Error::io("install signals", error));
+        let passed = PASSED.into_iter().map(|kind| Ok((kind, install(kind)?)));
+        let resized = install(SignalKind::window_change())?;
+        Ok(Self { passed: passed.collect::<Result<_, Error>>()?, resized })
     }
-    let mut resized = match install(SignalKind::window_change()) {
-        Ok(stream) => stream,
-        Err(error) => return error.into(),
-    };
-    loop {
-        let next = std::future::poll_fn(|cx| {
-            for (kind, stream) in &mut streams {
+
+    /// The number of the next one that is to be passed on.
+    async fn next(passed: &mut [(SignalKind, Signal)]) -> u32 {
+        std::future::poll_fn(|cx| {
+            for (kind, stream) in &mut *passed {
                 if stream.poll_recv(cx).is_ready() {
-                    return std::task::Poll::Ready(*kind);
+                    return Poll::Ready(u32::try_from(kind.as_raw_value()).unwrap_or(0));
                 }
             }
-            std::task::Poll::Pending
-        });
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Starts the process. A signal that comes meanwhile is its own once it runs; with a second one nobody wants to wait
+/// for that.
+async fn start(session: &Session, target: &Target, signals: &mut Signals) -> Outcome {
+    let mut early = None;
+    let started = target.start(session);
+    tokio::pin!(started);
+    loop {
         tokio::select! {
-            kind = next => {
-                let number = u32::try_from(kind.as_raw_value()).unwrap_or(0);
+            outcome = &mut started => {
+                outcome?;
+                break;
+            }
+            number = Signals::next(&mut signals.passed) => if early.replace(number).is_some() {
+                return Err(Error::aborted("the start was broken off by a signal").into());
+            },
+        }
+    }
+    if let Some(number) = early {
+        // One that has ended already is told by its wait.
+        let _ = target.kill(session, number).await;
+    }
+    Ok(())
+}
+
+/// Passes signals on, for ever.
+async fn pass_signals(
+    session: &Session,
+    target: &Target,
+    has_terminal: bool,
+    signals: &mut Signals,
+) -> Infallible {
+    loop {
+        tokio::select! {
+            number = Signals::next(&mut signals.passed) => {
                 // A process that has ended is told by its wait.
                 let _ = target.kill(session, number).await;
             }
-            _ = resized.recv(), if has_terminal => {
+            _ = signals.resized.recv(), if has_terminal => {
                 if let Some(size) = terminal::size() {
                     let _ = target.resize(session, size).await;
                 }

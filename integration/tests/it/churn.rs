@@ -296,6 +296,47 @@ fn a_create_that_is_cancelled_reserves_no_name() {
     host.assert_no_container();
 }
 
+/// Detached ones, that nobody waits for and nobody deletes: each kept a descriptor of the shim's, until there were no
+/// more.
+#[test]
+fn execs_that_nobody_waits_for_are_forgotten() {
+    let (host, rootfs) = host();
+    host.ok(&["run", "-d", "--rootfs", &rootfs, "--name", "web", "sleep", "100000"]);
+    let shim = tasks(&host)[0].2;
+    let exec = ["tasks", "exec", "-d"];
+    host.ok(&[&exec[..], &["--exec-id", "lasting", "web", "sleep", "100000"]].concat());
+    host.ok(&[&exec[..], &["--exec-id", "first", "web", "true"]].concat());
+    let (memory, descriptors) = (anonymous_kib(shim), open_descriptors(shim));
+    let rows = || host.ok(&["tasks", "ps", "web"]).lines().count();
+    for _ in 0..250 {
+        host.ok(&[&exec[..], &["web", "true"]].concat());
+    }
+    host.until("all have ended", || rows() == 3);
+    host.until("descriptors are given back", || open_descriptors(shim) <= descriptors);
+    let after = anonymous_kib(shim);
+    assert!(after <= memory + 256, "{memory} to {after} KiB");
+    // Clients that were killed: nobody comes for what is left of the output.
+    let script = "sleep 0.2; echo unread";
+    for _ in 0..20 {
+        let mut client =
+            host.command(&["tasks", "exec", "web", "sh", "-c", script]).spawn().unwrap();
+        host.until("it runs", || rows() > 3);
+        client.kill().unwrap();
+        client.wait().unwrap();
+        host.until("it has ended", || rows() == 3);
+    }
+    host.until("descriptors are given back", || open_descriptors(shim) <= descriptors);
+    let streams = host.state().join("runtime.linux/tasks/default/web/io");
+    assert_eq!(std::fs::read_dir(streams).unwrap().count(), 1, "those of init are there");
+    // What has ended is forgotten, so its name is free; one that runs never is.
+    host.ok(&[&exec[..], &["--exec-id", "first", "web", "true"]].concat());
+    let again = [&exec[..], &["--exec-id", "lasting", "web", "true"]].concat();
+    host.fails(&again, 4, "AlreadyExists", &["lasting"]);
+    host.ok(&["tasks", "kill", "-s", "KILL", "--exec-id", "lasting", "web"]);
+    host.remove("web");
+    host.assert_no_container();
+}
+
 /// What a shim keeps of execs is given back.
 #[test]
 fn a_hundred_execs_leave_a_shim_as_small_as_it_was() {

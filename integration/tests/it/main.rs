@@ -27,6 +27,7 @@ mod outside;
 mod peers;
 mod plugins;
 mod powercut;
+mod processes;
 mod pull;
 mod push;
 mod python;

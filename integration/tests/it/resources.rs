@@ -239,6 +239,47 @@ fn metrics_are_there_while_the_task_is() {
     host.assert_no_container();
 }
 
+/// F-215: cgroups are read when somebody asks, and not before.
+#[test]
+fn nothing_is_measured_unless_it_is_asked_for() {
+    use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+    let (address, section) = exporter();
+    let (_registry, host, image) = host(&section);
+    run(&host, &image, &["--memory", "64m"], "web", "sleep 1000");
+    let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    let mut count = 0;
+    for (hierarchy, one) in
+        [("memory", "memory.stat"), ("cpu", "cpu.stat"), ("pids", "pids.current")]
+    {
+        let at = file(&host, hierarchy, "web", one);
+        if at.exists() {
+            inotify::add_watch(&watch, at.parent().unwrap(), WatchFlags::ACCESS).unwrap();
+            count += 1;
+        }
+    }
+    assert!(count > 0, "no cgroup is watched");
+    let seen = || {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&watch, &mut buffer);
+        let mut names = BTreeSet::new();
+        while let Ok(event) = reader.next() {
+            assert!(!event.events().contains(ReadFlags::QUEUE_OVERFLOW));
+            names.extend(event.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+        names
+    };
+    scrape(&address);
+    assert!(seen().iter().any(|name| name.ends_with(".stat")), "a scrape reads them");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(seen(), BTreeSet::new(), "between two scrapes");
+    host.ok(&["tasks", "ls"]);
+    assert_eq!(seen(), BTreeSet::new(), "a list reads none");
+    host.ok(&["tasks", "metrics", "web"]);
+    assert!(seen().iter().any(|name| name.ends_with(".stat")), "who asks for one reads them");
+    host.remove("web");
+    host.assert_no_container();
+}
+
 /// The block device that holds a file.
 fn device_of(path: &Path) -> String {
     let number = fs::metadata(path).unwrap().dev();

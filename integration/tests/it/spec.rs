@@ -209,6 +209,63 @@ fn what_must_not_be_is_refused() {
     host.assert_no_container();
 }
 
+/// F-267, F-268, D99: what an image says of its process is what that is, with every runtime, and for an exec too.
+#[test]
+fn an_images_configuration_is_that_of_its_process() {
+    let layer = || {
+        let passwd = b"root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/\n";
+        let group = b"root:x:0:\nstaff:x:50:\nnobody:x:65534:\n";
+        let layer = Layer::new().busybox().dir("work");
+        layer.file("etc/passwd", 0o644, passwd).file("etc/group", 0o644, group)
+    };
+    let registry = FakeRegistry::start();
+    let host = Host::new();
+    let say = "echo $0 $1 $A; pwd; id -u; id -g";
+    for (number, (user, ids)) in (0..).zip([
+        ("nobody", "65534\n65534"),
+        ("nobody:staff", "65534\n50"),
+        ("70000:80000", "70000\n80000"),
+        ("2147483647", "2147483647\n0"),
+        ("", "0\n0"),
+    ]) {
+        let image = Image::new(vec![layer()]).configured(&serde_json::json!({
+            "User": user,
+            "Env": ["PATH=/bin", "A=of the image"],
+            "WorkingDir": "/work",
+            "Entrypoint": ["sh", "-c", say],
+            "Cmd": ["x", "y"],
+        }));
+        let reference = registry.offer(&format!("user{number}"), &image);
+        host.ok(&["images", "pull", "--plain-http", &reference]);
+        for runtime in ["embedded", "runc", "crun"] {
+            let run = |more: &[&str]| {
+                let args = [&["run", "--rm", "--runtime", runtime, &*reference], more].concat();
+                host.ok(&args)
+            };
+            let want = |words: &str| format!("{words} of the image\n/work\n{ids}\n");
+            assert_eq!(run(&[]), want("x y"), "{runtime} {user}");
+            assert_eq!(run(&["mine", "own"]), want("mine own"), "{runtime} {user}");
+        }
+        let kept = ["run", "-d", "--name", "x", &reference];
+        let keep = ["-c", "sleep 1000"];
+        // The command is behind the entrypoint, which only says what it is given.
+        let spec = host.ok(&["oci", "spec", &reference]);
+        let mut spec: serde_json::Value = serde_json::from_str(&spec).unwrap();
+        spec["process"]["args"] = serde_json::json!(["sh", keep[0], keep[1]]);
+        let path = host.path("spec.json");
+        std::fs::write(&path, spec.to_string()).unwrap();
+        host.ok(&[&kept[..4], &["--config", path.to_str().unwrap()], &kept[4..]].concat());
+        let exec = host.ok(&["tasks", "exec", "x", "sh", "-c", "id -u; id -g"]);
+        assert_eq!(exec.trim_end(), ids, "an exec of {user}");
+        host.remove("x");
+    }
+    let stranger = Image::new(vec![layer()]).configured(&serde_json::json!({ "User": "a:b:c" }));
+    let reference = registry.offer("stranger", &stranger);
+    let run = ["run", "--rm", "--plain-http", &reference, "true"];
+    host.fails(&run, 125, "InvalidArgument", &["a:b:c"]);
+    host.assert_no_container();
+}
+
 /// CVE-2025-47291: limits hold in a user namespace too. Files keep their owners, inside and on disk.
 #[test]
 fn a_user_namespace_maps_ids_by_the_mount() {

@@ -390,6 +390,73 @@ mod tests {
         assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 5);
     }
 
+    /// F-266: all of what is there unless something else is said.
+    #[test]
+    fn generate_spec() {
+        let bare = ImageConfig { cmd: vec!["sh".into()], ..ImageConfig::default() };
+        let spec = made(&ContainerSpec::default(), &bare).unwrap();
+        assert_eq!(spec["root"], json!({ "path": "rootfs", "readonly": false }));
+        let process = &spec["process"];
+        assert_eq!((&process["cwd"], &process["terminal"]), (&json!("/"), &json!(false)));
+        assert_eq!(process["env"], json!([DEFAULT_PATH]));
+        assert_eq!(process["user"], json!({ "uid": 0, "gid": 0, "umask": 0o022 }));
+        let files = json!([{ "type": "RLIMIT_NOFILE", "soft": 1024, "hard": 1024 }]);
+        assert_eq!(process["rlimits"], files);
+        let mut all = [
+            "AUDIT_WRITE",
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FOWNER",
+            "FSETID",
+            "KILL",
+            "MKNOD",
+            "NET_BIND_SERVICE",
+            "NET_RAW",
+            "SETFCAP",
+            "SETGID",
+            "SETPCAP",
+            "SETUID",
+            "SYS_CHROOT",
+        ]
+        .map(|name| format!("CAP_{name}"))
+        .to_vec();
+        // What the daemon has not, it cannot give.
+        all.retain(|name| capability::available().contains(name.as_str()));
+        for set in ["bounding", "effective", "permitted"] {
+            let set = process["capabilities"][set].as_array().unwrap();
+            let mut names: Vec<&str> = set.iter().map(|name| name.as_str().unwrap()).collect();
+            names.sort_unstable();
+            assert_eq!(names, all);
+        }
+        assert!(process["capabilities"]["ambient"].is_null());
+        let words = |mount: &Value| {
+            let options = mount["options"].as_array().unwrap();
+            let options: Vec<&str> = options.iter().map(|word| word.as_str().unwrap()).collect();
+            let text = |name: &str| mount[name].as_str().unwrap().to_owned();
+            format!("{} {} {}", text("destination"), text("type"), options.join(","))
+        };
+        let mounts: Vec<String> = spec["mounts"].as_array().unwrap().iter().map(words).collect();
+        assert_eq!(
+            mounts,
+            [
+                "/proc proc nosuid,noexec,nodev",
+                "/dev tmpfs nosuid,strictatime,mode=755,size=65536k",
+                "/dev/pts devpts nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5",
+                "/dev/shm tmpfs nosuid,noexec,nodev,mode=1777,size=65536k",
+                "/dev/mqueue mqueue nosuid,noexec,nodev",
+                "/sys sysfs nosuid,noexec,nodev,ro",
+                "/run tmpfs nosuid,strictatime,mode=755,size=65536k",
+            ]
+        );
+        let kinds = spec["linux"]["namespaces"].as_array().unwrap();
+        let mut kinds: Vec<&str> = kinds.iter().map(|one| one["type"].as_str().unwrap()).collect();
+        kinds.sort_unstable();
+        assert_eq!(kinds, ["ipc", "mount", "network", "pid", "uts"]);
+        let devices = &spec["linux"]["resources"]["devices"];
+        assert_eq!(devices[0], json!({ "allow": false, "access": "rwm" }));
+        assert!(spec["linux"]["uidMappings"].is_null() && spec["hooks"].is_null());
+    }
+
     #[test]
     fn what_was_asked_for_goes_over_the_image() {
         let wish = ContainerSpec {

@@ -351,6 +351,7 @@ impl Shared {
         if let Err(error) = launch::remove(task.dir.clone()).await {
             warn!(task = %task.key, %error, "its directory is left; the next start removes it");
         }
+        self.exec_commands.borrow_mut().retain(|(key, _), _| *key != task.key);
         self.tasks.remove(&task.key);
     }
 
@@ -690,7 +691,12 @@ handlers! {
         let command = shared.exec_commands.borrow_mut().remove(&key).unwrap_or_default();
         shared.start_exec(start, command).await
     };
-    DeleteExec => Exit, |shared, delete| shared.delete_exec(delete).await;
+    DeleteExec => Exit, |shared, delete| {
+        // It may never have been started.
+        let key = (delete.key.clone(), delete.exec_id.clone());
+        shared.exec_commands.borrow_mut().remove(&key);
+        shared.delete_exec(delete).await
+    };
     Kill => (), |shared, kill| {
         let task = shared.find(&kill.key)?;
         if kill.exec_id.is_empty() && task.exit().is_some() {

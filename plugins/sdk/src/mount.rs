@@ -1,13 +1,23 @@
 //! Mounts: from fstab words to system calls, and a way to look into a tree without leaving a mount.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use capstan_schema::{Error, Mount, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags, open, statvfs};
+
+/// What a bind has of its own, but for `ro`: the kernel takes no notice of it before it is remounted.
+const OF_A_BIND: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC)
+    .union(MsFlags::MS_NOATIME)
+    .union(MsFlags::MS_NODIRATIME)
+    .union(MsFlags::MS_RELATIME)
+    .union(MsFlags::MS_STRICTATIME);
 
 /// The kernel takes one page of mount data; some of it goes to the terminating NUL.
 const DATA_BYTES: usize = 4095;
@@ -63,6 +73,9 @@ impl RawMount {
 
     /// Mounts it on `target`, which must be absolute.
     ///
+    /// A bind is what its source's mount is, and what the words say besides: `nosuid` of the source
+    /// stays, whether the word is given or not. Mounts below an `rbind` are as they were.
+    ///
     /// # Errors
     /// What mount(2) says, by class.
     pub fn mount(&self, target: &Path) -> Result<()> {
@@ -75,12 +88,27 @@ impl RawMount {
         let data = Some(self.data.as_str()).filter(|data| !data.is_empty());
         let kind = Some(self.kind.as_str()).filter(|kind| !kind.is_empty());
         mount(Some(self.source.as_str()), target, kind, self.flags, data).map_err(fail)?;
-        if self.is_read_only_bind {
-            let flags = self.flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        let mut of_bind = self.flags & OF_A_BIND;
+        of_bind.set(MsFlags::MS_RDONLY, self.is_read_only_bind);
+        if self.flags.contains(MsFlags::MS_BIND) && !of_bind.is_empty() {
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | of_bind | kept(target)?;
             mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(fail)?;
         }
         Ok(())
     }
+}
+
+/// What a mount forbids already: a remount that does not say it again would allow it.
+fn kept(target: &Path) -> Result<MsFlags> {
+    let fail = |error| Error::io(format!("see how {} is mounted", target.display()), error);
+    let now = statvfs(target).map_err(fail)?.f_flag;
+    let pairs = [
+        (StatVfsMountFlags::RDONLY, MsFlags::MS_RDONLY),
+        (StatVfsMountFlags::NOSUID, MsFlags::MS_NOSUID),
+        (StatVfsMountFlags::NODEV, MsFlags::MS_NODEV),
+        (StatVfsMountFlags::NOEXEC, MsFlags::MS_NOEXEC),
+    ];
+    Ok(pairs.into_iter().filter(|(seen, _)| now.contains(*seen)).map(|(_, flag)| flag).collect())
 }
 
 fn flag(option: &str) -> Option<(MsFlags, bool)> {
@@ -230,6 +258,8 @@ pub fn with_mounted<T: Send>(
 /// A mount that this process sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
+    /// The kernel's number of it, for as long as it is mounted.
+    pub id: u64,
     /// Which directory of the file system it shows.
     pub root: PathBuf,
     /// Where.
@@ -242,13 +272,13 @@ pub struct Seen {
     pub options: Vec<String>,
 }
 
-/// All mounts of this process, in the order in which they were made.
+/// All mounts that the caller's thread sees, mostly in the order in which they were made; some may be covered by others.
 ///
 /// # Errors
 /// What the system says.
 pub fn seen() -> Result<Vec<Seen>> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|error| Error::io("read /proc/self/mountinfo", error))?;
+    let text = std::fs::read_to_string("/proc/thread-self/mountinfo")
+        .map_err(|error| Error::io("read /proc/thread-self/mountinfo", error))?;
     Ok(listed(&text).collect())
 }
 
@@ -257,29 +287,34 @@ pub fn listed(mountinfo: &str) -> impl Iterator<Item = Seen> {
     mountinfo.lines().filter_map(read_seen)
 }
 
-/// The mount that a file is in: the last one with the longest path to it.
+/// The mount that a file is in. The kernel says which: by the path alone it could be one that another one covers.
 ///
 /// # Errors
 /// What the system says; `Internal`: it is in none that can be seen.
 pub fn of(path: &Path) -> Result<Seen> {
-    let path = std::fs::canonicalize(path)
-        .map_err(|error| Error::io(format!("look for {}", path.display()), error))?;
+    let fail = |error| Error::io(format!("look for {}", path.display()), error);
+    let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| fail(error.into()))?;
+    let about = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", file.as_raw_fd()))
+        .map_err(fail)?;
+    let id = about.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
     seen()?
         .into_iter()
-        .filter(|seen| path.starts_with(&seen.target))
-        .max_by_key(|seen| seen.target.as_os_str().len())
+        .find(|seen| Some(seen.id) == id)
         .ok_or_else(|| Error::internal(format!("{} is in no mount", path.display())))
 }
 
 /// Optional fields come before a hyphen.
 fn read_seen(line: &str) -> Option<Seen> {
     let (mount, about) = line.split_once(" - ")?;
-    let mut mount = mount.split(' ').skip(3);
-    let (root, target) = (mount.next()?, mount.next()?);
+    let mut mount = mount.split(' ');
+    let id = mount.next()?.parse().ok()?;
+    let (root, target) = (mount.nth(2)?, mount.next()?);
     let mut about = about.split(' ');
     let (kind, source, options) = (about.next()?, about.next()?, about.next().unwrap_or_default());
     let text = |word| String::from_utf8_lossy(&plain(word)).into_owned();
     Some(Seen {
+        id,
         root: OsString::from_vec(plain(root)).into(),
         target: OsString::from_vec(plain(target)).into(),
         kind: text(kind),
@@ -323,7 +358,6 @@ pub fn detach(target: &Path) -> Result<()> {
 
 /// Opens a directory as the root of a tree.
 fn open_root(path: &Path) -> Result<OwnedFd> {
-    use rustix::fs::{Mode, OFlags, open};
     open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| Error::io(format!("open {}", path.display()), error))
 }
@@ -480,6 +514,105 @@ overlay over\\134lay rw,lowerdir=/l\\054m
         assert_eq!(of(Path::new("/proc/self/status")).unwrap().kind, "proc");
         let missing = of(Path::new("/proc/none")).unwrap_err();
         assert_eq!(missing.class(), capstan_schema::Class::NotFound);
+    }
+
+    /// Runs `test` with a mount namespace of its own and a directory, where all mounts end with it.
+    fn secluded(test: impl FnOnce(&Path) + Send) {
+        let dir = tempfile::tempdir().unwrap();
+        let run = || {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            super::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            test(&dir.path().canonicalize().unwrap());
+        };
+        std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
+    }
+
+    fn put(kind: &str, source: &str, options: &[&str], target: &Path) {
+        std::fs::create_dir_all(target).unwrap();
+        let mount = Mount { source: source.into(), ..mount(kind, options) };
+        RawMount::parse(&mount).unwrap().mount(target).unwrap();
+    }
+
+    /// What keeps a mount from being used, as the kernel tells it; what it was mounted with first is told
+    /// of a file system too, so that binds are of one with nothing.
+    fn words(target: &Path) -> Vec<&'static str> {
+        use StatVfsMountFlags as F;
+        let now = statvfs(target).unwrap().f_flag;
+        let all =
+            [(F::RDONLY, "ro"), (F::NOSUID, "nosuid"), (F::NODEV, "nodev"), (F::NOEXEC, "noexec")];
+        all.into_iter().filter(|(flag, _)| now.contains(*flag)).map(|(_, word)| word).collect()
+    }
+
+    /// `nosuid`, `nodev` and `noexec` of a bind were lost, all three: the kernel ignores them in the first call.
+    #[test]
+    fn a_bind_has_the_words_that_it_was_given() {
+        const WORDS: [&str; 4] = ["ro", "nosuid", "nodev", "noexec"];
+        secluded(|dir| {
+            let source = dir.join("source");
+            put("tmpfs", "none", &[], &source);
+            put("tmpfs", "none", &["nodev"], &source.join("below"));
+            std::fs::write(source.join("program"), "#!/bin/sh\n").unwrap();
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(source.join("program"), open).unwrap();
+            for number in 0..32 {
+                let is_recursive = number & 16 != 0;
+                let given: Vec<&str> =
+                    (0..4).filter(|bit| number & (1 << bit) != 0).map(|bit| WORDS[bit]).collect();
+                let mut options = given.clone();
+                options.push(if is_recursive { "rbind" } else { "bind" });
+                let target = dir.join(number.to_string());
+                put("bind", source.to_str().unwrap(), &options, &target);
+                assert_eq!(words(&target), given, "{options:?}");
+                let below: &[&str] = if is_recursive { &["nodev"] } else { &given };
+                assert_eq!(words(&target.join("below")), below, "below {options:?}");
+                // And the kernel means it.
+                let written = std::fs::write(target.join("file"), "");
+                assert_eq!(written.is_err(), given.contains(&"ro"), "{options:?}: {written:?}");
+                let run = std::process::Command::new(target.join("program")).status();
+                assert_eq!(run.is_err(), given.contains(&"noexec"), "{options:?}: {run:?}");
+                // Of a bind like this a bind has all of it, and what it is given besides.
+                let again = dir.join(format!("{number}-again"));
+                put("bind", target.to_str().unwrap(), &["bind", "nosuid"], &again);
+                let mut both = given.clone();
+                if !both.contains(&"nosuid") {
+                    both.insert(usize::from(both.contains(&"ro")), "nosuid");
+                }
+                assert_eq!(words(&again), both, "nosuid of {options:?}");
+            }
+            assert_eq!(words(&source), Vec::<&str>::new(), "the source is as it was");
+            put("bind", source.to_str().unwrap(), &["bind", "noatime"], &dir.join("times"));
+            let times = statvfs(dir.join("times")).unwrap().f_flag;
+            assert!(times.contains(StatVfsMountFlags::NOATIME), "{times:?}");
+        });
+    }
+
+    /// F-129. It went by the longest path, and so told of a mount that nobody could reach any more.
+    #[test]
+    fn mount_lookup() {
+        secluded(|dir| {
+            let (above, below) = (dir.join("above"), dir.join("above/below"));
+            put("tmpfs", "outer", &[], &above);
+            put("tmpfs", "inner", &[], &below);
+            let source = |path: &Path| of(path).unwrap().source;
+            assert_eq!((source(&above), source(&below)), ("outer".into(), "inner".into()));
+            std::fs::write(below.join("a file"), "").unwrap();
+            std::os::unix::fs::symlink("below/a file", above.join("link")).unwrap();
+            assert_eq!(source(&above.join("link")), "inner", "a link is followed");
+            put("tmpfs", "second", &[], &below);
+            assert_eq!(source(&below), "second", "the last one of a place is seen");
+            put("tmpfs", "cover", &[], &above);
+            std::fs::create_dir_all(&below).unwrap();
+            assert_eq!(source(&below), "cover", "what is covered is not");
+            // One that is moved is where it is now, wherever in the list.
+            let moved = dir.join("moved");
+            put("tmpfs", "first here", &[], &moved);
+            put("tmpfs", "from there", &[], &below);
+            put("tmpfs", "last here", &[], &moved);
+            super::mount(Some(&below), &moved, None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+                .unwrap();
+            assert_eq!((source(&moved), source(&below)), ("from there".into(), "cover".into()));
+        });
     }
 
     #[test]

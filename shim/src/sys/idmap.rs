@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use capstan_schema::{Error, Result};
 use nix::libc;
+use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -53,7 +54,7 @@ fn map(child: Pid, users: &str, groups: &str) -> std::io::Result<OwnedFd> {
     Ok(File::open(format!("/proc/{child}/ns/user"))?.into())
 }
 
-/// Gives a tree that is mounted nowhere yet the ids of a user namespace.
+/// Gives a tree that is mounted nowhere yet the ids of a user namespace, and what it has as a bind.
 ///
 /// # Errors
 /// What mount_setattr(2) says. `EINVAL`: a file system in it cannot.
@@ -62,12 +63,13 @@ pub(crate) fn set_ids(
     tree: impl AsFd,
     namespace: impl AsFd,
     is_recursive: bool,
-    is_read_only: bool,
+    of_bind: MsFlags,
 ) -> std::io::Result<()> {
     let fd = |fd: i32| u64::try_from(fd).expect("an open descriptor is not negative");
+    let (set, cleared) = attributes_of(of_bind);
     let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP | if is_read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
-        attr_clr: 0,
+        attr_set: libc::MOUNT_ATTR_IDMAP | set,
+        attr_clr: cleared,
         propagation: 0,
         userns_fd: fd(namespace.as_fd().as_raw_fd()),
     };
@@ -85,4 +87,42 @@ pub(crate) fn set_ids(
         )
     };
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Words of mount(2) in those of mount_setattr(2): what is set, and what is cleared before. How times are
+/// kept is one number there.
+fn attributes_of(of_bind: MsFlags) -> (u64, u64) {
+    let times = [
+        (MsFlags::MS_NOATIME, libc::MOUNT_ATTR_NOATIME),
+        (MsFlags::MS_STRICTATIME, libc::MOUNT_ATTR_STRICTATIME),
+        (MsFlags::MS_RELATIME, libc::MOUNT_ATTR_RELATIME),
+    ];
+    let others = [
+        (MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
+        (MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
+        (MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
+        (MsFlags::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+        (MsFlags::MS_NODIRATIME, libc::MOUNT_ATTR_NODIRATIME),
+    ];
+    let has = |(flag, _): &&(MsFlags, u64)| of_bind.contains(*flag);
+    let set = others.iter().filter(has).fold(0, |all, (_, attribute)| all | attribute);
+    match times.iter().find(has) {
+        Some((_, time)) => (set | time, libc::MOUNT_ATTR__ATIME),
+        None => (set, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_mount_are_attributes() {
+        assert_eq!(attributes_of(MsFlags::empty()), (0, 0));
+        let hard = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        assert_eq!(attributes_of(hard), (1 | 2 | 4 | 8, 0));
+        let times = MsFlags::MS_NOATIME | MsFlags::MS_NODIRATIME;
+        assert_eq!(attributes_of(times), (0x10 | 0x80, 0x70));
+        assert_eq!(attributes_of(MsFlags::MS_RELATIME), (0, 0x70));
+    }
 }

@@ -34,12 +34,14 @@ fn inside() {
             let task = victim.host.json(&["tasks", "inspect", "c"]);
             u32::try_from(task["pid"].as_u64().unwrap()).unwrap()
         };
-        // An exec that has ended and is still known.
+        // An exec that has ended and is still known: the daemon that would have forgotten it then was killed before.
         victim.start(runtime, "c", &[], &["sleep", "1000"]);
-        victim.host.ok(&["tasks", "exec", "-d", "--exec-id", "e", "c", "sleep", "1"]);
+        victim.host.ok(&["tasks", "exec", "-d", "--exec-id", "e", "c", "sleep", "3"]);
         let ps = victim.host.json(&["tasks", "ps", "c"]);
         let of_exec = ps.as_array().unwrap().iter().find(|row| row["execId"] == "e").unwrap();
         let pid = u32::try_from(of_exec["pid"].as_u64().unwrap()).unwrap();
+        victim.host.kill();
+        victim.host.start();
         let mut canary = take(&victim, pid);
         let kill = ["tasks", "kill", "-s", "KILL", "--exec-id", "e", "c"];
         victim.host.fails(&kill, 6, "FailedPrecondition", &["ended"]);

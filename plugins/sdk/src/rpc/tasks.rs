@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use capnp::capability::Client;
 use capstan_schema::{
-    ContainerId, Error, Filters, Namespace, Result, read_texts, task_capnp as wire,
+    Class, ContainerId, Error, Filters, Namespace, Result, read_texts, task_capnp as wire,
 };
 use tokio::sync::oneshot;
 
@@ -353,7 +353,9 @@ impl wire::task::Server for TaskServer {
             out.set_stderr(&paths.stderr);
             out.set_attach(&paths.attach);
             let (link, key) = (self.link.clone(), self.key.clone());
-            out.set_process(capnp_rpc::new_client(ProcessServer { link, key, exec_id }));
+            let phase = Cell::new(Phase::Ready);
+            let server = ProcessServer { link, key, exec_id, phase };
+            out.set_process(capnp_rpc::new_client(server));
         })
     }
 
@@ -480,6 +482,34 @@ struct ProcessServer {
     link: Link<Tasks>,
     key: TaskKey,
     exec_id: String,
+    phase: Cell<Phase>,
+}
+
+/// How far an exec is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Ready,
+    Started,
+    /// Deleted, or it could not start.
+    Gone,
+}
+
+/// Its maker goes, and nobody else can start it, wait for it or delete it: it goes too, at once or when it has ended.
+impl Drop for ProcessServer {
+    fn drop(&mut self) {
+        let phase = self.phase.get();
+        if phase == Phase::Gone {
+            return;
+        }
+        let (link, key, exec_id) = (self.link.clone(), self.key.clone(), self.exec_id.clone());
+        // What cannot be told now goes with the task, or is forgotten when many others have ended.
+        actix_rt::spawn(async move {
+            if phase == Phase::Started {
+                link.send(Wait { key: key.clone(), exec_id: exec_id.clone() }).await?;
+            }
+            link.send(DeleteExec { key, exec_id }).await
+        });
+    }
 }
 
 impl wire::process::Server for ProcessServer {
@@ -488,8 +518,17 @@ impl wire::process::Server for ProcessServer {
         _params: wire::process::StartParams,
         mut results: wire::process::StartResults,
     ) -> capnp::Result<()> {
+        let before = self.phase.replace(Phase::Started);
         let message = StartExec { key: self.key.clone(), exec_id: self.exec_id.clone() };
-        let work = self.link.send(message);
+        let work = async {
+            let started = self.link.send(message).await;
+            let is_refused =
+                started.as_ref().is_err_and(|error| error.class() != Class::Unavailable);
+            if is_refused && before == Phase::Ready {
+                self.phase.set(Phase::Gone);
+            }
+            started
+        };
         answer!(results, work, |out, pid| out.set_pid(pid))
     }
 
@@ -553,7 +592,13 @@ impl wire::process::Server for ProcessServer {
         mut results: wire::process::DeleteResults,
     ) -> capnp::Result<()> {
         let message = DeleteExec { key: self.key.clone(), exec_id: self.exec_id.clone() };
-        let work = self.link.send(message);
+        let work = async {
+            let deleted = self.link.send(message).await;
+            if deleted.is_ok() {
+                self.phase.set(Phase::Gone);
+            }
+            deleted
+        };
         answer!(results, work, |out, exit| write_exit(&exit, out.init_exit()))
     }
 }
