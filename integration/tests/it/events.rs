@@ -1,7 +1,7 @@
 //! Events: all that happens is told once, in order, to whom it concerns; who does not read holds nobody up.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
 use std::rc::Rc;
 
@@ -186,11 +186,19 @@ fn a_namespace_hears_of_itself() {
     assert_eq!(keys("mine", &["/leases/", "/snapshot/"]), ["a", "b", "l"]);
     assert_eq!(keys("mine", &["/none/"]), Vec::<String>::new());
     // And those who listened meanwhile heard the same.
+    let [other, mut mine] = listeners;
+    let (mut heard, mut lines) = (String::new(), BufReader::new(mine.stdout.take().unwrap()));
+    while !heard.contains("/leases/create") {
+        assert_ne!(lines.read_line(&mut heard).unwrap(), 0, "{heard}");
+    }
+    // What they must not hear would be there by now.
     std::thread::sleep(std::time::Duration::from_millis(300));
-    let [other, mine] = listeners.map(|mut listener| {
+    let [other, _] = [other, mine].map(|mut listener| {
         listener.kill().unwrap();
         String::from_utf8(listener.wait_with_output().unwrap().stdout).unwrap()
     });
+    lines.read_to_string(&mut heard).unwrap();
+    let mine = heard;
     assert_eq!(other, "");
     assert_eq!(mine.matches("/snapshot/prepare").count(), 2, "{mine}");
     assert_eq!(mine.matches("/leases/create").count(), 1, "{mine}");

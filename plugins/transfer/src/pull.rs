@@ -167,7 +167,7 @@ struct Job {
     /// What was stored or found.
     stored: RefCell<Vec<Digest>>,
     /// Parts that are on their way before the image's configuration is there, which is one of them.
-    early: RefCell<BTreeMap<Digest, (Rc<Fetch>, Offer)>>,
+    early: RefCell<BTreeMap<Digest, Rc<Fetch>>>,
     /// How many documents of other platforms were read.
     documents: Cell<usize>,
 }
@@ -208,10 +208,8 @@ impl Job {
     /// undone.
     async fn leave(&self) {
         self.board.let_go();
-        let (fetches, offers) = self.early.take().into_values().unzip();
-        let early = Hold { fetches, offers, ..Hold::default() };
+        self.early.take();
         self.hold.take().leave().await;
-        early.leave().await;
     }
 
     /// Notes at each blob where it can be had again. Also from now on all of them were used.
@@ -369,20 +367,22 @@ impl Job {
         if self.permits.available_permits() < Semaphore::MAX_PERMITS {
             return;
         }
-        let mut early = self.early.borrow_mut();
+        let (mut early, mut hold) = (self.early.borrow_mut(), self.hold.borrow_mut());
         for part in parts {
             let place = self.place_of(part, manifest);
             early.entry(part.digest.clone()).or_insert_with(|| {
                 let fetcher = &self.puller.fetcher;
-                let offer = fetcher.offer(&self.namespace, part, &place);
-                (fetcher.fetch(&self.namespace, part, &place), offer)
+                hold.offers.push(fetcher.offer(&self.namespace, part, &place));
+                let fetch = fetcher.fetch(&self.namespace, part, &place);
+                hold.fetches.push(Rc::clone(&fetch));
+                fetch
             });
         }
     }
 
     /// The fetch of a part that was begun early.
     fn begun(&self, part: &Digest) -> Option<Rc<Fetch>> {
-        self.early.borrow().get(part).map(|(fetch, _)| Rc::clone(fetch))
+        self.early.borrow().get(part).cloned()
     }
 
     /// Asks whether it may have its name, before anything of it is stored. Answers the evidence for which it may.
