@@ -41,6 +41,9 @@ impl Edit {
         // Ctrl-C belongs to the editor while it runs, and ends this command in good order afterwards.
         let _editors = signal(SignalKind::interrupt())?;
         edit(&editor, &path).await?;
+        // Its end may be seen before a signal that came before it: the runtime hears of them apart, and of all that
+        // have come by now before it goes on from here.
+        tokio::task::yield_now().await;
         let mut interrupts = signal(SignalKind::interrupt())?;
         let stored = tokio::select! {
             digest = store(session, service, &self.digest, &path) => digest?,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use capstan_integration::{
     DockerRegistry, FakeRegistry, Fault, FaultProxy, Host, Image, Layer, Trouble, architecture,
@@ -251,10 +252,13 @@ fn an_upload_that_fails_for_good_is_cancelled_too() {
     let host = Host::new();
     let refused = Trouble::Answer(403, Vec::new(), Vec::new());
     proxy.make(usize::MAX, "PUT", "/blobs/", refused);
+    // One blob is refused while the registry is still beginning the upload of the other one.
+    proxy.make(1, "POST", "/blobs/uploads/", Trouble::Delay(Duration::from_millis(700)));
     let name = format!("{}/app:1", proxy.address());
     let args = ["images", "copy", "--plain-http", &source, &name];
     host.fails(&args, 8, "PermissionDenied", &[&name]);
-    assert!(proxy.count("DELETE", "/blobs/uploads/") > 0);
+    assert_eq!(proxy.count("POST", "/blobs/uploads/"), 2);
+    assert_eq!(proxy.count("DELETE", "/blobs/uploads/"), 2);
     assert_eq!(uploads(&to, "app"), 0);
     proxy.behave();
     host.ok(&args);

@@ -540,6 +540,36 @@ fn layers_are_packed_anew_with_zstd() {
     host.fails(&args, 5, "InvalidArgument", &["--compression"]);
 }
 
+/// One layer is not what its image says: when that is told, nobody packs the other one any more.
+#[test]
+fn what_cannot_be_packed_leaves_nothing_under_way() {
+    let host = Host::new();
+    let large = Layer::new().file("noise", 0o644, &noise(30_000_000, 41)).into_tar();
+    let small = Layer::new().file("text", 0o644, b"text").into_tar();
+    let diff_ids = [digest(&large), digest(b"something else")];
+    let config = bytes(&json!({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    }));
+    let layer = "application/vnd.oci.image.layer.v1.tar";
+    let manifest = bytes(&json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": descriptor(CONFIG, &config),
+        "layers": [descriptor(layer, &large), descriptor(layer, &small)],
+    }));
+    let entries = json!([descriptor(MANIFEST, &manifest)]);
+    let index = bytes(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }));
+    let name = "h.example/app:1";
+    import(&host, &layout(&[large, small, config, manifest, index], INDEX, name));
+    let before = host.ids(&["content", "ls"]).len();
+    let args = ["images", "push", "--plain-http", "--compression", "zstd"];
+    let nobody = "127.0.0.1:1/app:1";
+    host.fails(&[&args[..], &[nobody, name]].concat(), 10, "Corrupt", &["it inflates to"]);
+    assert_eq!(host.ids(&["content", "active"]), Vec::<String>::new());
+    assert_eq!(host.ids(&["content", "ls"]).len(), before);
+}
+
 /// So many blobs are sent at once as are asked for, or as the daemon takes, and no more; the name is given behind all of
 /// them (F-156, D115).
 #[test]

@@ -131,17 +131,21 @@ impl Job {
             ..OpenIngest::new(&self.namespace, name)
         };
         let wanted = Arc::new(());
-        let work = Work {
-            blob,
-            compression: layer.compression,
-            diff_id: layer.diff_id.clone(),
-            level,
-            ingest: content.send(open).await?,
-            runtime: Handle::current(),
-            read: Arc::clone(&shown.offset),
-            wanted: Arc::downgrade(&wanted),
-        };
-        let packed = blocking::run("pack a layer anew", move || work.run()).await;
+        let (store, read, still) =
+            (content.clone(), Arc::clone(&shown.offset), Arc::downgrade(&wanted));
+        let (compression, diff_id) = (layer.compression, layer.diff_id.clone());
+        // Once it is begun it is ended, too, whoever stops to wait.
+        let packed = self.packing.spawn_local(async move {
+            let ingest = store.send(open).await?;
+            let runtime = Handle::current();
+            let work =
+                Work { blob, compression, diff_id, level, ingest, runtime, read, wanted: still };
+            blocking::run("pack a layer anew", move || work.run()).await
+        });
+        let packed = packed
+            .await
+            .map_err(|error| Error::internal(format!("pack a layer anew: {error}")))
+            .flatten();
         drop(wanted);
         let packed = packed.map_err(|error| error.at(format_args!("layer {}", source.digest)))?;
         shown.state.set(ItemState::Done);

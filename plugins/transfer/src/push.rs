@@ -20,6 +20,7 @@ use capstan_sdk::{
 };
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::Config;
@@ -143,7 +144,7 @@ impl Pusher {
                     return Ok(Pushed::Exists);
                 }
                 if let Some(from) = mount(&known, &to.source())
-                    && to.mount_blob(digest, &from).await?
+                    && to.mount_blob(digest, &from, &upload.begun).await?
                 {
                     return Ok(Pushed::Mounted);
                 }
@@ -206,6 +207,10 @@ pub(crate) struct Job {
     pub(crate) board: Board,
     /// Where what is not here comes from.
     pub(crate) origin: Option<Rc<Origin>>,
+    /// All uploads that it waits for, or has waited for.
+    begun: RefCell<Vec<Rc<Flight<Upload>>>>,
+    /// Layers that are packed anew.
+    pub(crate) packing: TaskTracker,
 }
 
 impl Job {
@@ -219,7 +224,25 @@ impl Job {
     ) -> Self {
         let at_once = if concurrency == 0 { pusher.config.push_concurrency } else { concurrency };
         let at_once = usize::try_from(at_once).unwrap_or(1).max(1);
-        Self { pusher, namespace, repository, at_once, board: Board::default(), origin }
+        Self {
+            pusher,
+            namespace,
+            repository,
+            at_once,
+            board: Board::default(),
+            origin,
+            begun: RefCell::default(),
+            packing: TaskTracker::new(),
+        }
+    }
+
+    /// Lets go of all that was begun, and waits until what nobody else wants has cleaned up, here and at the registry.
+    async fn leave(&self) {
+        for upload in self.begun.take() {
+            upload.leave().await;
+        }
+        self.packing.close();
+        self.packing.wait().await;
     }
 
     /// Tells how far `work` is, until it is done or nobody wants it any more.
@@ -228,6 +251,11 @@ impl Job {
         progress: &ProgressSender,
         work: impl Future<Output = Result<Descriptor>>,
     ) -> Result<Descriptor> {
+        let work = async {
+            let outcome = work.await;
+            self.leave().await;
+            outcome
+        };
         let outcome = tokio::select! {
             outcome = work => outcome,
             () = progress.closed() => Err(cancelled()),
@@ -292,12 +320,18 @@ impl Job {
         Ok(root)
     }
 
-    /// Does so many at once as are allowed.
+    /// Does so many at once as are allowed, until one fails.
     pub(crate) async fn send<T>(
         &self,
         all: Vec<impl Future<Output = Result<T>>>,
     ) -> Result<Vec<T>> {
-        stream::iter(all).buffered(self.at_once).try_collect().await
+        let numbered = all.into_iter().enumerate();
+        let numbered =
+            numbered.map(|(number, one)| async move { one.await.map(|one| (number, one)) });
+        let all = stream::iter(numbered).buffer_unordered(self.at_once);
+        let mut all: Vec<(usize, T)> = all.try_collect().await?;
+        all.sort_unstable_by_key(|(number, _)| *number);
+        Ok(all.into_iter().map(|(_, one)| one).collect())
     }
 
     /// Whether a part is a blob that the registry gets.
@@ -454,6 +488,7 @@ impl Job {
         let shown = self.board.add(part);
         loop {
             let (flight, is_ours) = self.upload(part);
+            self.begun.borrow_mut().push(Rc::clone(&flight));
             shown.watch(&flight.state);
             match flight.wait().await {
                 // It went wrong for somebody else, who may have had other rights.
@@ -475,16 +510,17 @@ impl Job {
             let origin = self.origin.clone();
             async move {
                 let work = pusher.send(&namespace, &at, &repository, &state, origin.as_deref());
+                let mut work = Box::pin(work);
                 let done = tokio::select! {
                     biased;
                     _ = abandoned => None,
-                    done = work => Some(done),
+                    done = &mut work => Some(done),
                 };
                 if let Some(done) = done {
                     state.how.set(Some(done?));
                     return Ok(());
                 }
-                repository.cancel_upload(&state.begun).await;
+                repository.abandon(work, &state.begun).await;
                 if let Some(fetch) = state.fetch.take() {
                     fetch.leave().await;
                 }

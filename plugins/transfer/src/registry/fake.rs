@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
@@ -53,6 +54,8 @@ pub(super) struct Reply {
     length: usize,
     framing: Framing,
     then: Then,
+    /// The time before it.
+    after: Duration,
 }
 
 /// How the end of a body is told.
@@ -78,7 +81,8 @@ impl Reply {
         let body = body.into();
         let head = format!("HTTP/1.1 {status} Said\r\n");
         let length = body.len();
-        Self { head, body, length, framing: Framing::Length, then: Then::Keep }
+        let (framing, then, after) = (Framing::Length, Then::Keep, Duration::ZERO);
+        Self { head, body, length, framing, then, after }
     }
 
     /// No reply at all: the connection is closed.
@@ -111,6 +115,12 @@ impl Reply {
     pub(super) fn hang(mut self, bytes: usize) -> Self {
         self.body.truncate(bytes);
         self.then = Then::Hang;
+        self
+    }
+
+    /// What it answers is done at once, and told later.
+    pub(super) fn later(mut self, after: Duration) -> Self {
+        self.after = after;
         self
     }
 
@@ -276,6 +286,7 @@ async fn answer<R: Fn(&Asked) -> Reply>(
             "HEAD" => reply.head_only(),
             _ => reply.to_bytes(),
         };
+        tokio::time::sleep(reply.after).await;
         // The client may have closed: that is its right.
         let _ = stream.write_all(&bytes).await;
         let _ = stream.flush().await;

@@ -5,12 +5,12 @@
 //! the rest is sent. A registry that does not know is begun with anew. An upload that nobody goes on with is cancelled.
 
 use std::fs::File;
-use std::future::Future as _;
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tracing::debug;
@@ -41,7 +42,8 @@ const MIN_CHUNK: &str = "oci-chunk-min-length";
 /// The most bytes of an answer that are read only to keep its connection.
 const MAX_REST: u64 = 16 << 10;
 
-/// How long a registry is given to drop an upload that nobody goes on with: it does that by itself at last.
+/// How long a registry is given to say where an upload is that nobody goes on with, and how long to drop it: it does
+/// that by itself at last.
 const CANCEL_TIME: Duration = Duration::from_secs(3);
 
 /// How a blob came to be in a repository.
@@ -70,13 +72,33 @@ pub(crate) struct Source {
     pub(crate) begun: Begun,
 }
 
-/// The place of an upload that was begun, and is neither complete nor cancelled.
+/// An upload that is neither complete nor cancelled, as its registry has it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Begun(Arc<Mutex<Option<Url>>>);
+pub(crate) struct Begun(Arc<watch::Sender<Stage>>);
+
+#[derive(Debug, Default)]
+enum Stage {
+    /// There is none.
+    #[default]
+    None,
+    /// The registry was asked to begin it: there may be one.
+    Asked,
+    /// It is there.
+    At(Url),
+}
 
 impl Begun {
     fn set(&self, place: Option<Url>) -> Option<Url> {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), place)
+        match self.0.send_replace(place.map_or(Stage::None, Stage::At)) {
+            Stage::At(url) => Some(url),
+            Stage::None | Stage::Asked => None,
+        }
+    }
+
+    /// Waits until it is known whether there is one.
+    async fn settled(&self) {
+        let mut stage = self.0.subscribe();
+        let _ = stage.wait_for(|stage| !matches!(stage, Stage::Asked)).await;
     }
 }
 
@@ -150,6 +172,12 @@ struct Session {
     offset: u64,
     /// Whether it may have more or less: something was sent that was not answered.
     is_doubtful: bool,
+}
+
+/// The answer to what may begin an upload, and where that is.
+struct Posted {
+    answer: Answer,
+    url: Option<Url>,
 }
 
 /// One blob on its way.
@@ -300,40 +328,85 @@ impl Repository {
         }
     }
 
+    /// Drops a push, and has its upload cancelled. If the registry is just beginning one, the push goes on until it has
+    /// said where, as it could not be cancelled otherwise.
+    pub(crate) async fn abandon<T>(
+        &self,
+        mut push: Pin<Box<impl Future<Output = T>>>,
+        begun: &Begun,
+    ) {
+        let settled = async {
+            tokio::select! {
+                biased;
+                () = begun.settled() => {}
+                _ = &mut push => {}
+            }
+        };
+        if timeout(CANCEL_TIME, settled).await.is_err() {
+            debug!("the registry has not said in time whether it has begun an upload");
+        }
+        drop(push);
+        self.cancel_upload(begun).await;
+    }
+
     /// Has a blob mounted from another repository of the registry; answers whether it was.
     ///
     /// # Errors
     /// As [`Repository::push_blob`]. That the registry does not do it is none.
-    pub(crate) async fn mount_blob(&self, digest: &Digest, from: &str) -> Result<bool> {
+    pub(crate) async fn mount_blob(
+        &self,
+        digest: &Digest,
+        from: &str,
+        begun: &Begun,
+    ) -> Result<bool> {
         let what = self.name("blob", digest);
-        let path = format!("blobs/uploads/?mount={digest}&from={from}");
-        let ask = self.mounting(&what, &path)?;
-        let Some(answer) = retry(self.config(), || self.try_mount(&ask)).await? else {
+        let mount = || self.try_mount(&what, digest, from, begun);
+        let Some(Posted { answer, .. }) = retry(self.config(), mount).await? else {
             return Ok(false);
         };
         let is_mounted = answer.head.status == StatusCode::CREATED;
         let checked = check_digest(&what, &answer.head.headers, digest);
-        // In its place an upload was begun.
-        let begun = Begun::default();
-        begun.set(place(&what, &ask, &answer)?.filter(|_| !is_mounted));
         finish(answer).await;
-        self.cancel_upload(&begun).await;
+        // In its place an upload was begun.
+        self.cancel_upload(begun).await;
         if is_mounted { checked.map(|()| true) } else { Ok(false) }
     }
 
-    fn mounting<'a>(&'a self, what: &'a str, path: &str) -> Result<Ask<'a>> {
-        let good = &[StatusCode::CREATED, StatusCode::ACCEPTED];
-        Ok(Ask { method: Method::POST, good, ..self.ask(what, path)? })
-    }
-
-    /// The answer to the wish to have a blob mounted: it was, or an upload is begun. `None`: the registry does not do
-    /// that, or not from there.
-    async fn try_mount(&self, ask: &Ask<'_>) -> Result<Option<Answer>, Failure> {
-        match send(&self.pool, ask).await {
-            Ok(answer) => Ok(Some(answer)),
+    /// Asks for a mount: it is done, or an upload is begun. `None`: the registry does not do that, or not from there.
+    async fn try_mount(
+        &self,
+        what: &str,
+        digest: &Digest,
+        from: &str,
+        begun: &Begun,
+    ) -> Result<Option<Posted>, Failure> {
+        let path = format!("blobs/uploads/?mount={digest}&from={from}");
+        match self.post(what, &path, &[StatusCode::CREATED, StatusCode::ACCEPTED], begun).await {
+            Ok(posted) => Ok(Some(posted)),
             Err(Failure { error, .. }) if error.class() != Class::Unavailable => Ok(None),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Asks the registry for something that may begin an upload, and notes whether it does.
+    async fn post(
+        &self,
+        what: &str,
+        path: &str,
+        good: &'static [StatusCode],
+        begun: &Begun,
+    ) -> Result<Posted, Failure> {
+        let ask = Ask { method: Method::POST, good, ..self.ask(what, path)? };
+        begun.0.send_replace(Stage::Asked);
+        let posted = match send(&self.pool, &ask).await {
+            Ok(answer) if answer.head.status == StatusCode::CREATED => Ok((answer, None)),
+            Ok(answer) => {
+                place(what, &ask, &answer).map(|url| (answer, url)).map_err(Failure::from)
+            }
+            Err(failure) => Err(failure),
+        };
+        begun.set(posted.as_ref().ok().and_then(|(_, url)| url.clone()));
+        posted.map(|(answer, url)| Posted { answer, url })
     }
 
     async fn upload(&self, digest: &Digest, source: &Source) -> Result<Pushed> {
@@ -391,29 +464,21 @@ impl Repository {
     async fn begin(&self, upload: &mut Upload<'_>) -> Result<Pushed, Failure> {
         // What was begun before in a way that the registry does not take.
         self.cancel_upload(&upload.source.begun).await;
-        let (what, digest) = (&upload.what, upload.digest);
-        let answer = match upload.mount.take() {
-            Some(from) => {
-                let path = format!("blobs/uploads/?mount={digest}&from={from}");
-                self.try_mount(&self.mounting(what, &path)?).await?
-            }
+        let (what, digest, begun) = (&upload.what, upload.digest, &upload.source.begun);
+        let mounted = match upload.mount.take() {
+            Some(from) => self.try_mount(what, digest, &from, begun).await?,
             None => None,
         };
-        let ask = Ask {
-            method: Method::POST,
-            good: &[StatusCode::ACCEPTED],
-            ..self.ask(what, "blobs/uploads/")?
-        };
-        let answer = match answer {
-            Some(answer) => answer,
-            None => send(&self.pool, &ask).await?,
+        let Posted { answer, url } = match mounted {
+            Some(posted) => posted,
+            None => self.post(what, "blobs/uploads/", &[StatusCode::ACCEPTED], begun).await?,
         };
         if answer.head.status == StatusCode::CREATED {
             check_digest(what, &answer.head.headers, digest)?;
             finish(answer).await;
             return Ok(Pushed::Mounted);
         }
-        let url = place(what, &ask, &answer)?.ok_or_else(|| {
+        let url = url.ok_or_else(|| {
             Error::precondition(format!(
                 "{what}: the registry begins an upload without saying where; it is set up wrong"
             ))

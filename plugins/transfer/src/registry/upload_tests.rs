@@ -369,6 +369,34 @@ async fn an_upload_that_nobody_goes_on_with_is_cancelled() {
     to.cancel_upload(&source.begun).await;
     assert_eq!(fake.asked().len(), count);
 
+    // While the registry begins one, the push goes on until it is known where, and no longer.
+    for mount in [None, Some("b/other".to_owned())] {
+        let shelf = Arc::new(Mutex::new(Shelf::default()));
+        let shared = Arc::clone(&shelf);
+        let fake = Fake::serve(move |asked| {
+            let reply = registry(Odd { mount: Some(202), ..Odd::default() }, &shared, asked);
+            match asked.method.as_str() {
+                "POST" => reply.later(Duration::from_millis(100)),
+                "PUT" => reply.hang(0),
+                _ => reply,
+            }
+        })
+        .await;
+        let (to, digest) = (repository(&fake, ":1"), digest.clone());
+        let source = Source { mount, ..self::source(BLOB, 0) };
+        let begun = source.begun.clone();
+        let other = to.clone();
+        let mut push = Box::pin(async move { other.push_blob(&digest, &source).await });
+        while !fake.asked().iter().any(|asked| asked.method == "POST") {
+            let step = tokio::time::timeout(Duration::from_millis(1), &mut push);
+            assert!(step.await.is_err());
+        }
+        assert!(shelf.lock().unwrap().upload.is_some());
+        to.abandon(push, &begun).await;
+        assert!(shelf.lock().unwrap().upload.is_none(), "{:?}", fake.asked());
+        assert_eq!(fake.asked().last().unwrap().method, "DELETE");
+    }
+
     // A registry that does not let it be cancelled says nothing about the push.
     for status in [401, 405, 500] {
         let fake = Fake::serve(move |asked| match asked.method.as_str() {
@@ -390,7 +418,8 @@ async fn a_blob_is_mounted_alone() {
         let shelf = Mutex::new(Shelf::default());
         let odd = Odd { mount: Some(mount), ..Odd::default() };
         let fake = Fake::serve(move |asked| registry(odd, &shelf, asked)).await;
-        let got = repository(&fake, ":1").mount_blob(&digest(BLOB), "b/other").await;
+        let got =
+            repository(&fake, ":1").mount_blob(&digest(BLOB), "b/other", &Begun::default()).await;
         assert_eq!(got, Ok(want), "{mount}");
         let asked: Vec<String> = fake.asked().into_iter().map(|asked| asked.method).collect();
         assert_eq!(asked, asked_for, "{mount}");
