@@ -176,6 +176,7 @@ interface Process {
   start @0 () -> (pid :UInt32, error :Common.Error);
   # NotFound: no such command. PermissionDenied: not executable.
   wait @1 () -> (exit :Exit, error :Common.Error);
+  # Also before it is started. NotFound: it was deleted, or could not be started.
   kill @2 (signal :UInt32) -> (error :Common.Error);
   resize @3 (columns :UInt16, rows :UInt16) -> (error :Common.Error);
   closeStdin @4 () -> (error :Common.Error);

@@ -5,6 +5,8 @@ use std::fs;
 use std::rc::Rc;
 
 use capstan_schema::{Error, Result};
+use rustix::process::Signal;
+use tokio::sync::watch;
 
 use crate::create::read_pid;
 use crate::failpoint;
@@ -27,7 +29,8 @@ pub(crate) struct Exec {
     has_terminal: bool,
     /// Taken when it starts.
     streams: RefCell<Option<Streams>>,
-    pub(crate) process: RefCell<Option<Rc<Process>>>,
+    /// Told once it runs, to those that wait for its end already.
+    pub(crate) process: watch::Sender<Option<Rc<Process>>>,
 }
 
 impl Task {
@@ -56,7 +59,7 @@ impl Task {
             process_json: RefCell::new(process_json),
             has_terminal,
             streams: RefCell::new(Some(streams)),
-            process: RefCell::new(None),
+            process: watch::Sender::new(None),
         };
         self.execs.borrow_mut().insert(id.to_owned(), Rc::new(exec));
         Ok(())
@@ -100,15 +103,36 @@ impl Task {
             let _ = fs::remove_file(left);
         }
         let pid = pid?;
-        let terminal = match (console, streams.terminal.take()) {
-            (Some(console), Some(ends)) => Some(Terminal::attach(console.take()?, ends)?),
-            _ => None,
-        };
-        let process = Process::new(pid, streams, terminal);
+        let ends = streams.terminal.take();
+        let process = Process::new(pid, streams, None);
         process.is_started.set(true);
-        exec.process.replace(Some(Rc::clone(&process)));
+        if let (Some(console), Some(ends)) = (console, ends) {
+            let terminal = console.take().and_then(|master| Terminal::attach(master, ends));
+            match terminal {
+                Ok(terminal) => drop(process.terminal.replace(Some(terminal))),
+                Err(error) => {
+                    // It runs by now, and nobody would ever hear of it. It may have ended: that is as good.
+                    let _ = process.signal(Signal::KILL);
+                    return Err(error);
+                }
+            }
+        }
+        exec.process.send_replace(Some(Rc::clone(&process)));
         self.watch_exec(exec, &process, since);
         Ok(pid)
+    }
+
+    /// Waits until an exec has ended, and before that until it is started.
+    ///
+    /// # Errors
+    /// `NotFound`: there is none, or it is forgotten without having run.
+    pub(crate) async fn wait_exec(&self, id: &str) -> Result<Exit> {
+        let mut started = self.exec(id)?.process.subscribe();
+        let process = match started.wait_for(Option::is_some).await {
+            Ok(process) => process.clone().expect("it was waited for"),
+            Err(_) => return Err(Error::not_found(format!("exec {id:?} never ran"))),
+        };
+        Ok(process.wait().await)
     }
 
     fn watch_exec(self: &Rc<Self>, exec: &Rc<Exec>, process: &Rc<Process>, since: Moment) {
@@ -146,6 +170,9 @@ impl Task {
         let process = exec.process.borrow().clone();
         let exit =
             match &process {
+                None if exec.streams.borrow().is_none() => {
+                    return Err(Error::precondition(format!("exec {id:?} is being started")));
+                }
                 None => None,
                 Some(process) => Some(process.exit().ok_or_else(|| {
                     Error::precondition(format!("exec {id:?} runs; kill it first"))

@@ -77,8 +77,10 @@ impl shim::Server for Server {
         mut results: shim::WaitResults,
     ) -> capnp::Result<()> {
         let work = async {
-            let process = self.0.process(params.get()?.get_exec_id()?.to_str()?)?;
-            Ok(process.wait().await)
+            match params.get()?.get_exec_id()?.to_str()? {
+                "" => Ok(self.0.process("")?.wait().await),
+                exec => self.0.wait_exec(exec).await,
+            }
         };
         answer!(results, work, |out, exit| write(exit, out.init_exit()))
     }

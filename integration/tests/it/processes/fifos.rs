@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use capstan_client::schema::Class;
@@ -192,6 +193,85 @@ fn an_exec_that_nobody_starts_goes_with_its_maker() {
     }
     let after = anonymous_kib(daemon);
     assert!(after < memory + 16_384, "{memory} to {after} KiB");
+    bench.host.remove("x");
+    bench.host.assert_no_container();
+}
+
+/// An exec that the runtime has started does not run on when nobody can have its terminal; and one that is just being
+/// started cannot be deleted, as it would run on too.
+#[test]
+fn no_exec_runs_without_anybody_who_knows_it() {
+    let mut bench = Bench::new();
+    // A runtime that forgets the terminal, and takes its time.
+    let runtime = bench.host.path("forgetful");
+    let script = "#!/bin/bash\n\
+        words=()\n\
+        while [ $# -gt 0 ]; do\n\
+            case $1 in\n\
+                exec) sleep 1; words+=($1) ;;\n\
+                --console-socket) shift ;;\n\
+                --process) sed -i 's/\"terminal\": *true/\"terminal\":false/' $2; words+=($1) ;;\n\
+                *) words+=($1) ;;\n\
+            esac\n\
+            shift\n\
+        done\n\
+        exec runc ${words[@]}\n";
+    fs::write(&runtime, script).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+    bench.host.stop();
+    bench.host.configure(&format!(
+        "[plugins.\"runtime.linux\".runtimes.forgetful]\nbinary = {runtime:?}\n"
+    ));
+    bench.host.start();
+    bench.run("x", &["--runtime", "forgetful"], "sleep 1000");
+    let processes = || bench.host.ok(&["tasks", "ps", "x"]).lines().count() - 1;
+    assert_eq!(processes(), 1);
+    with_client(&bench, async |client| {
+        let service: tasks::Client = client.open("tasks", "default");
+        let mut request = service.get_request();
+        request.get().set_id("x");
+        let task = ask!(client, request, |out| out.get_task().unwrap()).unwrap();
+        let exec = async |has_terminal: bool| -> process::Client {
+            let mut request = task.exec_request();
+            let mut wanted = request.get().init_process();
+            wanted.set_terminal(has_terminal);
+            let mut args = wanted.init_args(2);
+            args.set(0, "sleep");
+            args.set(1, "1000");
+            request.get().init_stdio().init_fifos().set_stdin(true);
+            ask!(client, request, |out| out.get_process().unwrap()).unwrap()
+        };
+        let refused = ask!(client, exec(true).await.start_request(), |_out| ()).unwrap_err();
+        assert!(refused.to_string().contains("terminal"), "{refused}");
+        bench.host.until("it is gone", || processes() == 1);
+
+        // Who waits for its end beforehand hears of it (F-205).
+        let other = exec(false).await;
+        let wait = client.call(other.wait_request().send().promise);
+        let start = client.call(other.start_request().send().promise);
+        let early = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            ask!(client, other.delete_request(), |_out| ()).unwrap_err()
+        };
+        let (started, early) = tokio::join!(start, early);
+        assert_eq!(early.class(), Class::FailedPrecondition, "{early}");
+        let started = started.unwrap();
+        assert!(check!(started.get().unwrap()).unwrap().get_pid() > 0);
+        let mut request = other.kill_request();
+        request.get().set_signal(9);
+        ask!(client, request, |_out| ()).unwrap();
+        let response = wait.await.unwrap();
+        let exit = check!(response.get().unwrap()).unwrap().get_exit().unwrap();
+        assert_eq!(exit.get_status(), 137);
+        ask!(client, other.delete_request(), |_out| ()).unwrap();
+        // And that it never will run.
+        let other = exec(false).await;
+        let wait = client.call(other.wait_request().send().promise);
+        ask!(client, other.delete_request(), |_out| ()).unwrap();
+        let response = wait.await.unwrap();
+        let error = check!(response.get().unwrap()).map(drop).unwrap_err();
+        assert_eq!(error.class(), Class::NotFound, "{error}");
+    });
     bench.host.remove("x");
     bench.host.assert_no_container();
 }
