@@ -37,6 +37,7 @@ interface Events {
   # `fromNow`. `cursor` is the newest one at the time of the call.
   # A filter is a topic prefix ("/tasks/"); several are alternatives; none = everything.
   # The namespace is that of the service unless `allNamespaces`.
+  # FailedPrecondition: the log ends before that cursor, which is of another one that was lost.
 
   publish @1 (topic :Text, fields :List(Common.Label)) -> (cursor :UInt64, error :Common.Error);
   # Appends an event of the caller's own. InvalidArgument: the topic does not start with "/".

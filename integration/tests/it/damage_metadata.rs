@@ -137,5 +137,10 @@ fn both_copies_may_be_damaged() {
         assert_eq!(told.matches("/metadata/rebuild").count(), 1, "{told}");
         assert!(told.contains("records=0") && told.contains("why="), "{told}");
     }
+    // A cursor of the log that is lost is not waited for.
+    for follow in [&[][..], &["--follow"]] {
+        let args = [&["events", "--since", "100000"], follow].concat();
+        host.fails(&args, 6, "FailedPrecondition", &["100000", "begin at 0"]);
+    }
     host.stop();
 }

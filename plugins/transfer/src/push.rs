@@ -208,7 +208,7 @@ pub(crate) struct Job {
     /// Where what is not here comes from.
     pub(crate) origin: Option<Rc<Origin>>,
     /// All uploads that it waits for, or has waited for.
-    begun: RefCell<Vec<Rc<Flight<Upload>>>>,
+    joined: RefCell<Vec<Rc<Flight<Upload>>>>,
     /// Layers that are packed anew.
     pub(crate) packing: TaskTracker,
 }
@@ -231,16 +231,14 @@ impl Job {
             at_once,
             board: Board::default(),
             origin,
-            begun: RefCell::default(),
+            joined: RefCell::default(),
             packing: TaskTracker::new(),
         }
     }
 
     /// Lets go of all that was begun, and waits until what nobody else wants has cleaned up, here and at the registry.
     async fn leave(&self) {
-        for upload in self.begun.take() {
-            upload.leave().await;
-        }
+        futures::future::join_all(self.joined.take().into_iter().map(Flight::leave)).await;
         self.packing.close();
         self.packing.wait().await;
     }
@@ -488,7 +486,7 @@ impl Job {
         let shown = self.board.add(part);
         loop {
             let (flight, is_ours) = self.upload(part);
-            self.begun.borrow_mut().push(Rc::clone(&flight));
+            self.joined.borrow_mut().push(Rc::clone(&flight));
             shown.watch(&flight.state);
             match flight.wait().await {
                 // It went wrong for somebody else, who may have had other rights.

@@ -74,6 +74,12 @@ impl wire::events::Server for Server {
             let newest = self.link.send(Watch).await?;
             let head = *newest.borrow();
             let after = if params.get_from_now() { head } else { params.get_after() };
+            if after > head {
+                return Err(Error::precondition(format!(
+                    "cursor {after} is none of this log, which ends at {head}: the one that it was of is lost; \
+                     begin at 0, the oldest event that is kept"
+                )));
+            }
             let subscription = SubscriptionServer {
                 link: self.link.clone(),
                 filter,
