@@ -465,7 +465,10 @@ impl Suite {
         self.exec(&key, "c", &shell("exit 4")).await.expect("another exec");
         let pid = self.start_exec(&key, "b").await.expect("start an exec");
         assert!(pid > 0);
-        self.start_exec(&key, "c").await.expect("start another");
+        // Who waits beforehand misses nothing.
+        let (early, started) = futures::join!(self.wait(&key, "c"), self.start_exec(&key, "c"));
+        started.expect("start another");
+        assert_eq!(early.expect("wait before the start").status, 4);
         let exit = self.wait(&key, "b").await.expect("wait for an exec");
         assert_eq!((exit.status, exit.lost.as_str()), (3, ""));
         assert_eq!(self.wait(&key, "c").await.expect("wait for another").status, 4);
@@ -475,7 +478,8 @@ impl Suite {
         assert_eq!(class(self.delete_exec(&key, "b").await), Class::NotFound);
         // The id is free again. The command is looked for when it starts.
         self.exec(&key, "b", &["/bin/no-such-command"]).await.expect("exec");
-        assert_eq!(class(self.start_exec(&key, "b").await), Class::NotFound);
+        let (early, started) = futures::join!(self.wait(&key, "b"), self.start_exec(&key, "b"));
+        assert_eq!((class(early), class(started)), (Class::NotFound, Class::NotFound));
         assert_eq!(self.inspect(&key).await.expect("inspect").status, Status::Running);
         self.delete_by_force(&key).await.expect("delete");
     }

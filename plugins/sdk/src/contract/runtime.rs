@@ -181,7 +181,8 @@ pub struct Create {
 #[derive(Clone, Debug)]
 pub struct Start(pub TaskKey);
 
-/// Waits for the end of a process: of init, or of an exec. Answers at once if it has ended.
+/// Waits for the end of a process: of init, or of an exec, also before it is started. Answers at once if it has ended.
+/// `NotFound`: there is no such exec, or it never ran.
 #[derive(Clone, Debug)]
 pub struct Wait {
     /// Which task.
@@ -261,7 +262,7 @@ pub struct StartExec {
     pub exec_id: String,
 }
 
-/// Forgets an exec. `FailedPrecondition`: it runs.
+/// Forgets an exec. `FailedPrecondition`: it runs, or is being started.
 #[derive(Clone, Debug)]
 pub struct DeleteExec {
     /// In which task.
