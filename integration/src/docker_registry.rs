@@ -28,6 +28,7 @@ pub struct Guard<'a> {
     wants_client: bool,
     has_password: bool,
     tokens: Option<&'a TokenServer>,
+    is_read_only: bool,
 }
 
 impl<'a> Guard<'a> {
@@ -58,6 +59,12 @@ impl<'a> Guard<'a> {
     #[must_use]
     pub fn tokens(self, server: &'a TokenServer) -> Self {
         Self { tokens: Some(server), ..self }
+    }
+
+    /// To change nothing.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { is_read_only: true, ..self }
     }
 
     /// Its part of the registry's configuration.
@@ -127,13 +134,15 @@ impl DockerRegistry {
     pub fn guarded(storage: &Path, guard: &Guard<'_>) -> Self {
         let dir = tempfile::Builder::new().prefix("registry-").tempdir().expect("make a directory");
         let server = guard.authority.map(|root| root.server(SERVER_NAMES));
+        let is_read_only = guard.is_read_only;
         let guard = guard.write(dir.path(), server.as_ref());
         for _ in 0..20 {
             let port = free_port();
             let config = dir.path().join("config.yml");
             let text = format!(
                 "version: 0.1\nlog: {{ level: error, accesslog: {{ disabled: true }} }}\n\
-                 storage:\n  filesystem:\n    rootdirectory: {}\n  delete: {{ enabled: true }}\n\
+                 storage:\n  filesystem:\n    rootdirectory: {}\n  delete: {{ enabled: true }}\n  \
+                 maintenance: {{ readonly: {{ enabled: {is_read_only} }} }}\n\
                  http:\n  addr: 127.0.0.1:{port}\n{guard}",
                 storage.display()
             );

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use capstan_integration::{
-    DockerRegistry, FakeRegistry, FaultProxy, Host, Image, Layer, Trouble, digest, find, noise,
-    program,
+    DockerRegistry, FakeRegistry, FaultProxy, Guard, Host, Image, Layer, Trouble, digest, find,
+    noise, program,
 };
 use serde_json::{Value, json};
 
@@ -623,6 +623,11 @@ fn bad_pushes_have_their_classes() {
     push(&host, &by_digest, &source);
     assert_eq!(tags(&to, "app"), Vec::<String>::new());
     assert_eq!(digest(&raw(&to, &format!("app@{}", image.manifest))), image.manifest);
+
+    let storage = tempfile::tempdir().unwrap();
+    let read_only = DockerRegistry::guarded(storage.path(), &Guard::new().read_only());
+    let name = format!("{}/app:1", read_only.address());
+    refuse(6, "FailedPrecondition", &[&name, &source], &[&name, "read-only"]);
 
     // The registry does not have what it needs.
     host.fails(

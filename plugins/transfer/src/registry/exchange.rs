@@ -291,6 +291,9 @@ async fn refusal(
         (400 | 413 | 415 | 422, None) if !ask.is_safe() => {
             (Class::FailedPrecondition, "does not take it", "see what it says")
         }
+        (405, None) if !ask.is_safe() => {
+            (Class::FailedPrecondition, "does not take it", "the registry may be read-only")
+        }
         (429, None) => (Class::Unavailable, "gets too many requests", "try again later"),
         (408 | 500 | 502..=599, None) => (Class::Unavailable, "is in trouble", "try again later"),
         _ => (Class::FailedPrecondition, "does not do what a registry does", "check the host"),
