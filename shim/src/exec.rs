@@ -68,17 +68,17 @@ impl Task {
     /// Runs a readied exec; answers its number. After an error it is forgotten.
     pub(crate) async fn start_exec(self: &Rc<Self>, id: &str) -> Result<u32> {
         let exec = self.exec(id)?;
-        let started = self.try_start_exec(&exec).await;
-        if started.is_err() && exec.process.borrow().is_none() {
+        let twice = || Error::precondition(format!("exec {id:?} was started before"));
+        let streams = exec.streams.take().ok_or_else(twice)?;
+        let started = self.try_start_exec(&exec, streams).await;
+        if started.is_err() {
             self.execs.borrow_mut().remove(id);
         }
         started
     }
 
-    async fn try_start_exec(self: &Rc<Self>, exec: &Rc<Exec>) -> Result<u32> {
+    async fn try_start_exec(self: &Rc<Self>, exec: &Rc<Exec>, mut streams: Streams) -> Result<u32> {
         let container = self.container()?;
-        let twice = || Error::precondition(format!("exec {:?} was started before", exec.id));
-        let mut streams = exec.streams.take().ok_or_else(twice)?;
         // Runtimes log and leave files under one name: one exec starts at a time.
         let _step = self.step.lock().await;
         let file = |kind: &str| format!("exec-{}.{kind}", exec.id);

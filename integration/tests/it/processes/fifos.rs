@@ -41,15 +41,29 @@ async fn create(client: &Client, id: &str, fifos: Option<bool>) -> Result<(task:
     Ok((made.get_task()?, paths))
 }
 
-/// Sends a request without parameters, and answers what it says.
-macro_rules! ask {
-    ($client:expr, $request:expr, |$out:ident| $value:expr) => {{
-        let response = $client.call($request.send().promise).await;
-        match response {
+/// What a call that is under way says at last.
+macro_rules! told {
+    ($call:expr, |$out:ident| $value:expr) => {
+        match $call.await {
             Ok(response) => check!(response.get().unwrap()).map(|$out| $value),
             Err(error) => Err(Error::from(error)),
         }
-    }};
+    };
+}
+
+/// Sends a request, and answers what it says.
+macro_rules! ask {
+    ($client:expr, $request:expr, |$out:ident| $value:expr) => {
+        told!($client.call($request.send().promise), |$out| $value)
+    };
+}
+
+/// The task of a container.
+async fn task_of(client: &Client, id: &str) -> task::Client {
+    let service: tasks::Client = client.open("tasks", "default");
+    let mut request = service.get_request();
+    request.get().set_id(id);
+    ask!(client, request, |out| out.get_task().unwrap()).unwrap()
 }
 
 fn with_client(bench: &Bench, work: impl AsyncFnOnce(Client)) {
@@ -122,10 +136,7 @@ fn an_exec_has_fifos_of_its_own() {
     let bench = Bench::new();
     bench.run("x", &[], "sleep 1000");
     with_client(&bench, async |client| {
-        let service: tasks::Client = client.open("tasks", "default");
-        let mut request = service.get_request();
-        request.get().set_id("x");
-        let task = ask!(client, request, |out| out.get_task().unwrap()).unwrap();
+        let task = task_of(&client, "x").await;
         let mut request = task.exec_request();
         let mut wanted = request.get().init_process();
         let mut args = wanted.reborrow().init_args(3);
@@ -164,10 +175,7 @@ fn an_exec_that_nobody_starts_goes_with_its_maker() {
     let word = "w".repeat(100_000);
     let make = || {
         with_client(&bench, async |client| {
-            let service: tasks::Client = client.open("tasks", "default");
-            let mut request = service.get_request();
-            request.get().set_id("x");
-            let task = ask!(client, request, |out| out.get_task().unwrap()).unwrap();
+            let task = task_of(&client, "x").await;
             let mut kept = Vec::new();
             for _ in 0..EXECS {
                 let mut request = task.exec_request();
@@ -198,7 +206,7 @@ fn an_exec_that_nobody_starts_goes_with_its_maker() {
 }
 
 /// An exec that the runtime has started does not run on when nobody can have its terminal; and one that is just being
-/// started cannot be deleted, as it would run on too.
+/// started is neither started once more nor deleted, as it would run on too.
 #[test]
 fn no_exec_runs_without_anybody_who_knows_it() {
     let mut bench = Bench::new();
@@ -227,10 +235,7 @@ fn no_exec_runs_without_anybody_who_knows_it() {
     let processes = || bench.host.ok(&["tasks", "ps", "x"]).lines().count() - 1;
     assert_eq!(processes(), 1);
     with_client(&bench, async |client| {
-        let service: tasks::Client = client.open("tasks", "default");
-        let mut request = service.get_request();
-        request.get().set_id("x");
-        let task = ask!(client, request, |out| out.get_task().unwrap()).unwrap();
+        let task = task_of(&client, "x").await;
         let exec = async |has_terminal: bool| -> process::Client {
             let mut request = task.exec_request();
             let mut wanted = request.get().init_process();
@@ -251,25 +256,26 @@ fn no_exec_runs_without_anybody_who_knows_it() {
         let start = client.call(other.start_request().send().promise);
         let early = async {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            ask!(client, other.delete_request(), |_out| ()).unwrap_err()
+            let again = ask!(client, other.start_request(), |_out| ()).unwrap_err();
+            [again, ask!(client, other.delete_request(), |_out| ()).unwrap_err()]
         };
+        let start = async { told!(start, |out| out.get_pid()) };
         let (started, early) = tokio::join!(start, early);
-        assert_eq!(early.class(), Class::FailedPrecondition, "{early}");
-        let started = started.unwrap();
-        assert!(check!(started.get().unwrap()).unwrap().get_pid() > 0);
+        for refused in early {
+            assert_eq!(refused.class(), Class::FailedPrecondition, "{refused}");
+        }
+        assert!(started.unwrap() > 0);
         let mut request = other.kill_request();
         request.get().set_signal(9);
         ask!(client, request, |_out| ()).unwrap();
-        let response = wait.await.unwrap();
-        let exit = check!(response.get().unwrap()).unwrap().get_exit().unwrap();
-        assert_eq!(exit.get_status(), 137);
+        let status = told!(wait, |out| out.get_exit().unwrap().get_status());
+        assert_eq!(status.unwrap(), 137);
         ask!(client, other.delete_request(), |_out| ()).unwrap();
         // And that it never will run.
         let other = exec(false).await;
         let wait = client.call(other.wait_request().send().promise);
         ask!(client, other.delete_request(), |_out| ()).unwrap();
-        let response = wait.await.unwrap();
-        let error = check!(response.get().unwrap()).map(drop).unwrap_err();
+        let error = told!(wait, |_out| ()).unwrap_err();
         assert_eq!(error.class(), Class::NotFound, "{error}");
     });
     bench.host.remove("x");
@@ -297,9 +303,8 @@ fn what_a_process_has_not_is_asked_for_in_vain() {
         let mut request = task.kill_request();
         request.get().set_signal(9);
         ask!(client, request, |_out| ()).unwrap();
-        let response = wait.await.unwrap();
-        let exit = check!(response.get().unwrap()).unwrap().get_exit().unwrap();
-        assert_eq!(exit.get_status(), 137);
+        let status = told!(wait, |out| out.get_exit().unwrap().get_status());
+        assert_eq!(status.unwrap(), 137);
         // What has ended has no streams either.
         ask!(client, task.close_stdin_request(), |_out| ()).unwrap();
         ask!(client, task.delete_request(), |_out| ()).unwrap();
