@@ -4,8 +4,10 @@
 //! The image here is not changed. A layer that was packed anew is kept in the content store, until garbage
 //! collection, so that the next push has it.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -15,10 +17,13 @@ use capstan_sdk::contract::transfer::ItemState;
 use capstan_sdk::oci::media::{
     Compression, Kind, OCI_CONFIG, OCI_FOREIGN_LAYER, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
 };
-use capstan_sdk::{Algorithm, Class, Descriptor, Digest, Error, Labels, Result, blocking, random};
+use capstan_sdk::{
+    Algorithm, Class, Descriptor, Digest, Error, Labels, Namespace, Result, blocking, random,
+};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
+use crate::flight::{Flight, Flights};
 use crate::push::Job;
 use crate::registry::{Hash, hash};
 use crate::tree::{Document, Part, Role};
@@ -31,6 +36,24 @@ const LABEL_ZSTD: &str = "capstan/zstd";
 
 /// Levels of zstd that need no more memory to unpack than every reader has.
 const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
+
+/// What the packing of a layer shows of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Packing {
+    /// How far the old bytes are read.
+    read: Arc<AtomicU64>,
+    /// Digest and size of what came of it.
+    made: OnceCell<(Digest, u64)>,
+}
+
+impl Packing {
+    pub(crate) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+/// Layers that are being packed: by namespace, digest, and what their images say of them.
+pub(crate) type Packings = Flights<(Namespace, Digest, Compression, Digest), Packing>;
 
 /// A layer that is to be packed anew.
 struct Layer {
@@ -123,31 +146,11 @@ impl Job {
             }
         }
         let shown = self.board.add(&layer.part);
-        shown.state.set(ItemState::Converting);
-        let blob = self.pusher.blob(&self.namespace, source).await?;
-        let name = format!("zstd-{}", random::hex::<16>()?);
-        let open = OpenIngest {
-            algorithm: Some(Algorithm::Sha256),
-            ..OpenIngest::new(&self.namespace, name)
-        };
-        let wanted = Arc::new(());
-        let (store, read, still) =
-            (content.clone(), Arc::clone(&shown.offset), Arc::downgrade(&wanted));
-        let (compression, diff_id) = (layer.compression, layer.diff_id.clone());
-        // Once it is begun it is ended, too, whoever stops to wait.
-        let packed = self.packing.spawn_local(async move {
-            let ingest = store.send(open).await?;
-            let runtime = Handle::current();
-            let work =
-                Work { blob, compression, diff_id, level, ingest, runtime, read, wanted: still };
-            blocking::run("pack a layer anew", move || work.run()).await
-        });
-        let packed = packed
-            .await
-            .map_err(|error| Error::internal(format!("pack a layer anew: {error}")))
-            .flatten();
-        drop(wanted);
-        let packed = packed.map_err(|error| error.at(format_args!("layer {}", source.digest)))?;
+        let flight = self.packing(layer, level);
+        shown.watch_packing(&flight.state);
+        self.hold.borrow_mut().packings.push(Rc::clone(&flight));
+        flight.wait().await?;
+        let packed = flight.state.made.get().cloned().expect("it is packed");
         shown.state.set(ItemState::Done);
         let message = Label {
             namespace: self.namespace.clone(),
@@ -156,6 +159,46 @@ impl Job {
         };
         content.send(message).await?;
         Ok(of(packed))
+    }
+
+    /// Begins to pack a layer into the store, or joins whoever does.
+    fn packing(&self, layer: &Layer, level: i32) -> Rc<Flight<Packing>> {
+        let Layer { part, compression, diff_id } = layer;
+        let (compression, diff_id) = (*compression, diff_id.clone());
+        let (namespace, source) = (self.namespace.clone(), part.descriptor.clone());
+        let key = (namespace.clone(), source.digest.clone(), compression, diff_id.clone());
+        let pusher = self.pusher.clone();
+        self.pusher.packings.join(&key, move |state, abandoned| async move {
+            let blob = pusher.blob(&namespace, &source).await?;
+            let open = OpenIngest {
+                algorithm: Some(Algorithm::Sha256),
+                ..OpenIngest::new(&namespace, format!("zstd-{}", random::hex::<16>()?))
+            };
+            let wanted = Arc::new(());
+            let work = Work {
+                blob,
+                compression,
+                diff_id,
+                level,
+                ingest: pusher.content.send(open).await?,
+                runtime: Handle::current(),
+                read: Arc::clone(&state.read),
+                wanted: Arc::downgrade(&wanted),
+            };
+            let mut work = Box::pin(blocking::run("pack a layer anew", move || work.run()));
+            let packed = tokio::select! {
+                biased;
+                packed = &mut work => packed,
+                _ = abandoned => {
+                    drop(wanted);
+                    work.await
+                }
+            };
+            let at = |error: Error| error.at(format_args!("layer {}", source.digest));
+            // Nobody else sets it.
+            let _ = state.made.set(packed.map_err(at)?);
+            Ok(())
+        })
     }
 }
 

@@ -22,6 +22,7 @@ use capstan_sdk::{
 use tokio::sync::{Mutex, watch};
 
 use crate::Config;
+use crate::convert::Packings;
 use crate::export::Exporter;
 use crate::fetch::Fetcher;
 use crate::import::Importer;
@@ -46,6 +47,7 @@ pub struct LocalTransfer {
     /// Each call takes another one, of which the idle connections and what it knows of credentials end with the call.
     registry: Registry,
     uploads: Uploads,
+    packings: Packings,
     referring: Rc<Mutex<()>>,
     leftovers: Vec<Leftover>,
     /// Whether it is about to end.
@@ -92,7 +94,7 @@ impl Plugin for LocalTransfer {
         let is_ending = watch::Sender::new(false);
         let leases = context.link::<Leases>()?;
         let registry = Registry::new(config.registry());
-        let (uploads, referring) = (Uploads::default(), Rc::default());
+        let (uploads, packings) = (Uploads::default(), Packings::default());
         Ok(Self {
             context,
             config,
@@ -101,7 +103,8 @@ impl Plugin for LocalTransfer {
             puller,
             registry,
             uploads,
-            referring,
+            packings,
+            referring: Rc::default(),
             leftovers,
             is_ending,
         })
@@ -150,6 +153,7 @@ impl LocalTransfer {
             registry: self.registry.another(),
             config: self.config.clone(),
             uploads: self.uploads.clone(),
+            packings: self.packings.clone(),
             referring: Rc::clone(&self.referring),
         }
     }
@@ -192,9 +196,9 @@ impl Handler<End> for LocalTransfer {
     type Result = ResponseFuture<()>;
     fn handle(&mut self, _: End, _: &mut Cell<Self>) -> Self::Result {
         self.is_ending.send_replace(true);
-        let (puller, uploads) = (self.puller.clone(), self.uploads.clone());
+        let (puller, pusher) = (self.puller.clone(), self.pusher());
         Box::pin(async move {
-            while !puller.is_idle() || !uploads.is_idle() {
+            while !puller.is_idle() || !pusher.is_idle() {
                 tokio::time::sleep(LOOK).await;
             }
         })

@@ -18,12 +18,13 @@ use capstan_sdk::{
     Class, Descriptor, Digest, Error, Labels, Link, Namespace, Platform, Reference, Result,
     blocking, failpoint,
 };
+use futures::future::join_all;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::Config;
+use crate::convert::{Packing, Packings};
 use crate::copy::Origin;
 use crate::fetch::Fetch;
 use crate::flight::{Flight, Flights};
@@ -58,11 +59,17 @@ pub(crate) struct Pusher {
     pub(crate) registry: Registry,
     pub(crate) config: Config,
     pub(crate) uploads: Uploads,
+    pub(crate) packings: Packings,
     /// Held by whoever changes the list of what refers to something.
     pub(crate) referring: Rc<Mutex<()>>,
 }
 
 impl Pusher {
+    /// Whether nothing is under way, and nothing cleans up.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.uploads.is_idle() && self.packings.is_idle()
+    }
+
     /// Sends an image that is here.
     pub(crate) async fn push(self, push: Push) -> Result<Descriptor> {
         let reference = Reference::parse(&push.reference)?;
@@ -207,10 +214,23 @@ pub(crate) struct Job {
     pub(crate) board: Board,
     /// Where what is not here comes from.
     pub(crate) origin: Option<Rc<Origin>>,
-    /// All uploads that it waits for, or has waited for.
-    joined: RefCell<Vec<Rc<Flight<Upload>>>>,
-    /// Layers that are packed anew.
-    pub(crate) packing: TaskTracker,
+    pub(crate) hold: RefCell<Hold>,
+}
+
+/// All that a push waits for, or has waited for.
+#[derive(Default)]
+pub(crate) struct Hold {
+    uploads: Vec<Rc<Flight<Upload>>>,
+    pub(crate) packings: Vec<Rc<Flight<Packing>>>,
+}
+
+impl Hold {
+    /// Leaves all of them, and waits until those that nobody else wants have cleaned up, here and at the registry.
+    async fn leave(self) {
+        let uploads = join_all(self.uploads.into_iter().map(Flight::leave));
+        let packings = join_all(self.packings.into_iter().map(Flight::leave));
+        futures::join!(uploads, packings);
+    }
 }
 
 impl Job {
@@ -224,23 +244,8 @@ impl Job {
     ) -> Self {
         let at_once = if concurrency == 0 { pusher.config.push_concurrency } else { concurrency };
         let at_once = usize::try_from(at_once).unwrap_or(1).max(1);
-        Self {
-            pusher,
-            namespace,
-            repository,
-            at_once,
-            board: Board::default(),
-            origin,
-            joined: RefCell::default(),
-            packing: TaskTracker::new(),
-        }
-    }
-
-    /// Lets go of all that was begun, and waits until what nobody else wants has cleaned up, here and at the registry.
-    async fn leave(&self) {
-        futures::future::join_all(self.joined.take().into_iter().map(Flight::leave)).await;
-        self.packing.close();
-        self.packing.wait().await;
+        let (board, hold) = (Board::default(), RefCell::default());
+        Self { pusher, namespace, repository, at_once, board, origin, hold }
     }
 
     /// Tells how far `work` is, until it is done or nobody wants it any more.
@@ -251,7 +256,7 @@ impl Job {
     ) -> Result<Descriptor> {
         let work = async {
             let outcome = work.await;
-            self.leave().await;
+            self.hold.take().leave().await;
             outcome
         };
         let outcome = tokio::select! {
@@ -486,7 +491,7 @@ impl Job {
         let shown = self.board.add(part);
         loop {
             let (flight, is_ours) = self.upload(part);
-            self.joined.borrow_mut().push(Rc::clone(&flight));
+            self.hold.borrow_mut().uploads.push(Rc::clone(&flight));
             shown.watch(&flight.state);
             match flight.wait().await {
                 // It went wrong for somebody else, who may have had other rights.
@@ -645,7 +650,7 @@ pub(crate) struct Shown {
     name: String,
     total: u64,
     pub(crate) state: Cell<ItemState>,
-    pub(crate) offset: Arc<AtomicU64>,
+    packing: RefCell<Option<Rc<Packing>>>,
     upload: RefCell<Option<Rc<Upload>>>,
 }
 
@@ -654,8 +659,15 @@ impl Shown {
         self.upload.replace(Some(Rc::clone(upload)));
     }
 
+    /// Shows how far a layer is packed.
+    pub(crate) fn watch_packing(&self, packing: &Rc<Packing>) {
+        self.state.set(ItemState::Converting);
+        self.packing.replace(Some(Rc::clone(packing)));
+    }
+
     fn item(&self) -> Item {
-        let (mut state, mut offset) = (self.state.get(), self.offset.load(Ordering::Relaxed));
+        let mut state = self.state.get();
+        let mut offset = self.packing.borrow().as_ref().map_or(0, |packing| packing.read());
         if let Some(upload) = &*self.upload.borrow() {
             offset = upload.sent.load(Ordering::Relaxed);
             state = match upload.how.get() {
@@ -690,7 +702,7 @@ impl Board {
             name: part.name(),
             total: part.descriptor.size,
             state: Cell::new(ItemState::Waiting),
-            offset: Arc::default(),
+            packing: RefCell::default(),
             upload: RefCell::default(),
         });
         self.0.borrow_mut().push(Rc::clone(&shown));

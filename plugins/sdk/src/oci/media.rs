@@ -29,7 +29,7 @@ pub struct Layer {
 }
 
 /// What is around a tar stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// Nothing.
     None,

@@ -398,15 +398,17 @@ impl Repository {
     ) -> Result<Posted, Failure> {
         let ask = Ask { method: Method::POST, good, ..self.ask(what, path)? };
         begun.0.send_replace(Stage::Asked);
-        let posted = match send(&self.pool, &ask).await {
-            Ok(answer) if answer.head.status == StatusCode::CREATED => Ok((answer, None)),
-            Ok(answer) => {
-                place(what, &ask, &answer).map(|url| (answer, url)).map_err(Failure::from)
-            }
-            Err(failure) => Err(failure),
+        let post = async {
+            let answer = send(&self.pool, &ask).await?;
+            let url = match answer.head.status {
+                StatusCode::CREATED => None,
+                _ => place(what, &ask, &answer)?,
+            };
+            Ok(Posted { answer, url })
         };
-        begun.set(posted.as_ref().ok().and_then(|(_, url)| url.clone()));
-        posted.map(|(answer, url)| Posted { answer, url })
+        let posted = post.await;
+        begun.set(posted.as_ref().ok().and_then(|posted| posted.url.clone()));
+        posted
     }
 
     async fn upload(&self, digest: &Digest, source: &Source) -> Result<Pushed> {
